@@ -1,0 +1,1 @@
+"""What runs inside a TorchServe worker: the one package that ships in every archive."""

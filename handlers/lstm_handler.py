@@ -1,0 +1,82 @@
+"""The TorchServe adapter: the only file that knows the host. One class, rows and context on one side, the service on the other.
+
+Facts about the host that shape it: an exception out of `handle` fails the whole batch, so none leaves it; a per-request status needs an own
+body and a phrase; bytes go out as they are; the worker's standard output is the host's protocol for logs and metrics.
+"""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from handlers import answers
+from handlers.answers import Outcome
+from handlers.errors import ConfigurationError, StoreUnavailable
+from handlers.opening import open_backend, open_store
+from handlers.rounds import Deployment
+from handlers.service import Service
+from handlers.settings import Settings
+from handlers.signature import Signature
+
+log = logging.getLogger("cellstate")
+
+
+class LstmHandler:
+    """What TorchServe calls: `initialize` once in each worker, then `handle` for every batch."""
+
+    def __init__(self) -> None:
+        self._service: Service | None = None
+
+    def initialize(self, context: Any) -> None:
+        """Load the model, open the store. Raises ConfigurationError: the host reports it and tries a new worker."""
+        folder = Path(context.system_properties["model_dir"])
+        try:
+            self._service = self._start(folder, context.model_yaml_config or {})
+        except (ConfigurationError, StoreUnavailable) as e:
+            log.error("refused_to_start %s", e.message)
+            raise
+
+    def _start(self, folder: Path, config: Mapping[str, Any]) -> Service:
+        settings = Settings.read(config.get("cellstate"), os.environ)
+        _configure_logging(settings)
+        signature = Signature.load(folder / "signature.json")
+        backend = open_backend(folder, signature, settings)
+        deployment = Deployment(backend, signature, open_store(settings), settings)
+        log.warning("started model=%s device=%s settings=%s", signature.label, backend.device, json.dumps(settings.effective()))
+        return Service(deployment)
+
+    def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
+        """Answer one batch; row i of the result answers row i of `data`."""
+        assert self._service is not None  # the host calls `initialize` first
+        outcomes = self._service.handle_batch([_body(row) for row in data])
+        for i, outcome in enumerate(outcomes):
+            _set_head(context, i, outcome)
+        return [outcome.body for outcome in outcomes]
+
+
+def _body(row: Mapping[str, Any]) -> bytes:
+    """A request's body as bytes, whichever way the host passes it on: raw, decoded, or as the one field of a form."""
+    value = row.get("body", row.get("data", b""))
+    if isinstance(value, bytes | bytearray):
+        return bytes(value)
+    return value.encode() if isinstance(value, str) else json.dumps(value).encode()
+
+
+def _set_head(context: Any, i: int, outcome: Outcome) -> None:
+    context.set_response_content_type(i, answers.JSON)
+    if outcome.status != 200:
+        context.set_response_status(outcome.status, outcome.phrase, i)
+
+
+def _configure_logging(settings: Settings) -> None:
+    """Our lines always; the worker's own (`Backend received inference…`, one a request) only from WARNING up: the host parses each."""
+    logging.getLogger().setLevel(logging.WARNING)
+    log.setLevel(logging.INFO if settings.log_requests else logging.WARNING)
+    if not log.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("cellstate %(levelname)s %(message)s"))
+        log.addHandler(handler)
+        log.propagate = False

@@ -1,0 +1,215 @@
+"""One round: read the sessions, then plan -> run -> settle wave by wave in memory, then commit all of it at once.
+
+Only the commit has effects outside the round. The requests of one session run in the order of their arrival, those of different sessions
+run together.
+"""
+
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from handlers import answers, batching, sessions
+from handlers.backends import Backend, Floats
+from handlers.batching import Row
+from handlers.errors import CellstateError, InternalError, NonFiniteResult, StoreUnavailable
+from handlers.ledger import Account, Ledger
+from handlers.sessions import Move, Record
+from handlers.settings import Settings
+from handlers.signature import Signature
+from handlers.state import State, Vector
+from handlers.stores import Store
+from handlers.tasks import Step, Task, fail, touching, waves
+
+log = logging.getLogger("cellstate")
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """What stays the same from round to round."""
+
+    backend: Backend
+    signature: Signature
+    store: Store
+    settings: Settings
+
+    @property
+    def key(self) -> bytes:
+        return self.settings.state_key.encode()
+
+
+class Round:
+    """Serves its tasks once. Discard it afterwards."""
+
+    def __init__(self, deployment: Deployment, tasks: Sequence[Task], now: float) -> None:
+        self._backend, self._signature = deployment.backend, deployment.signature
+        self._settings, self._key, self._now = deployment.settings, deployment.key, now
+        self._ledger = Ledger(
+            deployment.store, self._signature.name, self._signature.digest, self._settings.tombstone_ttl, now, secrets.randbits(48) + 1
+        )
+        self._tasks = tasks
+
+    def serve(self) -> Sequence[Task]:
+        """Give every task its reply or error; returns those whose session another worker changed meanwhile, as if untouched."""
+        self._read()
+        for wave in waves(task for task in self._tasks if task.error is None):
+            steps = [step for task in wave if (step := self._attempt(task, self._plan, task)) is not None]
+            self._run(steps)
+            for step in steps:
+                self._attempt(step.task, self._settle, step)
+        return self._commit()
+
+    def _read(self) -> None:
+        ids = {id for task in self._tasks for id in task.ids}
+        try:
+            if ids:
+                self._ledger.read(ids)
+        except StoreUnavailable as e:
+            fail((task for task in self._tasks if task.ids), e)
+
+    def _commit(self) -> Sequence[Task]:
+        try:
+            lost = touching(self._tasks, self._ledger.commit())
+        except StoreUnavailable as e:
+            fail(touching(self._tasks, self._ledger.changed), e)
+            return ()
+        for task in lost:
+            task.error, task.reply = None, b""
+        return lost
+
+    def _attempt(self, task: Task, work: Callable[[Any], Step | None], argument: Any) -> Step | None:
+        """Do one task's part; what goes wrong there is that task's alone."""
+        try:
+            return work(argument)
+        except CellstateError as e:
+            task.error = e
+        except Exception:  # a defect of ours must not take the batch's other rows with it
+            log.exception("internal_error")
+            task.error = InternalError("the service failed on this request; nothing was applied")
+        return None
+
+    # Plan: what a request means. Returns the step to run; None when it is answered already.
+
+    def _plan(self, task: Task) -> Step | None:
+        if task.request.session is None:
+            state = task.request.state
+            return self._step(task, state.values if state else None, state.position if state else 0, None)
+        account, begets = self._ledger[task.id], task.ref.action == "import"
+        ask = sessions.begotten if begets else sessions.event
+        what = ask(task.ref, task.digest, account.record, account.phase)
+        move = sessions.decide(what, account.phase, task.id, task.ref, account.record)
+        return self._MOVES[move](self, task, account)
+
+    def _step(self, task: Task, state: Vector | None, position: int, record: Record | None) -> Step:
+        assert task.request.inputs is not None  # the parser demands it of a step
+        initial = np.zeros(self._signature.state_length, np.float32) if state is None else state
+        return Step(task, Row(task.request.inputs, initial, "output" in task.request.wants), position, record)
+
+    def _create(self, task: Task, account: Account) -> Step:
+        state = task.request.state
+        return self._step(task, state.values if state else None, 0, None)
+
+    def _apply(self, task: Task, account: Account) -> Step:
+        record = _recorded(account)
+        return self._step(task, record.state.values, record.state.position, record)
+
+    def _replay(self, task: Task, account: Account) -> None:
+        record = _recorded(account)
+        task.reply = self._response(task.fit(record.answer), sessions.field(task.id, record, replayed=True))
+
+    def _show(self, task: Task, account: Account) -> None:
+        record = _recorded(account)
+        if task.ref.action == "fork":
+            self._fork(task, record)
+        elif task.ref.action == "describe":
+            task.reply = self._response(b"", sessions.describe(task.id, record))
+        else:
+            text = answers.state_text(record.state, self._key) if task.ref.action == "export" else b""
+            task.reply = self._response(task.fit(text), sessions.field(task.id, record))
+
+    def _fork(self, task: Task, source: Record) -> None:
+        id = task.ref.to or ""  # the parser demands one
+        target = self._ledger[id]
+        what = sessions.begotten(task.ref, task.digest, target.record, target.phase)
+        if sessions.decide(what, target.phase, id, task.ref, target.record) is Move.REPLAY:
+            task.reply = self._response(b"", sessions.field(id, _recorded(target), replayed=True))
+        else:
+            self._write(task, id, source.state)
+
+    def _bear(self, task: Task, account: Account) -> None:
+        assert task.request.state is not None  # the parser demands it of an import
+        self._write(task, task.id, task.request.state)
+
+    def _write(self, task: Task, id: str, state: State) -> None:
+        """A session that begins with a state instead of a step."""
+        record = Record(state, self._now, self._now + self._settings.session_ttl, state.position, task.digest, b"")
+        self._ledger.put(id, record)
+        task.reply = self._response(b"", sessions.field(id, record))
+
+    def _end(self, task: Task, account: Account) -> None:
+        record = _recorded(account)
+        bare = State(np.empty(0, np.float32), record.state.position, record.state.digest)
+        closed = replace(record, state=bare, expires_at=self._now, closed=True)
+        self._ledger.put(task.id, closed)
+        task.reply = self._response(b"", sessions.field(task.id, closed))
+
+    _MOVES: ClassVar[dict[Move, Callable[..., Step | None]]] = {
+        Move.CREATE: _create,
+        Move.APPLY: _apply,
+        Move.REPLAY: _replay,
+        Move.SHOW: _show,
+        Move.END: _end,
+        Move.BEAR: _bear,
+    }
+
+    # Run: the model over one wave, then the forecasts of those that asked for one.
+
+    def _run(self, steps: Sequence[Step]) -> None:
+        most = self._settings.max_batch
+        batching.run(self._backend, self._signature, [step.row for step in steps], most)
+        rolling = [step for step in steps if step.task.request.horizon and step.row.error is None]
+        rows = [(step.row, step.task.request.horizon, step.task.request.future) for step in rolling]
+        for step, forecast in zip(rolling, batching.roll(self._backend, self._signature, rows, most), strict=True):
+            step.forecast = forecast
+
+    # Settle: check one result and put it in the ledger. Raises before anything is changed.
+
+    def _settle(self, step: Step) -> None:
+        task, row = step.task, step.row
+        if row.error is not None:
+            raise InternalError("the model's runtime failed on this request; nothing was applied") from row.error
+        _check_finite(row, step.forecast)
+        position = step.position + len(row.x)
+        fragment = task.fit(answers.result(row, step.forecast, task.request.wants, position, self._signature, self._key))
+        task.reply = self._response(fragment, self._advance(step, position, fragment) if task.request.session else None)
+
+    def _advance(self, step: Step, position: int, fragment: bytes) -> dict[str, Any]:
+        """Put the session's new record in the ledger, unless the request said `commit: false`; the response's session field."""
+        task, old = step.task, step.record
+        created_at = old.created_at if old else self._now
+        state = State(step.row.state, position, self._signature.digest)
+        record = Record(state, created_at, self._now + self._settings.session_ttl, step.position, task.digest, fragment)
+        if task.request.commit:
+            self._ledger.put(task.id, record)
+        else:
+            record = old or replace(record, state=replace(state, position=0))
+        return sessions.field(task.id, record)
+
+    def _response(self, fragment: bytes, session: dict[str, Any] | None) -> bytes:
+        return answers.response(fragment, self._signature, session)
+
+
+def _recorded(account: Account) -> Record:
+    assert account.record is not None  # the table grants such moves only where there is a record
+    return account.record
+
+
+def _check_finite(row: Row, forecast: Floats | None) -> None:
+    for name, values in (("prediction", row.y), ("state", row.state), ("forecast", forecast), ("output", row.output)):
+        if values is not None and not np.isfinite(values).all():
+            raise NonFiniteResult(
+                f"{name}: the model's result is not finite for these inputs; nothing was applied: send inputs in its range"
+            )

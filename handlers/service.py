@@ -1,0 +1,81 @@
+"""The service's core: request bodies in, one outcome each out. No server in it, no torch, no sockets.
+
+`handle_batch` parses, serves in rounds until no session is contended any more, and encodes. What a round does is in `rounds`.
+"""
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Sequence
+
+from handlers import answers
+from handlers.answers import Outcome
+from handlers.errors import CellstateError, Draining, Overloaded, StoreUnavailable
+from handlers.gate import Gate
+from handlers.rounds import Deployment, Round
+from handlers.schema import Body, Parser, Request
+from handlers.tasks import Task, fail
+
+log = logging.getLogger("cellstate")
+
+
+class Service:
+    """One deployed model. `handle_batch` is the only way in. `clock` gives seconds since the epoch."""
+
+    def __init__(self, deployment: Deployment, clock: Callable[[], float] = time.time) -> None:
+        self._deployment, self._settings, self._clock = deployment, deployment.settings, clock
+        self._parser = Parser(deployment.signature, deployment.settings)
+        self._gate = Gate(deployment.settings.gate_file)
+        self._swept = clock()
+
+    def handle_batch(self, rows: Sequence[bytes]) -> list[Outcome]:
+        """Answer each body, in order. Raises nothing that a client can cause."""
+        with self._gate.passing() as is_open:
+            return self._handle(rows, is_open)
+
+    def _handle(self, rows: Sequence[bytes], is_open: bool) -> list[Outcome]:
+        now = self._clock()
+        bodies = [self._parser.body(row) for row in rows]
+        tasks = [self._open(body) for body in bodies]
+        live = [task for group in tasks for task in group if task.error is None]
+        if is_open:
+            self._serve(live, now)
+        else:
+            fail(live, Draining("the service is stopping; nothing was changed: send it again to reach another, or the next"))
+        self._sweep(now)
+        return [_outcome(body, group) for body, group in zip(bodies, tasks, strict=True)]
+
+    def _open(self, body: Body) -> list[Task]:
+        room = self._settings.max_reply // len(body.requests)
+        return [self._task(request, room) for request in body.requests]
+
+    def _task(self, request: Request | CellstateError, room: int) -> Task:
+        if isinstance(request, CellstateError):
+            return Task(Request(), room, error=request)
+        if request.session is None:
+            return Task(request, room)
+        return Task(request, room, request.session.id or secrets.token_urlsafe(16), request.digest())
+
+    def _serve(self, tasks: Sequence[Task], now: float) -> None:
+        for _ in range(self._settings.commit_attempts):
+            tasks = Round(self._deployment, tasks, now).serve() if tasks else ()
+        fail(
+            tasks, Overloaded(f"the session changed under {self._settings.commit_attempts} tries to commit; nothing was applied: try again")
+        )
+
+    def _sweep(self, now: float) -> None:
+        """One slice of the clean-up, now and then. A store that is away is the requests' news, not the sweep's."""
+        if now - self._swept < self._settings.sweep_interval:
+            return
+        self._swept = now
+        try:
+            self._deployment.store.sweep(now, self._settings.sweep_slice)
+        except StoreUnavailable as e:
+            log.warning("sweep_failed %s", e.message)
+
+
+def _outcome(body: Body, tasks: Sequence[Task]) -> Outcome:
+    if body.many:
+        return Outcome(200, "OK", answers.predictions([answers.refusal(t.error) if t.error else t.reply for t in tasks]))
+    error = tasks[0].error
+    return Outcome(error.status, error.phrase, answers.refusal(error)) if error else Outcome(200, "OK", tasks[0].reply)

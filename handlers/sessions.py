@@ -1,0 +1,181 @@
+"""The rules of a session: one table, and the record that is committed for it.
+
+Code, documentation and tests read the same `TABLE`. An illegal move is a SessionError that names event, state and session, and changes
+nothing. This module knows neither stores nor models: a record goes in, a move or an error comes out.
+"""
+
+import struct
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any
+
+from handlers import errors, state
+from handlers.schema import SessionRef
+from handlers.state import CorruptState, State
+
+
+class Phase(Enum):
+    """Where a session is, as its record, the clock and the serving model have it."""
+
+    ABSENT = "absent"
+    LIVE = "live"
+    FOREIGN = "foreign"  # live, but its state was made by another model
+    CLOSED = "closed"
+    EXPIRED = "expired"
+
+
+class Event(Enum):
+    """What a request asks of a session."""
+
+    START = "start"  # "step": 0, or no id
+    NEXT = "next"  # the step that the session is at, or no step
+    REPEAT = "repeat"  # the request that was applied last
+    ELSEWHERE = "elsewhere"  # a step that the session is not at
+    DESCRIBE = "describe"
+    EXPORT = "export"
+    FORK = "fork"  # asked of the source
+    BEGET = "beget"  # asked of the session that a fork or an import makes
+    CLOSE = "close"
+
+
+class Move(Enum):
+    """What is done about it."""
+
+    CREATE = "create"  # apply to the initial state
+    APPLY = "apply"  # apply to the recorded state
+    REPLAY = "replay"  # answer from the record
+    SHOW = "show"  # answer from the record's head, change nothing
+    END = "end"  # leave a tombstone
+    BEAR = "bear"  # write a new record
+
+
+NotFound, Conflict, Exists = errors.SessionNotFound, errors.StepConflict, errors.SessionExists
+Changed, Closed, Expired = errors.ModelChanged, errors.SessionClosed, errors.SessionExpired
+P, E, M = Phase, Event, Move
+
+TABLE: dict[Event, dict[Phase, Move | type[errors.SessionError]]] = {
+    E.START:     {P.ABSENT: M.CREATE, P.LIVE: Exists,   P.FOREIGN: Exists,   P.CLOSED: Closed,   P.EXPIRED: M.CREATE},
+    E.NEXT:      {P.ABSENT: NotFound, P.LIVE: M.APPLY,  P.FOREIGN: Changed,  P.CLOSED: Closed,   P.EXPIRED: Expired},
+    E.REPEAT:    {P.ABSENT: NotFound, P.LIVE: M.REPLAY, P.FOREIGN: M.REPLAY, P.CLOSED: M.REPLAY, P.EXPIRED: Expired},
+    E.ELSEWHERE: {P.ABSENT: NotFound, P.LIVE: Conflict, P.FOREIGN: Conflict, P.CLOSED: Closed,   P.EXPIRED: Expired},
+    E.DESCRIBE:  {P.ABSENT: NotFound, P.LIVE: M.SHOW,   P.FOREIGN: M.SHOW,   P.CLOSED: Closed,   P.EXPIRED: Expired},
+    E.EXPORT:    {P.ABSENT: NotFound, P.LIVE: M.SHOW,   P.FOREIGN: M.SHOW,   P.CLOSED: Closed,   P.EXPIRED: Expired},
+    E.FORK:      {P.ABSENT: NotFound, P.LIVE: M.SHOW,   P.FOREIGN: M.SHOW,   P.CLOSED: Closed,   P.EXPIRED: Expired},
+    E.BEGET:     {P.ABSENT: M.BEAR,   P.LIVE: Exists,   P.FOREIGN: Exists,   P.CLOSED: Closed,   P.EXPIRED: M.BEAR},
+    E.CLOSE:     {P.ABSENT: NotFound, P.LIVE: M.END,    P.FOREIGN: M.END,    P.CLOSED: M.SHOW,   P.EXPIRED: Expired},
+}  # fmt: skip
+
+REMEDY: dict[type[errors.SessionError], str] = {
+    NotFound: 'start it with "step": 0',
+    Conflict: "continue with the expected step; an earlier step is answered again only when it is the last one applied, sent unchanged",
+    Exists: 'continue it with its expected step, close it, or start another id; "step": 0 never resets a live session',
+    Changed: "close it and start anew, or send it to the model version that made its state",
+    Closed: "use another id; this one is free again when its tombstone is gone",
+    Expired: 'start anew with "step": 0',
+}
+
+MAGIC, FORMAT = b"CSRE", 1
+HEADER = struct.Struct("<4sBBHddQ16sI")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is committed for one session, as one value: state, position, the last request's digest and its answer."""
+
+    state: State
+    created_at: float  # seconds since the epoch, as all times here
+    expires_at: float
+    last_step: int  # the position before the last applied request
+    last_digest: bytes  # 16 bytes
+    answer: bytes  # the answer to it, without the session field
+    closed: bool = False
+
+    def encode(self) -> bytes:
+        """One sealed value for a store."""
+        head = HEADER.pack(
+            MAGIC, FORMAT, self.closed, 0, self.created_at, self.expires_at, self.last_step, self.last_digest, len(self.answer)
+        )
+        return state.seal(head + self.answer + state.pack(self.state))
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Record":
+        """Read a stored value. Raises CorruptState."""
+        body = state.unseal(data)
+        if len(body) < HEADER.size:
+            raise CorruptState("shorter than its header")
+        magic, version, closed, _, created_at, expires_at, last_step, last_digest, length = HEADER.unpack_from(body)
+        if magic != MAGIC or version != FORMAT:
+            raise CorruptState(f"record format {version}, this release reads {FORMAT}")
+        end = HEADER.size + length
+        return cls(state.unpack(body[end:]), created_at, expires_at, last_step, last_digest, body[HEADER.size : end], bool(closed))
+
+
+def phase(record: Record | None, now: float, model_digest: bytes, tombstone_ttl: float) -> Phase:
+    """Where a session stands. A record past its tombstone's time counts as absent whether or not a sweep has come by."""
+    if record is None or record.expires_at + tombstone_ttl < now:
+        return Phase.ABSENT
+    if record.closed:
+        return Phase.CLOSED
+    if record.expires_at < now:
+        return Phase.EXPIRED
+    return Phase.LIVE if record.state.digest == model_digest else Phase.FOREIGN
+
+
+def event(ref: SessionRef, digest: bytes, record: Record | None, where: Phase) -> Event:
+    """What a request asks, given the record. A request without `step` is never taken for a repeat: it applies where the session is."""
+    if ref.action != "step":
+        return ACTIONS[ref.action]
+    if record is None or where in (Phase.ABSENT, Phase.EXPIRED):
+        return Event.START if ref.step == 0 or ref.id is None else Event.NEXT if ref.step is None else Event.ELSEWHERE
+    if ref.step == record.last_step and digest == record.last_digest:
+        return Event.REPEAT
+    if ref.step is None or ref.step == record.state.position:
+        return Event.NEXT
+    return Event.START if ref.step == 0 else Event.ELSEWHERE
+
+
+def begotten(ref: SessionRef, digest: bytes, record: Record | None, where: Phase) -> Event:
+    """What a fork or an import asks of the session it makes: a repeat when that session is as this very request left it."""
+    untouched = record is not None and where in (Phase.LIVE, Phase.FOREIGN) and record.last_step == record.state.position
+    return Event.REPEAT if record is not None and untouched and record.last_digest == digest else Event.BEGET
+
+
+ACTIONS = {
+    "describe": Event.DESCRIBE,
+    "export": Event.EXPORT,
+    "fork": Event.FORK,
+    "import": Event.BEGET,
+    "close": Event.CLOSE,
+}
+
+
+def decide(what: Event, where: Phase, id: str, ref: SessionRef, record: Record | None) -> Move:
+    """Look the move up. Raises the SessionError that the table names."""
+    move = TABLE[what][where]
+    if isinstance(move, Move):
+        return move
+    details: dict[str, Any] = {"session": id}
+    where_it_is = ""
+    if record is not None and where in (Phase.LIVE, Phase.FOREIGN):
+        details["expected"] = record.state.position
+        where_it_is = f", at step {record.state.position}"
+    asked = f'"step": {ref.step}' if ref.step is not None else what.value
+    raise move(f"session {id} is {where.value}{where_it_is}; {asked} cannot be served: {REMEDY[move]}", **details)
+
+
+def field(id: str, record: Record, replayed: bool = False) -> dict[str, Any]:
+    """The `session` field of a response."""
+    shown = {"id": id, "step": record.state.position, "expires_at": timestamp(record.expires_at), "replayed": replayed}
+    return shown | {"closed": True} if record.closed else shown
+
+
+def describe(id: str, record: Record) -> dict[str, Any]:
+    """The `session` field of the answer to `describe`."""
+    more = {"created_at": timestamp(record.created_at), "last_step": record.last_step, "model_digest": record.state.digest.hex()}
+    return field(id, record) | more
+
+
+def timestamp(seconds: float) -> str:
+    """RFC 3339, UTC, whole seconds."""
+    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,96 @@
+"""Settings: one frozen object, read once when a worker starts.
+
+A value comes from the environment (`CELLSTATE_` + the name in capitals), else from the `cellstate` section of the archive's YAML,
+else from the default here. An unknown name or an unreadable value refuses to start. Documented in docs/settings.md; a test compares.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from handlers.errors import ConfigurationError
+
+PREFIX = "CELLSTATE_"
+SECRET = frozenset({"state_key"})
+
+
+def default_store() -> str:
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return f"lmdb://{base}/cellstate/sessions"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Effective settings of one worker. Times are seconds, sizes bytes."""
+
+    backend: str = "onnxruntime"  # or "torchscript"
+    device: str = "auto"  # "auto": a GPU when the backend has one, else the CPU; or "cpu", "cuda"
+    threads: int = 1  # processor threads of one model run
+    store: str = ""  # "memory://", "lmdb:///folder"; empty: lmdb below the user's state folder
+    store_bytes: int = 64 << 30  # the most that the embedded store may grow to; address space, not memory
+    store_sync: bool = True  # flush each commit to the disk: what is acknowledged survives a power cut
+    session_ttl: float = 86_400.0  # idle time after which a session expires
+    tombstone_ttl: float = 3_600.0  # how long a closed or expired session still answers 410
+    sweep_interval: float = 5.0  # between two slices of the sweep
+    sweep_slice: int = 1_000  # entries looked at in one slice
+    commit_attempts: int = 8  # tries at a contended session before 429
+    max_steps: int = 10_000  # T of one request
+    max_instances: int = 256  # request objects in one body
+    max_horizon: int = 1_000
+    max_body: int = 4_000_000
+    max_reply: int = 6_000_000  # below the host's own limit, which ends the worker
+    max_batch: int = 256  # rows in one model run
+    state_key: str = ""  # signs client-held state when set
+    gate_file: str = ""  # shared with whoever stops the service: handlers/gate.py
+    log_requests: bool = False  # one line per request
+
+    @classmethod
+    def read(cls, section: Mapping[str, Any] | None, environment: Mapping[str, str]) -> "Settings":
+        """Merge the archive's section and the environment. Raises ConfigurationError, naming the setting and where it stands."""
+        known = {f.name for f in fields(cls)}
+        values: dict[str, tuple[Any, str]] = {name: (value, f"cellstate.{name}") for name, value in (section or {}).items()}
+        for variable, text in environment.items():
+            if variable.startswith(PREFIX):
+                values[variable.removeprefix(PREFIX).lower()] = (text, variable)
+        unknown = [where for name, (_, where) in values.items() if name not in known]
+        if unknown:
+            raise ConfigurationError(f"unknown setting {', '.join(sorted(unknown))}; known: {', '.join(sorted(known))}")
+        parsed = {f.name: _parse(values[f.name], f.default) for f in fields(cls) if f.name in values}
+        settings = cls(**parsed)
+        settings._check()
+        return settings
+
+    def _check(self) -> None:
+        for name, value in asdict(self).items():
+            if isinstance(value, int | float) and not isinstance(value, bool) and value <= 0:
+                raise ConfigurationError(f"{name}: must be greater than 0, got {value}")
+        for name, allowed in (("backend", ("onnxruntime", "torchscript")), ("device", ("auto", "cpu", "cuda"))):
+            if getattr(self, name) not in allowed:
+                raise ConfigurationError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if len(self.state_key.encode()) > 64:
+            raise ConfigurationError("state_key: at most 64 bytes")
+
+    @property
+    def store_url(self) -> str:
+        return self.store or default_store()
+
+    def effective(self) -> dict[str, Any]:
+        """Every setting as it is in force, secrets masked; for the start-up log line."""
+        shown = asdict(self) | {"store": self.store_url}
+        return {name: ("***" if name in SECRET and value else value) for name, value in shown.items()}
+
+
+def _parse(value_and_place: tuple[Any, str], default: Any) -> Any:
+    """Bring a YAML or environment value to the type of the default."""
+    value, where = value_and_place
+    if isinstance(default, bool):
+        text = str(value).lower()
+        if text not in ("true", "false", "1", "0"):
+            raise ConfigurationError(f"{where}: expected true or false, got {value!r}")
+        return text in ("true", "1")
+    try:
+        return type(default)(value)
+    except (TypeError, ValueError) as e:
+        raise ConfigurationError(f"{where}: expected {type(default).__name__}, got {value!r}") from e

@@ -1,0 +1,123 @@
+"""What a model is: the typed reading of `signature.json`, which the exporter writes and every archive carries.
+
+It knows names, sizes and digests. It does not know how a backend loads the model or how a session uses it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from handlers.errors import ConfigurationError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class StateEntry:
+    """One state tensor of the graph, `[rows, B, size]`: input `{name}_0`, output `{name}_n`."""
+
+    name: str
+    rows: int  # L*D
+    size: int  # H, or P for a projected hidden state
+
+    @property
+    def input(self) -> str:
+        return f"{self.name}_0"
+
+    @property
+    def output(self) -> str:
+        return f"{self.name}_n"
+
+    @property
+    def length(self) -> int:
+        return self.rows * self.size
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One exported model. Instances are values: equal content, equal signature."""
+
+    name: str
+    version: str
+    task: str  # forecast | regress | classify
+    outputs: tuple[str, ...]
+    per: str  # y: "sequence" [B, O] or "step" [B, T, O]
+    state: tuple[StateEntry, ...]  # in the order of the graph's inputs and of its outputs
+    output_size: int  # D*P
+    model_digest: str  # hexadecimal; a state belongs to exactly one
+    features: tuple[str, ...] = ()  # empty for token ids
+    vocabulary: int = 0  # number of token ids; 0 for numeric features
+    streaming: bool = True
+    streaming_reason: str = ""
+    feedback: Mapping[str, str] = field(default_factory=dict)  # output name -> feature name
+    frequency: str = ""
+    artefacts: Mapping[str, str] = field(default_factory=dict)  # backend -> file name
+    raw: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)  # the whole document, for `describe`
+
+    @property
+    def tokens(self) -> bool:
+        return self.vocabulary > 0
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}-{self.version}"
+
+    @cached_property
+    def digest(self) -> bytes:
+        """First 16 bytes of the model digest, as state bytes carry it."""
+        return bytes.fromhex(self.model_digest)[:16]
+
+    @cached_property
+    def state_length(self) -> int:
+        """S: float32 values in one row's whole state."""
+        return sum(entry.length for entry in self.state)
+
+    @cached_property
+    def feedback_columns(self) -> tuple[tuple[int, int], ...]:
+        """(output column, feature column) pairs that feed back in a rollout."""
+        return tuple((self.outputs.index(o), self.features.index(f)) for o, f in self.feedback.items())
+
+    @cached_property
+    def future_columns(self) -> tuple[int, ...]:
+        """Feature columns that do not feed back: the K columns of `future`."""
+        fed = {feature for _, feature in self.feedback_columns}
+        return tuple(i for i in range(len(self.features)) if i not in fed)
+
+    @classmethod
+    def load(cls, path: Path) -> "Signature":
+        """Read `signature.json`. Raises ConfigurationError when it is missing, broken or of a newer format."""
+        try:
+            document = orjson.loads(path.read_bytes())
+            return cls.from_document(document)
+        except (OSError, ValueError, KeyError, TypeError) as e:
+            raise ConfigurationError(
+                f"{path}: cannot be read as a signature: {e!r}; rebuild the archive with `python -m export build`"
+            ) from e
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> "Signature":
+        if document["format"] != FORMAT:
+            raise ConfigurationError(f"signature format {document['format']}, this release reads {FORMAT}: export the model again")
+        inputs, outputs, streaming = document["inputs"], document["outputs"], document["streaming"]
+        return cls(
+            name=document["name"],
+            version=document["version"],
+            task=document["task"],
+            outputs=tuple(outputs["names"]),
+            per=outputs["per"],
+            state=tuple(StateEntry(e["name"], e["rows"], e["size"]) for e in document["state"]),
+            output_size=outputs["output_size"],
+            model_digest=document["digests"]["model"],
+            features=tuple(inputs.get("features", ())),
+            vocabulary=inputs.get("vocabulary", 0),
+            streaming=streaming["possible"],
+            streaming_reason=streaming["reason"],
+            feedback=document.get("feedback", {}),
+            frequency=document.get("frequency", ""),
+            artefacts=document["artefacts"],
+            raw=document,
+        )

@@ -1,0 +1,112 @@
+"""State bytes: the portable form of one row's hidden state. No pickle; nothing is allocated before the length is checked.
+
+Layout of format 1, little-endian, 44 bytes of header, then the values, then the seal:
+
+    offset  size  field
+    0       4     magic "CSST"
+    4       1     format, 1
+    5       1     dtype, 1 = float32
+    6       2     flags, bit 0 = signed
+    8       8     position: steps consumed
+    16      16    model digest
+    32      8     number of values S
+    40      4     reserved, 0
+    44      4*S   values: the state tensors in signature order, each flattened [rows, size]
+    …       16    seal: BLAKE2b-128 of all bytes before it, keyed when a key is configured
+
+The seal is a checksum without a key and an authentication code with one (RFC 7693, keyed mode). This module knows bytes; it does not
+know sessions, stores or graphs.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from handlers.errors import InvalidInput, ModelChanged, TooLarge
+from handlers.signature import Signature
+
+MAGIC, FORMAT, FLOAT32, SIGNED = b"CSST", 1, 1, 1
+HEADER = struct.Struct("<4sBBHQ16sQI")
+SEAL = 16
+MAX_POSITION = 2**63 - 1
+
+Vector = npt.NDArray[np.float32]  # [S]
+
+
+class CorruptState(ValueError):
+    """Bytes that are no intact state of this format; the text says what is wrong with them."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """One row's hidden state: all layers and directions of all state tensors, and where it stands."""
+
+    values: Vector  # [S]
+    position: int
+    digest: bytes  # 16 bytes of the model digest
+
+
+def seal(body: bytes, key: bytes = b"") -> bytes:
+    """Append the seal to `body`."""
+    return body + hashlib.blake2b(body, digest_size=SEAL, key=key).digest()
+
+
+def unseal(data: bytes, key: bytes = b"") -> bytes:
+    """The body of sealed `data`. Raises CorruptState when one bit of it changed, or the key is another."""
+    body, tag = data[:-SEAL], data[-SEAL:]
+    if not hmac.compare_digest(tag, hashlib.blake2b(body, digest_size=SEAL, key=key).digest()):
+        raise CorruptState("its checksum or signature does not match")
+    return body
+
+
+def pack(state: State, signed: bool = False) -> bytes:
+    """Header and values, unsealed."""
+    header = HEADER.pack(MAGIC, FORMAT, FLOAT32, SIGNED if signed else 0, state.position, state.digest, state.values.size, 0)
+    return header + np.ascontiguousarray(state.values, dtype="<f4").tobytes()
+
+
+def unpack(body: bytes) -> State:
+    """The state in an unsealed body; its values are a read-only view of `body`. Raises CorruptState."""
+    if len(body) < HEADER.size:
+        raise CorruptState(f"{len(body)} bytes are shorter than the header of {HEADER.size}")
+    magic, version, dtype, _, position, digest, count, _ = HEADER.unpack_from(body)
+    if magic != MAGIC:
+        raise CorruptState("it does not begin with the magic of a state")
+    if version != FORMAT or dtype != FLOAT32:
+        raise CorruptState(f"format {version}, dtype {dtype}; this release reads format {FORMAT}, dtype {FLOAT32}")
+    if len(body) != HEADER.size + 4 * count or position > MAX_POSITION:
+        raise CorruptState("its length does not match its header")
+    return State(np.frombuffer(body, dtype="<f4", offset=HEADER.size), position, digest)
+
+
+def to_text(state: State, key: bytes = b"") -> str:
+    """The opaque string that a client holds: URL-safe base64 of the sealed bytes."""
+    return base64.urlsafe_b64encode(seal(pack(state, signed=bool(key)), key)).decode("ascii")
+
+
+def text_length(signature: Signature) -> int:
+    """Characters of this model's opaque string: every other length is refused before it is decoded."""
+    return (HEADER.size + 4 * signature.state_length + SEAL + 2) // 3 * 4
+
+
+def from_text(text: str, signature: Signature, key: bytes = b"") -> State:
+    """Read an opaque string for this model. Raises TooLarge, InvalidInput, or ModelChanged for an intact state of another model."""
+    if len(text) > 4 * text_length(signature):
+        raise TooLarge(
+            f"state: {len(text)} characters, this model's state has {text_length(signature)}: send the string as it was returned"
+        )
+    try:
+        state = unpack(unseal(base64.b64decode(text, altchars=b"-_", validate=True), key))
+    except (CorruptState, binascii.Error, ValueError) as e:
+        raise InvalidInput(f"state: not an intact state string ({e}): send it as it was returned by this service") from e
+    if state.digest != signature.digest or state.values.size != signature.state_length:
+        raise ModelChanged(f"state: it belongs to another model than {signature.label}: start again, or ask the model that made it")
+    if not np.isfinite(state.values).all():
+        raise InvalidInput("state: holds values that are not finite")
+    return state

@@ -1,0 +1,50 @@
+"""The seam of the session stores: versioned values under keys, changed by compare-and-set only.
+
+A store knows bytes, versions and times. It does not know what a session is. Every implementation keeps these promises:
+- `commit_many` applies each change whole or not at all, and says which; a change whose `expected` version is not the one stored is refused;
+- what `commit_many` acknowledged is read by every process that shares the store, at once;
+- an entry may be forgotten after its `purge_at`, never before.
+Failures surface as StoreUnavailable; the caller may try again.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One stored value. `version` is 1 … 2**63-1; `purge_at` is seconds since the epoch."""
+
+    version: int
+    purge_at: float
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Replace the entry under `key`, if its version is `expected` (None: if there is none), by `entry`."""
+
+    key: bytes  # at most 400 bytes
+    expected: int | None
+    entry: Entry
+
+
+class Store(Protocol):
+    def get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
+        """The entries under `keys`, in order; one consistent read."""
+
+    def commit_many(self, changes: Sequence[Change]) -> list[bool]:
+        """Apply each change whose `expected` holds; True for each that was applied. Keys are distinct."""
+
+    def sweep(self, now: float, limit: int) -> int:
+        """Look at up to `limit` entries, carrying on where the last call stopped; remove those past `purge_at`; how many."""
+
+    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, Entry]]:
+        """Every entry whose key begins with `prefix`, in the order of keys."""
+
+    def check(self) -> list[str]:
+        """What is wrong with the stored entries, one sentence each; empty when sound."""
+
+    def close(self) -> None:
+        """Let go of files and connections. Committed entries stay."""

@@ -1,0 +1,120 @@
+"""Sessions on the local disk, shared by several worker processes: LMDB, the default store.
+
+Durability: a commit is on the disk (fsync) before it is acknowledged, so neither kill -9 nor a power cut loses an acknowledged step,
+as far as the disk keeps its word; with `store_sync` off kill -9 still loses nothing, and a power cut may lose the last seconds or leave the
+file unreadable. A commit is one transaction: LMDB writes copies of the pages and then one root, so a process that dies in the middle
+leaves the old root. Writers queue on a robust mutex that survives the death of its holder; readers never wait.
+"""
+
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lmdb
+
+from handlers.errors import StoreUnavailable
+from handlers.stores import Change, Entry
+
+HEADER = struct.Struct("<Qd")  # version, purge_at; the value follows
+READERS = 512  # threads and processes that may read at once; a slot costs 64 bytes
+T = TypeVar("T")
+
+
+class EmbeddedStore:
+    """One LMDB environment in `folder`. `size` bounds the file; it is address space, not memory."""
+
+    def __init__(self, folder: str, size: int, sync: bool = True) -> None:
+        self._folder = folder
+        self._sweep_after = b""
+        self._env: lmdb.Environment = self._guard(lambda: self._open(size, sync))
+
+    def _open(self, size: int, sync: bool) -> lmdb.Environment:
+        Path(self._folder).mkdir(parents=True, exist_ok=True, mode=0o700)
+        env = lmdb.open(self._folder, map_size=size, max_readers=READERS, sync=sync, mode=0o600, max_spare_txns=2)
+        env.reader_check()  # frees the slots of processes that were killed
+        return env
+
+    def _guard(self, work: Callable[[], T]) -> T:
+        """Translate LMDB's errors, once."""
+        try:
+            return work()
+        except lmdb.MapFullError as e:
+            raise StoreUnavailable(f"store {self._folder}: full at its configured size (store_bytes); nothing was applied") from e
+        except (lmdb.Error, OSError) as e:
+            raise StoreUnavailable(f"store {self._folder}: {e}; nothing was applied") from e
+
+    def get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
+        return self._guard(lambda: self._get_many(keys))
+
+    def _get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
+        with self._env.begin() as transaction:
+            return [_decode(transaction.get(key)) for key in keys]
+
+    def commit_many(self, changes: Sequence[Change]) -> list[bool]:
+        return self._guard(lambda: self._commit_many(changes)) if changes else []
+
+    def _commit_many(self, changes: Sequence[Change]) -> list[bool]:
+        with self._env.begin(write=True) as transaction:  # an exception aborts it: all of the batch or nothing
+            return [_commit(transaction, change) for change in changes]
+
+    def sweep(self, now: float, limit: int) -> int:
+        return self._guard(lambda: self._sweep(now, limit))
+
+    def _sweep(self, now: float, limit: int) -> int:
+        seen = list(self._headers(self._sweep_after, limit))
+        self._sweep_after = seen[-1][0] if len(seen) == limit else b""
+        stale = [(key, version) for key, version, purge_at in seen if purge_at < now]
+        return self._remove(stale) if stale else 0
+
+    def _headers(self, after: bytes, limit: int) -> Iterator[tuple[bytes, int, float]]:
+        """Key, version and purge time of up to `limit` entries behind `after`; values stay where they are."""
+        with self._env.begin(buffers=True) as transaction, transaction.cursor() as cursor:
+            if not cursor.set_range(after + b"\0"):
+                return
+            for _, (key, value) in zip(range(limit), cursor.iternext(), strict=False):
+                version, purge_at = HEADER.unpack_from(value)
+                yield bytes(key), version, purge_at
+
+    def _remove(self, stale: Sequence[tuple[bytes, int]]) -> int:
+        with self._env.begin(write=True) as transaction:
+            return sum(transaction.delete(key) for key, version in stale if _version(transaction.get(key)) == version)
+
+    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, Entry]]:
+        with self._env.begin() as transaction, transaction.cursor() as cursor:
+            if not cursor.set_range(prefix) if prefix else not cursor.first():
+                return
+            for key, value in cursor.iternext():
+                if not key.startswith(prefix):
+                    return
+                entry = _decode(value)
+                if entry is not None:
+                    yield key, entry
+
+    def check(self) -> list[str]:
+        problems = []
+        for key, entry in self.scan(b""):
+            if not 0 < entry.version < 2**63:
+                problems.append(f"{key!r}: version {entry.version} is out of range")
+        return problems
+
+    def close(self) -> None:
+        self._env.close()
+
+
+def _commit(transaction: lmdb.Transaction, change: Change) -> bool:
+    if _version(transaction.get(change.key)) != change.expected:
+        return False
+    entry = change.entry
+    return bool(transaction.put(change.key, HEADER.pack(entry.version, entry.purge_at) + entry.value))
+
+
+def _version(value: Any) -> int | None:
+    return None if value is None else HEADER.unpack_from(value)[0]
+
+
+def _decode(value: bytes | None) -> Entry | None:
+    if value is None:
+        return None
+    version, purge_at = HEADER.unpack_from(value)
+    return Entry(version, purge_at, value[HEADER.size :])

@@ -1,0 +1,75 @@
+"""One request on its way through the service, and the order in which requests may run."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from handlers.backends import Floats
+from handlers.batching import Row
+from handlers.errors import CellstateError, TooLarge
+from handlers.schema import Request, SessionRef
+from handlers.sessions import Record
+
+
+@dataclass(slots=True)
+class Task:
+    """One request; it ends with an `error` or a `reply`. `room` is the most bytes its reply may have."""
+
+    request: Request
+    room: int
+    id: str = ""  # the session's, made by the server where the client gave none
+    digest: bytes = b""
+    reply: bytes = b""
+    error: CellstateError | None = None
+
+    @property
+    def ref(self) -> SessionRef:
+        assert self.request.session is not None  # only asked of requests that name a session
+        return self.request.session
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The sessions it touches."""
+        if self.request.session is None:
+            return ()
+        return (self.id, self.ref.to or "") if self.ref.action == "fork" else (self.id,)
+
+    def fit(self, fragment: bytes) -> bytes:
+        """`fragment` itself. Raises TooLarge before anything is changed: a reply that cannot be sent must not be committed."""
+        if len(fragment) > self.room:
+            raise TooLarge(
+                f"reply: {len(fragment)} bytes, at most {self.room} here: send fewer steps or instances, or ask for less in return"
+            )
+        return fragment
+
+
+@dataclass(slots=True)
+class Step:
+    """A task whose model run is due: what goes in, and where the session stands before it."""
+
+    task: Task
+    row: Row
+    position: int
+    record: Record | None = None  # of the session before the step; None for a new one, or without a session
+    forecast: Floats | None = None
+
+
+def waves(tasks: Iterable[Task]) -> list[list[Task]]:
+    """Split tasks, in arrival order, so that no wave touches a session twice."""
+    levels: dict[str, int] = {}
+    result: list[list[Task]] = []
+    for task in tasks:
+        level = max((levels.get(id, 0) for id in task.ids), default=0)
+        levels.update(dict.fromkeys(task.ids, level + 1))
+        if level == len(result):
+            result.append([])
+        result[level].append(task)
+    return result
+
+
+def fail(tasks: Iterable[Task], error: CellstateError) -> None:
+    for task in tasks:
+        task.error = error
+
+
+def touching(tasks: Iterable[Task], ids: Collection[str]) -> list[Task]:
+    return [task for task in tasks if any(id in ids for id in task.ids)]

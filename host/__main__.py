@@ -1,0 +1,85 @@
+"""`python -m host`: serve the archives of a model store, or ask a running server for its health."""
+
+import argparse
+import json
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import httpx
+
+from host.archives import Archive, find
+from host.torchserve import HostError, Ports, TorchServe
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m host", description="Run a real TorchServe over a model store.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    serve = verbs.add_parser("serve", help="start, stay up, drain on Ctrl-C or SIGTERM")
+    serve.add_argument("--store", type=Path, default=Path("model_store"), help="folder with .mar archives (default: model_store)")
+    serve.add_argument("--folder", type=Path, help="keeps configuration, log, tokens and sessions (default: run)", default=Path("run"))
+    serve.add_argument("--address", default="127.0.0.1", help="address of the inference port (default: loopback)")
+    serve.add_argument("--port", type=int, default=8080, help="inference port; 0 picks a free one")
+    serve.add_argument("--drain", type=float, default=20.0, help="seconds that requests in flight get to finish")
+    health = verbs.add_parser("health", help="exit 0 when every model answers a prediction")
+    health.add_argument("--folder", type=Path, default=Path("run"))
+    options = parser.parse_args(arguments)
+    try:
+        return _health(options.folder) if options.verb == "health" else _serve(options)
+    except (HostError, OSError) as e:
+        print(f"host: {e}", file=sys.stderr)
+        return 2
+
+
+def _serve(options: argparse.Namespace) -> int:
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    ports = Ports.free(options.port)
+    server = TorchServe(options.folder.resolve(), options.store.resolve(), options.address, ports)
+    print(f"starting TorchServe with {', '.join(a.name for a in server.archives)}; log: {server.log}", flush=True)
+    server.start()
+    try:
+        print(_greeting(server), flush=True)
+        while server.running and not stopping.wait(0.5):
+            pass
+        if not server.running:
+            raise HostError(f"TorchServe ended by itself; see {server.log}")
+        print("stopping: no new requests, finishing those in flight …", flush=True)
+    finally:
+        drained = server.stop(options.drain)
+    print("stopped" if drained else f"stopped; some requests were not finished after {options.drain:.0f} s", flush=True)
+    return 0 if drained else 1
+
+
+def _greeting(server: TorchServe) -> str:
+    archive = server.archives[0]
+    body = json.dumps(archive.example() | {"session": {"id": "my-stream", "step": 0}})
+    return f"""ready at {server.url}
+token     {server.token()}
+sessions  {server.folder / "sessions"}
+try       curl -s {server.url}/predictions/{archive.name} -H 'Authorization: Bearer {server.token()}' \\
+            -H 'Content-Type: application/json' -d '{body}'
+Ctrl-C drains and stops."""
+
+
+def _health(folder: Path) -> int:
+    """Ask every model of the server in `folder` for a prediction."""
+    state = json.loads((folder / "server.json").read_text())
+    keys = json.loads((folder / "key_file.json").read_text())
+    headers = {"Authorization": f"Bearer {keys['inference']['key']}"}
+    failing = [archive.name for archive in find(Path(state["store"])) if not _answers(state["url"], archive, headers)]
+    print(f"not answering: {', '.join(failing)}" if failing else "healthy")
+    return 1 if failing else 0
+
+
+def _answers(url: str, archive: Archive, headers: dict[str, str]) -> bool:
+    try:
+        return httpx.post(f"{url}/predictions/{archive.name}", json=archive.example(), headers=headers, timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())
