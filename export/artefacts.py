@@ -3,30 +3,50 @@
 Both files are made byte for byte reproducible: no path, no time, no compression whose result depends on a library's version.
 """
 
+import contextlib
 import io
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
 import torch
 
+from export.errors import LiftError
 from export.lift import Lift
+from export.probe import user_line
+from export.stepping import Stepped
 
 OPSET = 18
 FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can state
 
 
-def write_torchscript(lifted: Lift, x: torch.Tensor, target: Path) -> None:
-    """Trace the module over `x` `[B, T, …]` and save it to `target`."""
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the tracer warns of what the verifier then measures
-        traced = torch.jit.trace(  # type: ignore[no-untyped-call]
-            lifted.module, (x, *lifted.zeros(len(x))), check_trace=False
-        )
+def graph_module(lifted: Lift, x: torch.Tensor) -> torch.nn.Module:
+    """What is traced: the lifted model itself, or a scripted loop over its step."""
+    if lifted.step is None:
+        return lifted.module
+    return Stepped(lifted.step, lifted.state, x, lifted.per).eval()
+
+
+def write_torchscript(module: torch.nn.Module, lifted: Lift, x: torch.Tensor, target: Path) -> None:
+    """Trace `module` over `x` `[B, T, …]` and save it to `target`. Raises LiftError for what TorchScript cannot hold."""
     buffer = io.BytesIO()
-    torch.jit.save(traced, buffer)
+    with _exporting("TorchScript"):
+        traced = torch.jit.trace(module, (x, *lifted.zeros(len(x))), check_trace=False)  # type: ignore[no-untyped-call]
+        torch.jit.save(traced, buffer)
     target.write_bytes(without_debug_records(buffer.getvalue(), target.stem))
+
+
+@contextlib.contextmanager
+def _exporting(target: str) -> Iterator[None]:
+    """Quiet, without gradients, every failure one LiftError."""
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the tracers warn of what the verifier then measures, and of their deprecation
+        try:
+            yield
+        except Exception as e:
+            raise LiftError(f"{target} cannot hold this model: {type(e).__name__}: {str(e).splitlines()[0]} (at {user_line(e)})") from e
 
 
 def without_debug_records(data: bytes, stem: str) -> bytes:
@@ -39,23 +59,20 @@ def without_debug_records(data: bytes, stem: str) -> bytes:
     return result.getvalue()
 
 
-def write_onnx(lifted: Lift, x: torch.Tensor, target: Path) -> None:
-    """Export the module to `target` and check it at the checker's strictest."""
+def write_onnx(module: torch.nn.Module, lifted: Lift, x: torch.Tensor, target: Path) -> None:
+    """Export `module` to `target` and check it at the checker's strictest. Raises LiftError. docs/decisions/onnx-exporter.md"""
     inputs = ["x", *(entry.input for entry in lifted.state)]
     states = [entry.output for entry in lifted.state]
     axes = {"x": {0: "B", 1: "T"}, "y": {0: "B"}, "output": {0: "B", 1: "T"}}
     axes |= {name: {1: "B"} for name in (*inputs[1:], *states)}
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of its deprecation (docs/decisions/onnx-exporter.md), and as above
-        y = lifted.module(x, *lifted.zeros(len(x)))[0]
-        if y.dim() == 3:
-            axes["y"][1] = "T"
-        arguments = (x, *lifted.zeros(len(x)))
+    if lifted.per == "step":
+        axes["y"][1] = "T"
+    with _exporting("ONNX"):
         torch.onnx.export(
-            lifted.module, arguments, target, dynamo=False, opset_version=OPSET, input_names=inputs,
-            output_names=["y", "output", *states], dynamic_axes=axes, do_constant_folding=True,
+            module, (x, *lifted.zeros(len(x))), target, dynamo=False, opset_version=OPSET,
+            input_names=inputs, output_names=["y", "output", *states], dynamic_axes=axes,
         )  # fmt: skip
-    onnx.checker.check_model(str(target), full_check=True)
+        onnx.checker.check_model(str(target), full_check=True)
 
 
 def add_metadata(target: Path, key: str, value: str) -> None:

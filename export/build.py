@@ -37,15 +37,15 @@ def build(folder: Path, store: Path, config: Path = CONFIG) -> Built:
     """Export the checkpoint in `folder` to `{store}/{name}.mar`. Raises ExportError and leaves nothing behind, or the old archive."""
     model, card = checkpoint.load(folder)
     sample = card.sample()
-    lifted = lift(model)
+    lifted = lift(model, sample)
     with tempfile.TemporaryDirectory() as scratch:
         torchscript, onnx_file = Path(scratch) / FILES["torchscript"], Path(scratch) / FILES["onnxruntime"]
-        window = sample.repeat(2, *[1] * (sample.dim() - 1))
-        artefacts.write_torchscript(lifted, window, torchscript)
-        artefacts.write_onnx(lifted, window, onnx_file)
-        report = verify.verify(model, lifted, torchscript, onnx_file, sample)
+        module, window = artefacts.graph_module(lifted, lifted.window()), lifted.window()
+        artefacts.write_torchscript(module, lifted, window, torchscript)
+        artefacts.write_onnx(module, lifted, window, onnx_file)
+        report = verify.verify(model, lifted, torchscript, onnx_file)
         report.check()
-        document = sign(card, model, lifted, report, {"torchscript": torchscript, "onnxruntime": onnx_file}, sample)
+        document = sign(card, model, lifted, report, {"torchscript": torchscript, "onnxruntime": onnx_file})
         artefacts.add_metadata(onnx_file, "cellstate.signature", orjson.dumps(document).decode())
         target = store / f"{card.name}.mar"
         try:
@@ -65,10 +65,8 @@ def _contents(card: Card, document: dict[str, Any], torchscript: Path, onnx_file
     }
 
 
-def sign(card: Card, model: torch.nn.Module, lifted: Lift, report: Report, files: dict[str, Path], sample: torch.Tensor) -> dict[str, Any]:
+def sign(card: Card, model: torch.nn.Module, lifted: Lift, report: Report, files: dict[str, Path]) -> dict[str, Any]:
     """The signature's document: all that a server must know of the model."""
-    with torch.no_grad():
-        per = "step" if model(sample).dim() == 3 else "sequence"
     graphs = {backend: hashlib.sha256(path.read_bytes()).hexdigest() for backend, path in files.items()}
     weights = weights_digest(model)
     return {
@@ -78,9 +76,11 @@ def sign(card: Card, model: torch.nn.Module, lifted: Lift, report: Report, files
         "description": card.description,
         "task": card.task,
         "inputs": {"kind": "tokens", "vocabulary": card.tokens} if card.tokens else {"kind": "features", "features": list(card.features)},
-        "outputs": {"names": list(card.outputs), "per": per, "output_size": lifted.output_size},
+        "outputs": {"names": list(card.outputs), "per": lifted.per, "output_size": lifted.output_size},
         "state": [{"name": entry.name, "rows": entry.rows, "size": entry.size, "dtype": "float32"} for entry in lifted.state],
-        "lstm": lifted.description,
+        "initial": lifted.initial.tolist() if lifted.initial.any() else [],
+        "steps": {"least": lifted.steps[0], "most": lifted.steps[1]},
+        **lifted.description,
         "feedback": dict(card.feedback),
         "frequency": card.frequency,
         "streaming": {"possible": not report.streaming_reason, "reason": report.streaming_reason},

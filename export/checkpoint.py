@@ -38,7 +38,8 @@ class Card:
     frequency: str = ""
     description: str = ""
     example: tuple[Any, ...] = ()  # one window as `inputs` would have it; what parity is measured on
-    notes: Mapping[str, Any] = field(default_factory=dict)
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)  # how a client makes its inputs
+    attribution: str = ""
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):

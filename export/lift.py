@@ -1,115 +1,218 @@
 """Lift the state out of a module: `forward(x)` becomes `forward(x, h_0, c_0) -> (y, output, h_n, c_n)`, the user's class unedited.
 
-How: a copy of the model gets each `nn.LSTM` replaced by a `Carried` one, which does the same sum but takes its initial state from a tape
-and leaves its output and final state there. `Lifted` fills the tape before the model's own `forward` and empties it after. A tracer sees
-tensors come in and go out; nothing of the tape remains in the graph.
+How, on one page:
+1. *Probe.* Run copies of the model and watch every recurrent call (`tape`): which axis is the batch, whether a call begins with the same
+   state whatever the input (zeros, or a learned one), or with one derived from the input. The first kind is a **site**: its state is what a
+   stream carries. The second is recomputed in every pass and needs no carrying.
+2. *Rewire.* `Lifted` calls a copy of the model with the given states put in at its sites, and hands out their final states. The user's code
+   runs as it is, its own zeros and learned states are simply not used; `initial` records them as what a new stream begins with.
+3. *Loop where the model loops.* A model that calls a cell once a step would be traced with its T frozen. It is lifted for T = 1 and
+   stepped by a loop that belongs to the graph (`stepping`).
+What cannot be lifted is refused here. What can be lifted and does not stream is found later, by the verifier's random cuts.
 """
 
-import copy
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from export import layout, probe, refusals
 from export.errors import LiftError
-from export.projection import lstm_as_loop
+from export.layout import Layout
+from export.probe import Arguments, Source
+from export.stepping import EagerLoop
+from export.tape import Call, Site, Tape
 from handlers.signature import StateEntry
 
-Pair = tuple[Tensor, Tensor]
 
+@dataclass(frozen=True)
+class Carried:
+    """One site and the state tensors it takes."""
 
-@dataclass(eq=False)
-class Tape:
-    """What passes between `Lifted` and its recurrent modules during one forward call."""
-
-    initial: Pair | None = None  # h_0 [L*D, B, P], c_0 [L*D, B, H]
-    final: Pair | None = None  # h_n, c_n alike
-    output: Tensor | None = None  # [B, T, D*P]
-    calls: int = field(default=0)
-
-
-class Carried(nn.Module):
-    """An `nn.LSTM` whose initial state comes from the tape."""
-
-    def __init__(self, lstm: nn.LSTM, tape: Tape) -> None:
-        super().__init__()
-        self.lstm, self._tape = lstm, tape
-
-    def forward(self, x: Tensor, hx: Pair | None = None) -> tuple[Tensor, Pair]:
-        if hx is not None:
-            raise LiftError("the model passes an initial state of its own to its LSTM; call it without one: the service carries the state")
-        assert self._tape.initial is not None  # Lifted filled it
-        if self.lstm.proj_size and torch.onnx.is_in_onnx_export():
-            output, final = lstm_as_loop(self.lstm, x, self._tape.initial)
-        else:
-            output, final = self.lstm(x, self._tape.initial)
-        self._tape.output, self._tape.final = output if self.lstm.batch_first else output.transpose(0, 1), final
-        self._tape.calls += 1
-        return output, final
+    site: Site
+    is_cell: bool
+    batch_first: bool
+    entries: tuple[StateEntry, ...]
+    initial: tuple[Tensor, ...]  # [rows, size] each
 
 
 class Lifted(nn.Module):
-    """The model with its state explicit: x `[B, T, F]` or `[B, T]`, h_0 `[L*D, B, P]`, c_0 `[L*D, B, H]`."""
+    """The model with its state explicit: x `[B, T, F]` or `[B, T]`, then one `[rows, B, size]` for each state entry."""
 
-    def __init__(self, model: nn.Module, tape: Tape) -> None:
+    def __init__(self, model: nn.Module, carried: Sequence[Carried], arguments: Arguments, y: Layout) -> None:
         super().__init__()
-        self.model, self._tape = model, tape
+        self.model = probe.fresh_copy(model)
+        self._tape, self._carried, self._arguments, self._y = Tape(self.model), carried, arguments, y
+        self.scanning = False  # set while torch.export looks
 
-    def forward(self, x: Tensor, h_0: Tensor, c_0: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        self._tape.initial, self._tape.calls = (h_0, c_0), 0
-        y = self.model(x)
-        if self._tape.calls != 1 or self._tape.final is None or self._tape.output is None:
-            raise LiftError(f"the model ran its LSTM {self._tape.calls} times in one forward; expected once")
-        return y, self._tape.output, *self._tape.final
+    def forward(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        given, rest = {}, list(states)
+        for place in self._carried:
+            parts, rest = rest[: len(place.entries)], rest[len(place.entries) :]
+            given[place.site] = tuple(part[0] for part in parts) if place.is_cell else tuple(parts)
+        with self._tape.running(given, self.scanning):
+            result = self.model(*self._arguments.of(x, _as_argument(next(iter(given.values())))))
+        calls = {call.site: call for call in self._tape.calls}
+        finals = [part[None] if p.is_cell else part for p in self._carried for part in calls[p.site].final]
+        y = self._y.arrange(probe.tensors(result), x.size(0), x.size(1))
+        return y, _output(calls[self._carried[-1].site], self._carried[-1]), *finals
+
+
+def _as_argument(parts: Sequence[Tensor]) -> Any:
+    """A state as a model's forward takes it: (h, c), or h alone."""
+    return tuple(parts) if len(parts) == 2 else parts[0]
+
+
+def _output(call: Call, place: Carried) -> Tensor:
+    """The top layer's activation, `[B, T, D*P]`."""
+    if place.is_cell:
+        return call.output[:, None]
+    return call.output if place.batch_first else call.output.transpose(0, 1)
 
 
 @dataclass(frozen=True)
 class Lift:
-    """A lifted model and the layout of its state."""
+    """A lifted model, and all that the exporter must know of it."""
 
-    module: Lifted
-    state: tuple[StateEntry, ...]  # h, c: the order of inputs and of outputs, and their sorted order alike
+    module: nn.Module  # x, *states -> y, output, *states; runs eagerly whatever T is
+    step: nn.Module | None  # the same for T = 1 only, when the model loops over its steps
+    state: tuple[StateEntry, ...]  # in the order of the graph's inputs; sorted by name, inputs and outputs agree
+    initial: Tensor  # [S]: what a new stream begins with
     output_size: int  # D*P
-    description: dict[str, int | bool]
+    per: str  # y: "sequence" [B, O] or "step" [B, T, O]
+    width: int  # O
+    steps: tuple[int, int | None]  # the least and the most T that the model takes; None: any
+    inputs: tuple[Any, ...]  # the example, with two rows
+    arguments: Arguments
+    layout: Layout
+    description: dict[str, Any]
+
+    def window(self) -> Tensor:
+        """The example as the graph takes it: `[2, T, F]` or `[2, T]`, static inputs beside the series at every step."""
+        x: Tensor = self.inputs[0].transpose(0, 1) if self.arguments.axis else self.inputs[0]
+        statics = [v for v, source in zip(self.inputs, self.arguments.sources, strict=True) if source.kind == "static"]
+        return torch.cat([x, *(v[:, None].expand(-1, x.shape[1], -1) for v in statics)], -1) if statics else x.contiguous()
+
+    @property
+    def static_width(self) -> int:
+        return sum(source.width for source in self.arguments.sources)
+
+    def unmodified(self, model: nn.Module, x: Tensor) -> Tensor:
+        """y of the model as its user wrote it, on a graph's x, from the start of a stream."""
+        state = _as_argument(self.start(len(x))[:2])
+        with torch.no_grad():
+            result = probe.fresh_copy(model)(*self.arguments.of(x, state))
+        return self.layout.arrange(probe.tensors(result), x.shape[0], x.shape[1])
 
     def zeros(self, batch: int) -> list[Tensor]:
         return [torch.zeros(entry.rows, batch, entry.size) for entry in self.state]
 
-
-def lift(model: nn.Module) -> Lift:
-    """Lift the state out of a copy of `model`, in evaluation mode. Raises LiftError, naming what stands in the way."""
-    model = copy.deepcopy(model).eval().requires_grad_(False)
-    recurrent = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.RNNBase | nn.RNNCellBase)]
-    names = ", ".join(f"{path or '(the model itself)'}: {type(module).__name__}" for path, module in recurrent) or "none"
-    path, lstm = recurrent[0] if len(recurrent) == 1 else ("", None)
-    if not isinstance(lstm, nn.LSTM):
-        raise LiftError(f"expected exactly one nn.LSTM in the model, found {names}")
-    if not path:
-        raise LiftError("the model is a bare nn.LSTM, which predicts nothing: wrap it in a module with a head")
-    tape = Tape()
-    parent, _, name = path.rpartition(".")
-    setattr(model.get_submodule(parent), name, Carried(lstm, tape))
-    return Lift(Lifted(model, tape).eval(), _entries(lstm), _directions(lstm) * _projected(lstm), _describe(lstm))
+    def start(self, batch: int) -> list[Tensor]:
+        """The initial states of a new stream."""
+        result, offset = [], 0
+        for entry in self.state:
+            part = self.initial[offset : offset + entry.length].reshape(entry.rows, 1, entry.size)
+            result.append(part.expand(entry.rows, batch, entry.size).contiguous())
+            offset += entry.length
+        return result
 
 
-def _directions(lstm: nn.LSTM) -> int:
-    return 2 if lstm.bidirectional else 1
+def lift(model: nn.Module, example: Any) -> Lift:
+    """Lift the state out of a copy of `model`. `example` is what its forward takes: x, or a tuple of x and more.
+
+    x is `[B, T, F]` float or `[B, T]` token ids (or time first, as the model has it). Raises LiftError, saying what stands in the way.
+    """
+    inputs = tuple(example) if isinstance(example, tuple | list) else (example,)
+    axis = probe.batch_axis(model, inputs)
+    refusals.check(model, inputs)
+    base = layout.sized(inputs, axis, 2, inputs[0].shape[1 - axis])
+    sources = probe.sources(base, probe.observe(model, base), axis)
+    steps = layout.step_range(model, base, axis)
+    first, second = layout.two_sizes(model, base, axis, steps)
+    y = layout.find(first, second)
+    looping = steps[0] == 1 and _loops(model, base, axis)
+    length = 1 if looping else base[0].shape[1 - axis]
+    calls = probe.observe(model, layout.sized(base, axis, 2, length)).calls
+    carried = _carried(model, base, axis, length, calls, sources)
+    arguments = Arguments(tuple(sources), axis)
+    lifted = Lifted(model, carried, arguments, y).eval()
+    module = EagerLoop(lifted, y.kind) if looping else lifted
+    return Lift(
+        module=module,
+        step=lifted if looping else None,
+        state=tuple(entry for place in carried for entry in place.entries),
+        initial=torch.cat([part.flatten() for place in carried for part in place.initial]),
+        output_size=_output_size(calls, carried),
+        per=y.kind,
+        width=y.width,
+        steps=steps,
+        inputs=base,
+        arguments=arguments,
+        layout=y,
+        description={"recurrent": [_describe(call) for call in calls if call.site in {p.site for p in carried}], "looped": looping},
+    )
 
 
-def _projected(lstm: nn.LSTM) -> int:
-    """P."""
-    return lstm.proj_size or lstm.hidden_size
+def _loops(model: nn.Module, inputs: probe.Inputs, axis: int) -> bool:
+    """Whether the model calls its recurrent modules more often for more steps."""
+    one, more = (len(probe.observe(model, layout.sized(inputs, axis, 2, steps)).calls) for steps in (1, 3))
+    return one != more
 
 
-def _entries(lstm: nn.LSTM) -> tuple[StateEntry, ...]:
-    rows = lstm.num_layers * _directions(lstm)
-    return StateEntry("h", rows, _projected(lstm)), StateEntry("c", rows, lstm.hidden_size)
+def _carried(
+    model: nn.Module, inputs: probe.Inputs, axis: int, steps: int, calls: Sequence[Call], sources: Sequence[Source]
+) -> list[Carried]:
+    """The sites, with the states they begin with."""
+    generator = torch.Generator().manual_seed(7)
+    varied = (probe.vary(inputs[0], generator), *inputs[1:])
+    others = probe.observe(model, layout.sized(varied, axis, 3, steps)).calls
+    from_argument = any(source.kind == "state" for source in sources)
+    found = []
+    for a, b in zip(calls, others, strict=True):
+        states = _zeros(a) if from_argument and a is calls[0] else probe.constant_state(a, b)
+        if states is not None:
+            found.append((a, states))
+    if not found:
+        raise LiftError("every recurrent call begins with a state that depends on the input: there is nothing that a stream could carry")
+    return _named(found)
 
 
-def _describe(lstm: nn.LSTM) -> dict[str, int | bool]:
+def _zeros(call: Call) -> tuple[Tensor, ...]:
+    return tuple(torch.zeros_like(probe.rows(part, 0, call.is_cell)) for part in call.final)
+
+
+def _named(found: Sequence[tuple[Call, tuple[Tensor, ...]]]) -> list[Carried]:
+    """Names for the state tensors: `h`, `c` for one site; the module's path before them for several."""
+    prefixes = [""] if len(found) == 1 else [_prefix(call.site) for call, _ in found]
+    names = [f"{prefix}{name}" for prefix, (call, _) in zip(prefixes, found, strict=True) for name in call.names]
+    agree = [n[:-2] for n in sorted(f"{n}_0" for n in names)] == [n[:-2] for n in sorted(f"{n}_n" for n in names)]
+    if not agree or len(set(names)) != len(names):
+        prefixes = [f"s{i:02}_" for i in range(len(found))]
+    return [_place(call, states, prefix) for prefix, (call, states) in zip(prefixes, found, strict=True)]
+
+
+def _prefix(site: Site) -> str:
+    return site.path.replace(".", "_") + (f"_call{site.call + 1}_" if site.call else "_")
+
+
+def _place(call: Call, states: tuple[Tensor, ...], prefix: str) -> Carried:
+    entries = tuple(StateEntry(f"{prefix}{name}", *part.shape) for name, part in zip(call.names, states, strict=True))
+    return Carried(call.site, call.is_cell, bool(getattr(call.module, "batch_first", False)), entries, states)
+
+
+def _output_size(calls: Sequence[Call], carried: Sequence[Carried]) -> int:
+    return next(call.output.shape[-1] for call in calls if call.site == carried[-1].site)
+
+
+def _describe(call: Call) -> dict[str, Any]:
+    module: Any = call.module
     return {
-        "layers": lstm.num_layers,
-        "directions": _directions(lstm),
-        "hidden_size": lstm.hidden_size,
-        "proj_size": lstm.proj_size,
+        "path": call.site.path,
+        "kind": type(module).__name__,
+        "layers": getattr(module, "num_layers", 1),
+        "directions": 2 if getattr(module, "bidirectional", False) else 1,
+        "hidden_size": module.hidden_size,
+        "proj_size": getattr(module, "proj_size", 0),
     }

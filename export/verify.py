@@ -4,6 +4,7 @@ Differences are scaled: the largest absolute difference of a tensor, divided by 
 where that is smaller. So one tolerance serves an output in vehicles an hour and a hidden state within ±1.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,19 +57,86 @@ class Report:
         return "\n".join(lines)
 
 
-def verify(model: nn.Module, lifted: Lift, torchscript: Path, onnx_file: Path, sample: Tensor, seed: int = 0) -> Report:
-    """Measure every artefact against the eager model. `sample` is one real window, `[1, T, F]` or `[1, T]`."""
-    names = ["y", "output", *(entry.output for entry in lifted.state)]
-    generator = torch.Generator().manual_seed(seed)
-    eager = eager_runner(lifted)
-    reason = streaming_reason(eager, lifted, sample, generator)
-    runners = {"TorchScript": torchscript_runner(torchscript), "ONNX Runtime": onnx_runner(onnx_file)}
-    found = list(_lift_differences(model, eager, lifted, sample, generator))
-    for label, runner in runners.items():
-        found += _grid_differences(label, runner, eager, lifted, names, sample, generator)
+def verify(model: nn.Module, lifted: Lift, torchscript: Path, onnx_file: Path, seed: int = 0) -> Report:
+    """Measure every artefact against the eager model, on inputs drawn from the lift's example."""
+    bench = Bench(model, lifted, torch.Generator().manual_seed(seed))
+    reason = bench.streaming_reason()
+    found = list(bench.lift_differences())
+    for label, runner in (("TorchScript", torchscript_runner(torchscript)), ("ONNX Runtime", onnx_runner(onnx_file))):
+        found += bench.grid_differences(label, runner)
         if not reason:
-            found += _cut_differences(f"{label}, cut", runner, eager, lifted, names, sample, generator)
+            found += bench.cut_differences(f"{label}, cut", runner)
     return Report(tuple(_largest(found)), reason)
+
+
+class Bench:
+    """One model, its lifted form, and the inputs they are compared on."""
+
+    def __init__(self, model: nn.Module, lifted: Lift, generator: torch.Generator) -> None:
+        self._model, self._lifted, self._generator = model, lifted, generator
+        self._eager = eager_runner(lifted)
+        self._names = ["y", "output", *(entry.output for entry in lifted.state)]
+        least, most = lifted.steps
+        self._steps = [most] if most is not None else [n for n in STEPS if n >= least]
+
+    def inputs(self, batch: int, steps: int) -> Tensor:
+        """`[batch, steps, …]` drawn from the example's own steps, each number shaken by a tenth of its column's spread.
+
+        Static inputs stay what they are in the example's first row: they do not change from step to step.
+        """
+        window = self._lifted.window()
+        x = window[0][torch.randint(window.shape[1], (batch, steps), generator=self._generator)]
+        if x.is_floating_point():
+            spread = window.flatten(0, 1).std(0, correction=0)
+            noise = 0.1 * spread * torch.randn(x.shape, generator=self._generator)
+            noise[..., x.shape[-1] - self._lifted.static_width :] = 0
+            x = x + noise
+        return x
+
+    def states(self, batch: int) -> list[Tensor]:
+        """Random, within what an LSTM's h can be."""
+        entries = self._lifted.state
+        return [torch.randn(entry.rows, batch, entry.size, generator=self._generator).clamp(-1, 1) for entry in entries]
+
+    def streaming_reason(self) -> str:
+        """Empty when any cut of a sequence gives what the whole gives; else what was measured. No list of layer names is asked."""
+        least, most = self._lifted.steps
+        if most is not None or least > 1:
+            return f"it takes {'exactly' if most else 'at least'} {least} steps at once"
+        for steps in (8, 60):
+            x, states = self.inputs(2, steps), self.states(2)
+            whole = self._eager(x, states)
+            for _ in range(CUTS):
+                cuts = random_cuts(steps, self._generator)
+                pieces = run_in_pieces(self._eager, x, states, cuts, self._lifted.per == "step")
+                for name, a, b in zip(self._names, pieces, whole, strict=True):
+                    value = difference(a, b)
+                    if not value <= TOLERANCE:
+                        return f"cut at {cuts}, {name} differs from the whole sequence's by {value:.1e}"
+        return ""
+
+    def lift_differences(self) -> Iterator[Difference]:
+        """The lifted module from the start of a stream against the model as its user wrote it."""
+        for batch, steps in itertools.product(BATCHES, self._steps):
+            x = self.inputs(batch, steps)
+            value = difference(self._eager(x, self._lifted.start(batch))[0], self._lifted.unmodified(self._model, x))
+            yield Difference("lifted", "y", value, f"B={batch} T={steps}, start of a stream")
+
+    def grid_differences(self, label: str, runner: Runner) -> Iterator[Difference]:
+        for batch, steps in itertools.product(BATCHES, self._steps):
+            x = self.inputs(batch, steps)
+            for kind, states in (("initial", self._lifted.start(batch)), ("random", self.states(batch))):
+                for name, a, b in zip(self._names, runner(x, states), self._eager(x, states), strict=True):
+                    yield Difference(label, name, difference(a, b), f"B={batch} T={steps}, {kind} state")
+
+    def cut_differences(self, label: str, runner: Runner) -> Iterator[Difference]:
+        x, states = self.inputs(2, LONG), self.states(2)
+        whole = self._eager(x, states)
+        for _ in range(CUTS):
+            cuts = random_cuts(LONG, self._generator)
+            pieces = run_in_pieces(runner, x, states, cuts, self._lifted.per == "step")
+            for name, a, b in zip(self._names, pieces, whole, strict=True):
+                yield Difference(label, name, difference(a, b), f"B=2 T={LONG} in {len(cuts) + 1} pieces")
 
 
 def eager_runner(lifted: Lift) -> Runner:
@@ -102,20 +170,6 @@ def onnx_runner(path: Path) -> Runner:
     return run
 
 
-def inputs(sample: Tensor, batch: int, steps: int, generator: torch.Generator) -> Tensor:
-    """`[batch, steps, …]` drawn from the sample's own steps, numeric features shaken by a tenth of their spread."""
-    rows = torch.randint(sample.shape[1], (batch, steps), generator=generator)
-    x = sample[0][rows]
-    if x.is_floating_point():
-        spread = sample[0].std(0, correction=0)
-        x = x + 0.1 * spread * torch.randn(x.shape, generator=generator)
-    return x
-
-
-def random_states(lifted: Lift, batch: int, generator: torch.Generator) -> list[Tensor]:
-    return [torch.randn(entry.rows, batch, entry.size, generator=generator).clamp(-1, 1) for entry in lifted.state]
-
-
 def difference(actual: Tensor, expected: Tensor) -> float:
     """Scaled, see above; infinite for another shape, NaN for a NaN."""
     if actual.shape != expected.shape:
@@ -136,54 +190,6 @@ def run_in_pieces(runner: Runner, x: Tensor, states: Sequence[Tensor], cuts: Seq
 def random_cuts(steps: int, generator: torch.Generator) -> list[int]:
     pieces = int(torch.randint(2, min(steps, 40), (1,), generator=generator))
     return sorted((torch.randperm(steps - 1, generator=generator)[: pieces - 1] + 1).tolist())
-
-
-def streaming_reason(eager: Runner, lifted: Lift, sample: Tensor, generator: torch.Generator) -> str:
-    """Empty when any cut of a sequence gives what the whole gives; else what was measured. No list of layer names is asked."""
-    for steps in (8, 60):
-        x, states = inputs(sample, 2, steps, generator), random_states(lifted, 2, generator)
-        whole = eager(x, states)
-        for _ in range(CUTS):
-            cuts = random_cuts(steps, generator)
-            pieces = run_in_pieces(eager, x, states, cuts, whole[0].dim() == 3)
-            for name, a, b in zip(("y", "output", "h_n", "c_n"), pieces, whole, strict=True):
-                value = difference(a, b)
-                if not value <= TOLERANCE:
-                    return f"cut at {cuts}, {name} differs from the whole sequence's by {value:.1e}"
-    return ""
-
-
-def _lift_differences(model: nn.Module, eager: Runner, lifted: Lift, sample: Tensor, generator: torch.Generator) -> Iterator[Difference]:
-    """The lifted module from a zero state against the unmodified one."""
-    for batch in BATCHES:
-        for steps in STEPS:
-            x = inputs(sample, batch, steps, generator)
-            with torch.no_grad():
-                value = difference(eager(x, lifted.zeros(batch))[0], model(x))
-            yield Difference("lifted", "y", value, f"B={batch} T={steps}, zero state")
-
-
-def _grid_differences(
-    label: str, runner: Runner, eager: Runner, lifted: Lift, names: Sequence[str], sample: Tensor, generator: torch.Generator
-) -> Iterator[Difference]:
-    for batch in BATCHES:
-        for steps in STEPS:
-            x = inputs(sample, batch, steps, generator)
-            for kind, states in (("zero", lifted.zeros(batch)), ("random", random_states(lifted, batch, generator))):
-                for name, a, b in zip(names, runner(x, states), eager(x, states), strict=True):
-                    yield Difference(label, name, difference(a, b), f"B={batch} T={steps}, {kind} state")
-
-
-def _cut_differences(
-    label: str, runner: Runner, eager: Runner, lifted: Lift, names: Sequence[str], sample: Tensor, generator: torch.Generator
-) -> Iterator[Difference]:
-    x, states = inputs(sample, 2, LONG, generator), random_states(lifted, 2, generator)
-    whole = eager(x, states)
-    for _ in range(CUTS):
-        cuts = random_cuts(LONG, generator)
-        pieces = run_in_pieces(runner, x, states, cuts, whole[0].dim() == 3)
-        for name, a, b in zip(names, pieces, whole, strict=True):
-            yield Difference(label, name, difference(a, b), f"B=2 T={LONG} in {len(cuts) + 1} pieces")
 
 
 def _largest(found: Sequence[Difference]) -> Iterator[Difference]:

@@ -43,9 +43,10 @@ def result(row: Row, forecast: Floats | None, wants: tuple[str, ...], position: 
         fields["forecast"] = forecast
     if "output" in wants:
         fields["output"] = row.output
-    for entry, array in zip(signature.state, split(row.state[None], signature), strict=True):
-        if entry.output in wants:
-            fields[entry.output] = array[:, 0]  # [L*D, size]
+    if any(entry.output in wants for entry in signature.state):
+        for entry, array in zip(signature.state, split(row.state[None], signature), strict=True):
+            if entry.output in wants:
+                fields[entry.output] = array[:, 0]  # [L*D, size]
     if "state" in wants:
         fields["state"] = state_format.to_text(State(row.state, position, signature.digest), key)
     return orjson.dumps({name: _plain(value) for name, value in fields.items()}, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]

@@ -25,6 +25,7 @@ class Row:
     y: Floats | None = None  # [O], or [T, O] per step
     output: Floats | None = None  # [T, D*P]
     error: BackendError | None = None
+    finite: bool = True  # every value that any run gave it
     pieces: list[tuple[Floats, Floats | None]] = field(default_factory=list)  # y and output of each run so far
 
 
@@ -86,9 +87,17 @@ def _step(backend: Backend, signature: Signature, rows: Sequence[Row], start: in
     want_output = any(row.want_output for row in rows)
     result = backend.run(x, split(np.stack([row.state for row in rows]), signature), want_output)
     states = join(result.states)  # [B, S]
+    finite = _finite(states, result.y, result.output)
     for i, row in enumerate(rows):
-        row.state = states[i]
+        row.state, row.finite = states[i], row.finite and finite[i]
         row.pieces.append((result.y[i], result.output[i] if result.output is not None and row.want_output else None))
+
+
+def _finite(*arrays: Floats | None) -> list[bool]:
+    """For each of the B rows: are all its values numbers? Arrays are `[B, …]`."""
+    checks = [np.isfinite(a).reshape(len(a), -1).all(axis=1) for a in arrays if a is not None]
+    verdict: list[bool] = np.logical_and.reduce(checks).tolist()
+    return verdict
 
 
 def _finish(row: Row, signature: Signature) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from handlers.backends import Backend
 from handlers.errors import ConfigurationError
-from handlers.settings import Settings
+from handlers.settings import Settings, masked
 from handlers.signature import Signature
 from handlers.stores import Store
 
@@ -36,4 +36,9 @@ def open_store(settings: Settings) -> Store:
         from handlers.stores.embedded import EmbeddedStore
 
         return EmbeddedStore(place, settings.store_bytes, settings.store_sync)
-    raise ConfigurationError(f"store: expected memory:// or lmdb:///folder, got {settings.store_url!r}")
+    if scheme in ("valkey", "valkeys") and place:
+        from handlers.stores.valkey import ValkeyStore
+
+        return ValkeyStore(settings.store_url, settings.store_timeout, settings.store_replicas)
+    expected = "memory://, lmdb:///folder or valkey://host:port/db"
+    raise ConfigurationError(f"store: expected {expected}, got {masked(settings.store_url)!r}")

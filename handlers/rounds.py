@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from handlers import answers, batching, sessions
-from handlers.backends import Backend, Floats
+from handlers.backends import Backend
 from handlers.batching import Row
 from handlers.errors import CellstateError, InternalError, NonFiniteResult, StoreUnavailable
 from handlers.ledger import Account, Ledger
@@ -181,7 +181,8 @@ class Round:
         task, row = step.task, step.row
         if row.error is not None:
             raise InternalError("the model's runtime failed on this request; nothing was applied") from row.error
-        _check_finite(row, step.forecast)
+        if not row.finite or (step.forecast is not None and not np.isfinite(step.forecast).all()):
+            raise NonFiniteResult("inputs: the model's result for them is not finite; nothing was applied: send inputs in its range")
         position = step.position + len(row.x)
         fragment = task.fit(answers.result(row, step.forecast, task.request.wants, position, self._signature, self._key))
         task.reply = self._response(fragment, self._advance(step, position, fragment) if task.request.session else None)
@@ -205,11 +206,3 @@ class Round:
 def _recorded(account: Account) -> Record:
     assert account.record is not None  # the table grants such moves only where there is a record
     return account.record
-
-
-def _check_finite(row: Row, forecast: Floats | None) -> None:
-    for name, values in (("prediction", row.y), ("state", row.state), ("forecast", forecast), ("output", row.output)):
-        if values is not None and not np.isfinite(values).all():
-            raise NonFiniteResult(
-                f"{name}: the model's result is not finite for these inputs; nothing was applied: send inputs in its range"
-            )

@@ -8,6 +8,7 @@ import struct
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 
 from handlers import errors, state
@@ -178,4 +179,9 @@ def describe(id: str, record: Record) -> dict[str, Any]:
 
 def timestamp(seconds: float) -> str:
     """RFC 3339, UTC, whole seconds."""
-    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _timestamp(int(seconds))
+
+
+@lru_cache(maxsize=64)  # a batch's sessions expire in the same second
+def _timestamp(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

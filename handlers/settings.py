@@ -5,6 +5,7 @@ else from the default here. An unknown name or an unreadable value refuses to st
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,6 +15,7 @@ from handlers.errors import ConfigurationError
 
 PREFIX = "CELLSTATE_"
 SECRET = frozenset({"state_key"})
+MAY_BE_ZERO = frozenset({"store_replicas"})
 
 
 def default_store() -> str:
@@ -28,9 +30,11 @@ class Settings:
     backend: str = "onnxruntime"  # or "torchscript"
     device: str = "auto"  # "auto": a GPU when the backend has one, else the CPU; or "cpu", "cuda"
     threads: int = 1  # processor threads of one model run
-    store: str = ""  # "memory://", "lmdb:///folder"; empty: lmdb below the user's state folder
+    store: str = ""  # "memory://", "lmdb:///folder", "valkey://host:port/db"; empty: lmdb below the user's state folder
     store_bytes: int = 64 << 30  # the most that the embedded store may grow to; address space, not memory
     store_sync: bool = True  # flush each commit to the disk: what is acknowledged survives a power cut
+    store_timeout: float = 2.0  # for connecting to Valkey, and for each of its answers
+    store_replicas: int = 0  # Valkey replicas that must have a commit before it is acknowledged
     session_ttl: float = 86_400.0  # idle time after which a session expires
     tombstone_ttl: float = 3_600.0  # how long a closed or expired session still answers 410
     sweep_interval: float = 5.0  # between two slices of the sweep
@@ -64,8 +68,9 @@ class Settings:
 
     def _check(self) -> None:
         for name, value in asdict(self).items():
-            if isinstance(value, int | float) and not isinstance(value, bool) and value <= 0:
-                raise ConfigurationError(f"{name}: must be greater than 0, got {value}")
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if number and (value < 0 or (value == 0 and name not in MAY_BE_ZERO)):
+                raise ConfigurationError(f"{name}: must be {'at least' if name in MAY_BE_ZERO else 'greater than'} 0, got {value}")
         for name, allowed in (("backend", ("onnxruntime", "torchscript")), ("device", ("auto", "cpu", "cuda"))):
             if getattr(self, name) not in allowed:
                 raise ConfigurationError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
@@ -78,8 +83,13 @@ class Settings:
 
     def effective(self) -> dict[str, Any]:
         """Every setting as it is in force, secrets masked; for the start-up log line."""
-        shown = asdict(self) | {"store": self.store_url}
+        shown = asdict(self) | {"store": masked(self.store_url)}
         return {name: ("***" if name in SECRET and value else value) for name, value in shown.items()}
+
+
+def masked(url: str) -> str:
+    """A store's URL without the passwords in it."""
+    return re.sub(r"(password=)[^&]*", r"\1***", re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:***@", url))
 
 
 def _parse(value_and_place: tuple[Any, str], default: Any) -> Any:

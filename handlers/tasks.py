@@ -1,7 +1,7 @@
 """One request on its way through the service, and the order in which requests may run."""
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from handlers.backends import Floats
 from handlers.batching import Row
@@ -20,18 +20,16 @@ class Task:
     digest: bytes = b""
     reply: bytes = b""
     error: CellstateError | None = None
+    ids: tuple[str, ...] = field(init=False)  # the sessions it touches
+
+    def __post_init__(self) -> None:
+        session = self.request.session
+        self.ids = () if session is None else (self.id,) if session.to is None else (self.id, session.to)
 
     @property
     def ref(self) -> SessionRef:
         assert self.request.session is not None  # only asked of requests that name a session
         return self.request.session
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """The sessions it touches."""
-        if self.request.session is None:
-            return ()
-        return (self.id, self.ref.to or "") if self.ref.action == "fork" else (self.id,)
 
     def fit(self, fragment: bytes) -> bytes:
         """`fragment` itself. Raises TooLarge before anything is changed: a reply that cannot be sent must not be committed."""

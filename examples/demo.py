@@ -1,0 +1,130 @@
+"""The whole path on real data: export, archive, serve, stream two weeks, kill the worker half way, forecast a day, compare with offline.
+
+Exits with 1 when the stream differs from the offline run by more than the exported tolerance, or a step was lost or applied twice.
+"""
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from examples import demo_report, traffic_data
+from examples.client import Stream
+from examples.traffic_data import Floats, Series
+from export import checkpoint
+from export.build import Built, build
+from export.models import Forecaster
+from host.torchserve import TorchServe, serving
+
+CHECKPOINT = Path("model_store/traffic")
+HOURS = 2 * traffic_data.WEEK  # streamed
+HORIZON = traffic_data.DAY  # forecast
+
+
+@dataclass
+class Streamed:
+    """What the client saw. Row t of `inputs` went in; `predictions[t]` is the volume expected at the hour after it."""
+
+    inputs: list[list[float]] = field(default_factory=list)  # [HOURS, F]
+    predictions: list[float] = field(default_factory=list)  # [HOURS]
+    forecast: list[float] = field(default_factory=list)  # [HORIZON]
+    positions: list[int] = field(default_factory=list)  # as each answer had it
+    final: int = 0  # as the service had it at the end
+    retries: int = 0
+    replayed: int = 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m examples.demo", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="where archive, run folder and plot go (default: out/demo)")
+    out: Path = parser.parse_args().out.resolve()
+    torch.set_num_threads(1)
+    shutil.rmtree(out, ignore_errors=True)
+    (out / "store").mkdir(parents=True)
+    say("1/5", f"exporting {CHECKPOINT} to TorchScript and ONNX, verifying, archiving")
+    built = build(CHECKPOINT, out / "store")
+    print(built.report.table(), f"\n  -> {built.archive} ({built.archive.stat().st_size:,} bytes)")
+    series = traffic_data.load()
+    series = Series(series.timestamps[-HOURS - HORIZON :], series.volume[-HOURS - HORIZON :])
+    say("2/5", "starting TorchServe and waiting for a real answer")
+    with serving(out / "run", out / "store") as server:
+        say("3/5", f"ready at {server.url}; streaming {HOURS} hours of traffic, one observation a request")
+        streamed = stream(server, series)
+    say("4/5", "server stopped; running the same inputs through the eager model, offline")
+    return judge(built, series, streamed, out)
+
+
+def say(step: str, text: str) -> None:
+    print(f"[{step}] {text}", flush=True)
+
+
+def stream(server: TorchServe, series: Series) -> Streamed:
+    """Send hour after hour; end the worker with SIGKILL half way; with the last hour ask for the forecast."""
+    client = Stream(f"{server.url}/predictions/traffic", server.headers(), "i94-westbound")
+    calendar, seen, began = traffic_data.calendar(series.timestamps), Streamed(), time.monotonic()
+    for hour in range(HOURS):
+        if hour == HOURS // 2:
+            (pid,) = server.worker_pids("traffic")
+            os.kill(pid, signal.SIGKILL)
+            say("   ", f"hour {hour}: worker {pid} ended with SIGKILL; the client goes on sending")
+        volume = float(series.volume[hour])
+        row = [seen.predictions[-1] if np.isnan(volume) else volume, *calendar[hour].tolist()]  # no measurement: the prediction of it
+        last = hour == HOURS - 1
+        future = traffic_data.future(series.timestamps[hour], HORIZON).tolist()
+        answer = client.step([row], **({"horizon": HORIZON, "future": future} if last else {}))
+        seen.inputs.append(row)
+        seen.predictions.append(answer["prediction"][0])
+        seen.positions.append(answer["session"]["step"])
+        if (hour + 1) % 56 == 0:
+            print(f"      hour {hour + 1:3}/{HOURS}  {(hour + 1) / (time.monotonic() - began):5.0f} steps/s", flush=True)
+    seen.forecast = [value for (value,) in answer["forecast"]]
+    seen.final, seen.retries, seen.replayed = client.describe()["step"], client.retries, client.replayed
+    return seen
+
+
+def offline(inputs: Floats, future: Floats) -> tuple[Floats, Floats]:
+    """The eager model on whole sequences: inputs `[T, F]` -> predictions `[T]`, forecast `[HORIZON]`.
+
+    It carries no state at all: for each further hour of the forecast it runs everything again from the first hour on.
+    """
+    model, card = checkpoint.load(CHECKPOINT)
+    whole = Forecaster(**{**card.arguments, "per": "step"})
+    whole.load_state_dict(model.state_dict())
+    x, forecast = torch.from_numpy(inputs), []
+    with torch.no_grad():
+        predictions = whole.eval()(x[None])[0, :, 0]
+        for hour in range(HORIZON):
+            y = whole(x[None])[0, -1]  # [1]
+            forecast.append(float(y))
+            x = torch.cat([x, torch.cat([y, torch.from_numpy(future[hour])])[None]])
+    return predictions.numpy(), np.array(forecast, np.float32)
+
+
+def judge(built: Built, series: Series, streamed: Streamed, out: Path) -> int:
+    future = traffic_data.future(series.timestamps[HOURS - 1], HORIZON)
+    predictions, forecast = offline(np.array(streamed.inputs, np.float32), future)
+    scale = max(1.0, float(np.abs(predictions).max()))
+    difference = max(np.abs(predictions - streamed.predictions).max(), np.abs(forecast - streamed.forecast).max()) / scale
+    tolerance = built.signature["parity"]["tolerance"]
+    complete = streamed.positions == list(range(1, HOURS + 1)) and streamed.final == HOURS
+    print(demo_report.table(series, streamed.predictions, streamed.forecast, HOURS))
+    picture = demo_report.plot(series, streamed.predictions, streamed.forecast, HOURS, out / "traffic.png")
+    say("5/5", f"plot: {picture}")
+    print(
+        f"steps sent {HOURS}, position at the end {streamed.final}, sent again {streamed.retries}, answered from the record {streamed.replayed}"
+    )
+    print(f"stream against offline run: largest difference {difference:.1e} of the largest volume, allowed {tolerance:.0e}")
+    ok = complete and bool(difference <= tolerance)
+    print("ok: every step applied exactly once, and the stream equals the offline run" if ok else "FAILED: see the line above")
+    return 0 if ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""A loop over time that belongs to the graph, around a module lifted for T = 1.
+
+States travel through the loop as one tensor `[B, S]`, so the scripted loop has one signature whatever the model carries.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from handlers.signature import StateEntry
+
+
+class EagerLoop(nn.Module):
+    """The lifted step, run step by step in Python: the reference that a graph's loop is compared with."""
+
+    def __init__(self, step: nn.Module, per: str) -> None:
+        super().__init__()
+        self.step, self.per = step, per
+
+    def forward(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        ys, outputs, carried = [], [], list(states)
+        for t in range(x.shape[1]):
+            y, output, *carried = self.step(x[:, t : t + 1], *carried)
+            ys.append(y)
+            outputs.append(output)
+        return ys[-1] if self.per == "sequence" else torch.cat(ys, 1), torch.cat(outputs, 1), *carried
+
+
+class PackedStep(nn.Module):
+    """A lifted step with its states as one tensor: x `[B, 1, …]`, states `[B, S]` -> y, output, states."""
+
+    def __init__(self, step: nn.Module, entries: Sequence[StateEntry]) -> None:
+        super().__init__()
+        self.step, self.entries = step, tuple(entries)
+
+    def forward(self, x: Tensor, packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        y, output, *states = self.step(x, *unpack(packed, self.entries))
+        return y, output, pack(states)
+
+
+def pack(states: Sequence[Tensor]) -> Tensor:
+    """`[rows, B, size]` each -> `[B, S]`."""
+    return torch.cat([state.transpose(0, 1).flatten(1) for state in states], 1)
+
+
+def unpack(packed: Tensor, entries: Sequence[StateEntry]) -> list[Tensor]:
+    """The inverse of `pack`."""
+    parts = torch.split(packed, [entry.length for entry in entries], 1)
+    return [part.reshape(-1, e.rows, e.size).transpose(0, 1).contiguous() for part, e in zip(parts, entries, strict=True)]
+
+
+class ScriptedLoop(nn.Module):
+    """`step` is a traced PackedStep. Compiled by `torch.jit.script`, so that T stays a loop's bound."""
+
+    def __init__(self, step: torch.jit.ScriptModule, per_step: bool) -> None:
+        super().__init__()
+        self.step = step
+        self.per_step = per_step
+
+    def forward(self, x: Tensor, packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        ys: list[Tensor] = []
+        outputs: list[Tensor] = []
+        for t in range(x.size(1)):
+            y, output, packed = self.step(x[:, t : t + 1], packed)
+            ys.append(y)
+            outputs.append(output)
+        y = torch.cat(ys, 1) if self.per_step else ys[-1]
+        return y, torch.cat(outputs, 1), packed
+
+
+class Stepped(nn.Module):
+    """The whole model as a scripted loop over its traced step: the interface of `Lifted`, for any T."""
+
+    def __init__(self, step: nn.Module, entries: Sequence[StateEntry], x: Tensor, per: str) -> None:
+        super().__init__()
+        self.entries = tuple(entries)
+        packed = torch.zeros(x.shape[0], sum(entry.length for entry in entries))
+        traced = torch.jit.trace(PackedStep(step, entries).eval(), (x[:, :1], packed), check_trace=False)  # type: ignore[no-untyped-call]
+        self.loop = torch.jit.script(ScriptedLoop(traced, per == "step"))
+
+    def forward(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        y, output, packed = self.loop(x, pack(states))
+        return y, output, *unpack(packed, self.entries)
