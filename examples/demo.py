@@ -94,9 +94,9 @@ def offline(inputs: Floats, future: Floats) -> tuple[Floats, Floats]:
 
     It carries no state at all: for each further hour of the forecast it runs everything again from the first hour on.
     """
-    model, card = checkpoint.load(CHECKPOINT)
-    whole = Forecaster(**{**card.arguments, "per": "step"})
-    whole.load_state_dict(model.state_dict())
+    loaded = checkpoint.load(CHECKPOINT)
+    whole = Forecaster(**{**loaded.card.arguments, "per": "step"})
+    whole.load_state_dict(loaded.model.state_dict())
     x, forecast = torch.from_numpy(inputs), []
     with torch.no_grad():
         predictions = whole.eval()(x[None])[0, :, 0]
@@ -117,9 +117,8 @@ def judge(built: Built, series: Series, streamed: Streamed, out: Path) -> int:
     print(demo_report.table(series, streamed.predictions, streamed.forecast, HOURS))
     picture = demo_report.plot(series, streamed.predictions, streamed.forecast, HOURS, out / "traffic.png")
     say("5/5", f"plot: {picture}")
-    print(
-        f"steps sent {HOURS}, position at the end {streamed.final}, sent again {streamed.retries}, answered from the record {streamed.replayed}"
-    )
+    sent = f"steps sent {HOURS}, position at the end {streamed.final}"
+    print(f"{sent}; sent again {streamed.retries}, replayed {streamed.replayed}")
     print(f"stream against offline run: largest difference {difference:.1e} of the largest volume, allowed {tolerance:.0e}")
     ok = complete and bool(difference <= tolerance)
     print("ok: every step applied exactly once, and the stream equals the offline run" if ok else "FAILED: see the line above")

@@ -4,39 +4,80 @@ import argparse
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import orjson
 
 from export.errors import ExportError
 
+TASKS = ("forecast", "regress", "classify")
+
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m export", description="Export a trained LSTM with its state explicit.")
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    build = verbs.add_parser("build", help="checkpoint folders -> verified .mar archives")
-    build.add_argument("checkpoints", nargs="+", type=Path, help="folders with model.json and weights.safetensors")
-    build.add_argument("--store", type=Path, default=Path("model_store"), help="where the archives go (default: model_store)")
-    inspect = verbs.add_parser("inspect", help="show what an archive holds")
-    inspect.add_argument("archive", type=Path)
-    inspect.add_argument("--json", action="store_true", help="the whole signature, for machines")
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     try:
-        return _build(options.checkpoints, options.store) if options.verb == "build" else _inspect(options.archive, options.json)
+        return _build(options) if options.verb == "build" else _inspect(options.archive, options.json)
     except ExportError as e:
         print(f"export: {e}", file=sys.stderr)
         return 2
 
 
-def _build(checkpoints: list[Path], store: Path) -> int:
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m export", description="Export a trained LSTM with its state explicit.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    build = verbs.add_parser("build", help="checkpoint folders, or path/to/file.py:factory with its weights -> verified .mar archives")
+    build.add_argument("models", nargs="+", help="folders with model.json and weights.safetensors; or one path/to/file.py:factory")
+    build.add_argument("--store", type=Path, default=Path("model_store"), help="where the archives go (default: model_store)")
+    build.add_argument("--config", type=Path, help="the host's settings of the model (default: config/model-config.yaml)")
+    one = build.add_argument_group("for a factory")
+    one.add_argument("--weights", type=Path, help=".safetensors, .pt, .pth or .ckpt; read without running code")
+    one.add_argument("--example", type=Path, help=".npy: one window [T, F], or [T] token ids; .npz: forward's arguments in order")
+    one.add_argument("--task", choices=TASKS, default="regress")
+    one.add_argument("--name", help="of the model (default: the factory's)")
+    one.add_argument("--version", default="1.0")
+    one.add_argument("--features", type=_names, default=(), help="names of the input columns, a,b,c")
+    one.add_argument("--outputs", type=_names, default=(), help="names of the output columns")
+    one.add_argument("--tokens", type=int, default=0, help="the vocabulary's size, for token ids")
+    one.add_argument("--feedback", type=_pairs, default={}, help="what feeds back in a forecast, output=feature,…")
+    one.add_argument("--frequency", default="")
+    one.add_argument("--arguments", type=_json, default={}, help="the factory's keyword arguments, a JSON object")
+    inspect = verbs.add_parser("inspect", help="show what an archive holds")
+    inspect.add_argument("archive", type=Path)
+    inspect.add_argument("--json", action="store_true", help="the whole signature, for machines")
+    return parser
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
+
+
+def _pairs(text: str) -> dict[str, str]:
+    pairs = dict(pair.split("=", 1) for pair in text.split(",") if "=" in pair)
+    if len(pairs) != len(text.split(",")):
+        raise argparse.ArgumentTypeError(f"expected output=feature pairs, got {text!r}")
+    return pairs
+
+
+def _json(text: str) -> dict[str, Any]:
+    value = orjson.loads(text)
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"expected a JSON object, got {text!r}")
+    return value
+
+
+def _build(options: argparse.Namespace) -> int:
     import torch  # takes seconds to import: not for --help
 
-    from export.build import build
+    from export import build, checkpoint
 
     torch.set_num_threads(1)  # the grid is many small runs: more threads only wait for each other
-    for folder in checkpoints:
-        print(f"{folder}: lifting, exporting, verifying …", flush=True)
-        built = build(folder, store)
+    for model in options.models:
+        print(f"{model}: lifting, exporting, verifying …", flush=True)
+        loaded = _from_factory(model, options) if ":" in model else checkpoint.load(Path(model))
+        built = build.build_checkpoint(loaded, options.store, options.config or build.CONFIG)
         print(built.report.table())
+        for artefact, why in built.signature["left_out"].items():
+            print(f"  {artefact} left out: {why}")
         reason = built.signature["streaming"]["reason"]
         print(f"  streaming: {'no: ' + reason if reason else 'yes: any cut of a sequence gives what the whole gives'}")
         print(
@@ -44,6 +85,20 @@ def _build(checkpoints: list[Path], store: Path) -> int:
             flush=True,
         )
     return 0
+
+
+def _from_factory(reference: str, options: argparse.Namespace) -> Any:
+    from export import checkpoint
+    from export.card import Card
+
+    if len(options.models) > 1 or not options.weights or not options.example:
+        raise ExportError("a factory is built alone, with --weights and --example")
+    card = Card(
+        name=options.name or reference.rpartition(":")[2], version=options.version, factory=reference, task=options.task,
+        outputs=options.outputs, features=options.features, tokens=options.tokens, feedback=options.feedback,
+        frequency=options.frequency, arguments=options.arguments,
+    )  # fmt: skip
+    return checkpoint.Checkpoint(checkpoint.assemble(card, options.weights), card, checkpoint.read_example(options.example, options.tokens))
 
 
 def _inspect(archive: Path, as_json: bool) -> int:
@@ -62,7 +117,7 @@ def _inspect(archive: Path, as_json: bool) -> int:
     return 0
 
 
-def _described(document: dict) -> list[str]:  # type: ignore[type-arg]
+def _described(document: dict[str, Any]) -> list[str]:
     inputs, outputs, streaming = document["inputs"], document["outputs"], document["streaming"]
     shape = (
         f"[B, T, {len(inputs['features'])}] {', '.join(inputs['features'])}"

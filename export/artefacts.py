@@ -5,6 +5,7 @@ Both files are made byte for byte reproducible: no path, no time, no compression
 
 import contextlib
 import io
+import itertools
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -14,27 +15,34 @@ import onnx
 import torch
 
 from export.errors import LiftError
-from export.lift import Lift
+from export.lifting import Lift
 from export.probe import user_line
-from export.stepping import Stepped
+from export.stepping import PackedStep, ScannedLoop, Stepped, pack
 
 OPSET = 18
 FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can state
 
 
 def graph_module(lifted: Lift, x: torch.Tensor) -> torch.nn.Module:
-    """What is traced: the lifted model itself, or a scripted loop over its step."""
+    """What the exporters take: the lifted model itself, or a loop over its traced step. Raises LiftError."""
     if lifted.step is None:
         return lifted.module
-    return Stepped(lifted.step, lifted.state, x, lifted.per).eval()
+    with _exporting("TorchScript"):
+        return _traced(Stepped(lifted.step, lifted.state, x, lifted.per).eval(), lifted, x)
+
+
+def _traced(module: torch.nn.Module, lifted: Lift, x: torch.Tensor) -> torch.jit.ScriptModule:
+    traced: torch.jit.ScriptModule = torch.jit.trace(  # type: ignore[no-untyped-call]
+        module, (x, *lifted.zeros(len(x))), check_trace=False
+    )
+    return traced
 
 
 def write_torchscript(module: torch.nn.Module, lifted: Lift, x: torch.Tensor, target: Path) -> None:
     """Trace `module` over `x` `[B, T, …]` and save it to `target`. Raises LiftError for what TorchScript cannot hold."""
     buffer = io.BytesIO()
     with _exporting("TorchScript"):
-        traced = torch.jit.trace(module, (x, *lifted.zeros(len(x))), check_trace=False)  # type: ignore[no-untyped-call]
-        torch.jit.save(traced, buffer)
+        torch.jit.save(module if isinstance(module, torch.jit.ScriptModule) else _traced(module, lifted, x), buffer)
     target.write_bytes(without_debug_records(buffer.getvalue(), target.stem))
 
 
@@ -45,8 +53,11 @@ def _exporting(target: str) -> Iterator[None]:
         warnings.simplefilter("ignore")  # the tracers warn of what the verifier then measures, and of their deprecation
         try:
             yield
+        except LiftError:
+            raise
         except Exception as e:
-            raise LiftError(f"{target} cannot hold this model: {type(e).__name__}: {str(e).splitlines()[0]} (at {user_line(e)})") from e
+            reason = next((line.strip() for line in str(e).splitlines() if line.strip()), "no reason given")
+            raise LiftError(f"{target} cannot hold this model: {type(e).__name__}: {reason} (at {user_line(e)})") from e
 
 
 def without_debug_records(data: bytes, stem: str) -> bytes:
@@ -73,6 +84,37 @@ def write_onnx(module: torch.nn.Module, lifted: Lift, x: torch.Tensor, target: P
             input_names=inputs, output_names=["y", "output", *states], dynamic_axes=axes,
         )  # fmt: skip
         onnx.checker.check_model(str(target), full_check=True)
+
+
+def write_program(lifted: Lift, x: torch.Tensor, target: Path) -> None:
+    """Save the model as a torch.export program, B and T dynamic. Raises LiftError."""
+    x = x.repeat(2, *[1] * (x.dim() - 1))[:3]  # a batch of 2 could be taken for a constant
+    with _exporting("torch.export"), lifted.scanning():
+        program = _program(_scanned(lifted, x), lifted, x)
+        buffer = io.BytesIO()
+        torch.export.save(program, buffer)
+    target.write_bytes(buffer.getvalue())
+
+
+def _scanned(lifted: Lift, x: torch.Tensor) -> torch.nn.Module:
+    """The lifted model, or a scan over its step as a graph of its own: a scan's body cannot be the user's Python."""
+    if lifted.step is None:
+        return lifted.module
+    packed, batch = pack(lifted.zeros(len(x))), {0: torch.export.Dim.DYNAMIC}
+    step = torch.export.export(
+        PackedStep(lifted.step, lifted.state).eval(), (x[:, :1], packed), dynamic_shapes=(batch, batch), strict=False
+    )
+    return ScannedLoop(step.module(check_guards=False), lifted.state, lifted.per)
+
+
+def _program(module: torch.nn.Module, lifted: Lift, x: torch.Tensor) -> torch.export.ExportedProgram:
+    dynamic = torch.export.Dim.DYNAMIC
+    shapes = ({0: dynamic} if lifted.steps[1] else {0: dynamic, 1: dynamic}, tuple({1: dynamic} for _ in lifted.state))
+    program = torch.export.export(module, (x, *lifted.zeros(len(x))), dynamic_shapes=shapes, strict=False)
+    graphs = [m.graph for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)]
+    for node in itertools.chain.from_iterable(graph.nodes for graph in graphs):
+        node.meta.pop("stack_trace", None)  # lines and paths of this machine
+    return program
 
 
 def add_metadata(target: Path, key: str, value: str) -> None:

@@ -15,13 +15,14 @@ import torch
 import handlers.signature
 from export import artefacts, checkpoint, verify
 from export.archive import handler_files, manifest, write_archive
-from export.checkpoint import Card
-from export.errors import ExportError
-from export.lift import Lift, lift
+from export.card import Card
+from export.checkpoint import Checkpoint
+from export.errors import ExportError, LiftError
+from export.lifting import Lift, lift
 from export.verify import Report
 
 CONFIG = Path(__file__).resolve().parent.parent / "config" / "model-config.yaml"
-FILES = {"torchscript": "model.pt", "onnxruntime": "model.onnx"}
+FILES = {"torchscript": "model.pt", "onnxruntime": "model.onnx", "torch.export": "model.pt2"}
 
 
 @dataclass(frozen=True)
@@ -35,33 +36,50 @@ class Built:
 
 def build(folder: Path, store: Path, config: Path = CONFIG) -> Built:
     """Export the checkpoint in `folder` to `{store}/{name}.mar`. Raises ExportError and leaves nothing behind, or the old archive."""
-    model, card = checkpoint.load(folder)
-    sample = card.sample()
-    lifted = lift(model, sample)
+    return build_checkpoint(checkpoint.load(folder), store, config)
+
+
+def build_checkpoint(loaded: Checkpoint, store: Path, config: Path = CONFIG) -> Built:
+    """The same for a model that is already in memory."""
+    model = loaded.model
+    lifted = lift(model, loaded.example)
+    card = loaded.card.completed(lifted)
     with tempfile.TemporaryDirectory() as scratch:
-        torchscript, onnx_file = Path(scratch) / FILES["torchscript"], Path(scratch) / FILES["onnxruntime"]
-        module, window = artefacts.graph_module(lifted, lifted.window()), lifted.window()
-        artefacts.write_torchscript(module, lifted, window, torchscript)
-        artefacts.write_onnx(module, lifted, window, onnx_file)
-        report = verify.verify(model, lifted, torchscript, onnx_file)
+        files, left_out = _write(lifted, Path(scratch))
+        report = verify.verify(model, lifted, files)
         report.check()
-        document = sign(card, model, lifted, report, {"torchscript": torchscript, "onnxruntime": onnx_file})
-        artefacts.add_metadata(onnx_file, "cellstate.signature", orjson.dumps(document).decode())
+        document = sign(card, model, lifted, report, files) | {"left_out": left_out}
+        artefacts.add_metadata(files["onnxruntime"], "cellstate.signature", orjson.dumps(document).decode())
         target = store / f"{card.name}.mar"
         try:
-            write_archive(target, _contents(card, document, torchscript, onnx_file, config))
+            store.mkdir(parents=True, exist_ok=True)
+            write_archive(target, _contents(card, document, files, config))
         except OSError as e:
             raise ExportError(f"{target}: {e}") from e
     return Built(target, document, report)
 
 
-def _contents(card: Card, document: dict[str, Any], torchscript: Path, onnx_file: Path, config: Path) -> dict[str, bytes]:
+def _write(lifted: Lift, folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
+    """The artefacts by backend's name, and why one is left out. No server runs the torch.export program yet: it may be missing."""
+    files = {backend: folder / name for backend, name in FILES.items()}
+    window, left_out = lifted.window(), {}
+    module = artefacts.graph_module(lifted, window)
+    artefacts.write_torchscript(module, lifted, window, files["torchscript"])
+    artefacts.write_onnx(module, lifted, window, files["onnxruntime"])
+    try:
+        artefacts.write_program(lifted, window, files["torch.export"])
+    except LiftError as e:
+        left_out["torch.export"] = str(e)
+        del files["torch.export"]
+    return files, left_out
+
+
+def _contents(card: Card, document: dict[str, Any], files: dict[str, Path], config: Path) -> dict[str, bytes]:
     return handler_files() | {
         "MAR-INF/MANIFEST.json": manifest(card.name, card.version),
         "signature.json": orjson.dumps(document, option=orjson.OPT_INDENT_2),
         "model-config.yaml": config.read_bytes(),
-        FILES["torchscript"]: torchscript.read_bytes(),
-        FILES["onnxruntime"]: onnx_file.read_bytes(),
+        **{path.name: path.read_bytes() for path in files.values()},
     }
 
 
@@ -84,7 +102,7 @@ def sign(card: Card, model: torch.nn.Module, lifted: Lift, report: Report, files
         "feedback": dict(card.feedback),
         "frequency": card.frequency,
         "streaming": {"possible": not report.streaming_reason, "reason": report.streaming_reason},
-        "artefacts": FILES,
+        "artefacts": {backend: path.name for backend, path in files.items()},
         "digests": {
             "model": hashlib.sha256(f"{weights}{graphs['onnxruntime']}".encode()).hexdigest(),
             "weights": weights,

@@ -1,103 +1,130 @@
-"""A checkpoint folder: `model.json` (the card: what the model is for) and `weights.safetensors` (what it learned).
+"""Read a model: its factory, its weights, an example of its input. From a checkpoint folder, or from three files named one by one.
 
-The weights are read as safetensors, which can hold no code. The factory named by the card is Python and runs: build only what you trust.
+Weights are read as safetensors, or by torch with `weights_only`: neither can run code. The factory is Python and runs: build only what
+you trust.
 """
 
 import importlib.util
-import re
+import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
-import orjson
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from export.card import Card
 from export.errors import CheckpointError
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-TASKS = ("forecast", "regress", "classify")
+Weights = Mapping[str, Tensor]
 
 
-@dataclass(frozen=True)
-class Card:
-    """What a person says of a model. `features` for numeric inputs, or `tokens` (the vocabulary's size) for token ids."""
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A trained model, what is said of it, and what its forward takes."""
 
-    name: str
-    version: str
-    factory: str  # path/to/file.py:function_or_class
-    task: str
-    outputs: tuple[str, ...]
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    features: tuple[str, ...] = ()
-    tokens: int = 0
-    feedback: Mapping[str, str] = field(default_factory=dict)
-    frequency: str = ""
-    description: str = ""
-    example: tuple[Any, ...] = ()  # one window as `inputs` would have it; what parity is measured on
-    preprocessing: Mapping[str, Any] = field(default_factory=dict)  # how a client makes its inputs
-    attribution: str = ""
-
-    def __post_init__(self) -> None:
-        if not NAME.fullmatch(self.name):
-            raise CheckpointError(f"name: expected 1 to 64 of the characters A-Z a-z 0-9 _ . -, got {self.name!r}")
-        if not re.fullmatch(r"\d+(\.\d+)*", self.version):
-            raise CheckpointError(f'version: expected numbers such as "1.0", got {self.version!r}')
-        if self.task not in TASKS:
-            raise CheckpointError(f"task: expected one of {', '.join(TASKS)}, got {self.task!r}")
-        if bool(self.features) == bool(self.tokens):
-            raise CheckpointError("features, tokens: name the features of numeric inputs, or the number of token ids; one of the two")
-        for output, feature in self.feedback.items():
-            if output not in self.outputs or feature not in self.features:
-                raise CheckpointError(f"feedback: {output!r} -> {feature!r} is not an output and a feature of this model")
-
-    @classmethod
-    def read(cls, folder: Path) -> "Card":
-        try:
-            document = orjson.loads((folder / "model.json").read_bytes())
-            for name in ("features", "outputs", "example"):
-                document[name] = tuple(document.get(name, ()))
-            return cls(**document)
-        except (OSError, ValueError, TypeError) as e:
-            raise CheckpointError(f"{folder / 'model.json'}: {e}") from e
-
-    def sample(self) -> Tensor:
-        """The example window as the model takes it: `[1, T, F]` float32 or `[1, T]` int64."""
-        if self.example:
-            return torch.tensor([self.example], dtype=torch.int64 if self.tokens else torch.float32)
-        return torch.randint(self.tokens, (1, 16)) if self.tokens else torch.randn(1, 16, len(self.features))
+    model: nn.Module
+    card: Card
+    example: tuple[Tensor, ...]
 
 
-def load(folder: Path) -> tuple[nn.Module, Card]:
-    """The model with its weights, and its card. Raises CheckpointError."""
+def load(folder: Path) -> Checkpoint:
+    """A folder with `model.json` and `weights.safetensors`. Raises CheckpointError."""
     card = Card.read(folder)
-    weights = folder / "weights.safetensors"
+    return Checkpoint(assemble(card, folder / "weights.safetensors"), card, (_window(card),))
+
+
+def _window(card: Card) -> Tensor:
+    """The card's example; without one, 16 steps of standard normal numbers, or of any token ids."""
+    if card.example:
+        return torch.tensor([card.example], dtype=torch.int64 if card.tokens else torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    if card.tokens:
+        return torch.randint(card.tokens, (1, 16), generator=generator)
+    if not card.features:
+        raise CheckpointError("model.json: name the features or the number of tokens, or give an example")
+    return torch.randn(1, 16, len(card.features), generator=generator)
+
+
+def assemble(card: Card, weights: Path) -> nn.Module:
+    """Call the factory and load the weights. Raises CheckpointError."""
+    state = read_weights(weights)
     try:
         model = factory(card.factory)(**card.arguments)
-        model.load_state_dict(load_file(weights))
     except CheckpointError:
         raise
-    except (OSError, SafetensorError) as e:
-        raise CheckpointError(f"{weights}: {e}") from e
     except Exception as e:  # a factory is the user's code: whatever it raises is its message
-        raise CheckpointError(f"{card.factory}: {type(e).__name__}: {e}") from e
-    return model.eval(), card
+        raise CheckpointError(f"{card.factory} raised {type(e).__name__}: {e}") from e
+    if not isinstance(model, nn.Module):
+        raise CheckpointError(f"{card.factory} returned {type(model).__name__}, expected a torch.nn.Module")
+    _fill(model, state, weights)
+    return model.eval()
 
 
-def factory(reference: str) -> Callable[..., nn.Module]:
+def _fill(model: nn.Module, state: Weights, source: Path) -> None:
+    """Load, understanding the prefix that a training framework puts before every name."""
+    wanted = set(model.state_dict())
+    prefixes = {""} | {f"{name.split('.')[0]}." for name in state}
+    prefix = max(sorted(prefixes), key=lambda p: sum(p + name in state for name in wanted))
+    missing = sorted(name for name in wanted if prefix + name not in state)
+    if missing:
+        raise CheckpointError(f"{source}: {len(missing)} of the model's {len(wanted)} tensors are missing: {', '.join(missing[:5])}")
+    try:
+        model.load_state_dict({name: state[prefix + name] for name in wanted})
+    except RuntimeError as e:
+        raise CheckpointError(f"{source}: {' '.join(str(e).split())}") from e
+
+
+def read_weights(path: Path) -> Weights:
+    """`.safetensors`; else what torch saved, a state dict or a Lightning checkpoint. Raises CheckpointError."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as e:
+        raise CheckpointError(f"{path}: it holds Python objects beside weights, which would run as code: save model.state_dict()") from e
+    except (OSError, SafetensorError, RuntimeError, EOFError) as e:
+        raise CheckpointError(f"{path}: {e}") from e
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{path}: expected a state dict (names to tensors): save model.state_dict()")
+    return state
+
+
+def read_example(path: Path, tokens: int) -> tuple[Tensor, ...]:
+    """`.npy` with x, or `.npz` with forward's arguments in order. A window without a batch axis gets one. Raises CheckpointError."""
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        arrays = [loaded[name] for name in loaded.files] if isinstance(loaded, np.lib.npyio.NpzFile) else [loaded]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+        raise CheckpointError(f"{path}: not a .npy or .npz array without pickled objects: {e}") from e
+    if not arrays or arrays[0].dtype.kind not in "fiu":
+        raise CheckpointError(f"{path}: expected numbers, got {arrays[0].dtype if arrays else 'no array'}")
+    if len(arrays) == 1 and arrays[0].ndim == (1 if tokens else 2):
+        arrays = [arrays[0][None]]
+    first = torch.from_numpy(arrays[0]).to(torch.int64 if tokens else torch.float32)
+    return first, *(torch.from_numpy(a).float() if a.dtype.kind == "f" else torch.from_numpy(a) for a in arrays[1:])
+
+
+def factory(reference: str) -> Callable[..., Any]:
     """`path/to/file.py:name` -> what the file calls so. Raises CheckpointError."""
-    path, _, name = reference.partition(":")
-    if not name or not Path(path).is_file():
+    path, _, name = reference.rpartition(":")
+    if not path or not Path(path).is_file():
         raise CheckpointError(f"factory: expected an existing path/to/file.py:name, got {reference!r}")
     spec = importlib.util.spec_from_file_location(f"cellstate_factory_{Path(path).stem}", path)
-    assert spec is not None  # a .py file has both
-    assert spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise CheckpointError(f"factory: {path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not callable(getattr(module, name, None)):
+    try:
+        spec.loader.exec_module(module)
+    except Exception as e:  # as above
+        raise CheckpointError(f"factory: {path} raised {type(e).__name__} while it was imported: {e}") from e
+    made = getattr(module, name, None)
+    if not callable(made):
         raise CheckpointError(f"factory: {path} defines no {name!r} that can be called")
-    made: Callable[..., nn.Module] = getattr(module, name)
-    return made
+    return made  # type: ignore[no-any-return]

@@ -8,6 +8,7 @@ import copy
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -95,7 +96,7 @@ def tensors(result: Any) -> list[Tensor]:
 def user_line(error: BaseException) -> str:
     """File and line of the innermost frame outside torch and this package."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if "/torch/" not in f.filename and "/export/" not in f.filename]
+    own = [f for f in frames if "/torch/" not in f.filename and Path(f.filename).parent != Path(__file__).parent]
     return f"{own[-1].filename}:{own[-1].lineno}" if own else "unknown line"
 
 

@@ -7,20 +7,12 @@ Formulas and gate orders (LSTM i, f, g, o; GRU r, z, n) are those of the documen
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._higher_order_ops.scan import scan
 
 Loop = Callable[[nn.RNNBase, str, Tensor, tuple[Tensor, ...]], tuple[Tensor, tuple[Tensor, ...]]]
-
-
-def lstm_step(i_f_g_o: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """Gates before their non-linearities `[B, 4*H]`, c `[B, H]` -> h before projection `[B, H]`, c `[B, H]`."""
-    i, f, g, o = i_f_g_o.chunk(4, 1)
-    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-    return torch.sigmoid(o) * torch.tanh(c), c
 
 
 def written_out(rnn: nn.RNNBase, x: Tensor, initial: tuple[Tensor, ...], loop: Loop) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -41,13 +33,13 @@ def written_out(rnn: nn.RNNBase, x: Tensor, initial: tuple[Tensor, ...], loop: L
     return x.transpose(0, 1) if rnn.batch_first else x, stacked
 
 
-def _weight(rnn: nn.RNNBase, name: str, suffix: str) -> Tensor:
+def _weight(rnn: nn.RNNBase | nn.RNNCellBase, name: str, suffix: str) -> Tensor:
     weight: Tensor = getattr(rnn, name + suffix)
     return weight
 
 
-def _projected_input(rnn: nn.RNNBase, suffix: str, x: Tensor) -> Tensor:
-    """The input's share of the gates, all steps at once: `[T, B, gates*H]`."""
+def _projected_input(rnn: nn.RNNBase | nn.RNNCellBase, suffix: str, x: Tensor) -> Tensor:
+    """The input's share of the gates, all steps at once: `[T, B, gates*H]`, or `[B, gates*H]` for a cell."""
     gates = torch.matmul(x, _weight(rnn, "weight_ih", suffix).t())
     return gates + _weight(rnn, "bias_ih", suffix) if rnn.bias else gates
 
@@ -81,17 +73,29 @@ def scanned(rnn: nn.RNNBase, suffix: str, gates: Tensor, state: tuple[Tensor, ..
     return output, tuple(final)
 
 
-def step(rnn: nn.RNNBase, suffix: str, gates_t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def step(rnn: nn.RNNBase | nn.RNNCellBase, suffix: str, gates_t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """One time step: the input's share of the gates `[B, gates*H]` and the state `[B, size]` each -> the new state."""
     hidden = torch.matmul(state[0], _weight(rnn, "weight_hh", suffix).t())
     if rnn.bias:
         hidden = hidden + _weight(rnn, "bias_hh", suffix)
-    if isinstance(rnn, nn.LSTM):
-        h, c = lstm_step(gates_t + hidden, state[1])
-        return (torch.matmul(h, _weight(rnn, "weight_hr", suffix).t()), c) if rnn.proj_size else (h, c)
-    if isinstance(rnn, nn.GRU):
-        (r_x, z_x, n_x), (r_h, z_h, n_h) = gates_t.chunk(3, 1), hidden.chunk(3, 1)
+    if isinstance(rnn, nn.LSTM | nn.LSTMCell):
+        i, f, g, o = _gates(gates_t + hidden, 4, rnn.hidden_size)
+        c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+        return (torch.matmul(h, _weight(rnn, "weight_hr", suffix).t()) if getattr(rnn, "proj_size", 0) else h), c
+    if isinstance(rnn, nn.GRU | nn.GRUCell):
+        (r_x, z_x, n_x), (r_h, z_h, n_h) = (_gates(part, 3, rnn.hidden_size) for part in (gates_t, hidden))
         z = torch.sigmoid(z_x + z_h)
         return ((1 - z) * torch.tanh(n_x + torch.sigmoid(r_x + r_h) * n_h) + z * state[0],)
-    nonlinearity: Any = torch.tanh if rnn.mode == "RNN_TANH" else torch.relu
-    return (nonlinearity(gates_t + hidden),)
+    relu = (rnn.mode == "RNN_RELU") if isinstance(rnn, nn.RNNBase) else (rnn.nonlinearity == "relu")
+    return ((torch.relu if relu else torch.tanh)(gates_t + hidden),)
+
+
+def cell_step(cell: nn.RNNCellBase, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """What `cell(x, state)` gives, x `[B, F]`: the exporter to ONNX cannot take the cells' own operators inside a loop."""
+    return step(cell, "", _projected_input(cell, "", x), state)
+
+
+def _gates(together: Tensor, count: int, size: int) -> list[Tensor]:
+    """`[B, count*H]` -> count times `[B, H]`; plain slices, which every target takes even where a shape is unknown."""
+    return [together[:, k * size : (k + 1) * size] for k in range(count)]

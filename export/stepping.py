@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch._higher_order_ops.scan import scan
 
 from handlers.signature import StateEntry
 
@@ -82,3 +83,20 @@ class Stepped(nn.Module):
     def forward(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         y, output, packed = self.loop(x, pack(states))
         return y, output, *unpack(packed, self.entries)
+
+
+class ScannedLoop(nn.Module):
+    """The same loop as a `scan`, for torch.export. `step` is a PackedStep, exported."""
+
+    def __init__(self, step: nn.Module, entries: Sequence[StateEntry], per: str) -> None:
+        super().__init__()
+        self.step, self.entries, self.per = step, tuple(entries), per
+
+    def forward(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        def body(packed: Tensor, x_t: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+            y, output, new = self.step(x_t[:, None], packed)
+            return new.clone(), (y.clone(), output.clone())
+
+        packed, (ys, outputs) = scan(body, pack(states), x.transpose(0, 1))
+        y = ys[-1] if self.per == "sequence" else ys[:, :, 0].transpose(0, 1)
+        return y, outputs[:, :, 0].transpose(0, 1), *unpack(packed, self.entries)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import rnn as rnn_utils
 
-from export.recurrence import scanned, scripted, written_out
+from export.recurrence import cell_step, scanned, scripted, written_out
 
 State = tuple[Tensor, ...]  # (h, c), or (h,) for GRU and RNN; each [L*D, B, size], or [B, size] for cells
 
@@ -83,12 +83,17 @@ class Tape:
         initial = self.carried.get(site, given)
         tensor = x.tensor if isinstance(x, Padded) else x
         if isinstance(module, nn.RNNCellBase):
-            final = _tuple(original(tensor, None if initial is None else _untuple(initial)))
+            final = self._run_cell(module, original, tensor, initial)
             self.calls.append(Call(site, module, given, final[0], final))
             return _untuple(final)
         output, final = self._run(module, original, tensor, initial)
         self.calls.append(Call(site, module, given, output, final))
         return Padded(output, x.batch_first) if isinstance(x, Padded) else output, _untuple(final)
+
+    def _run_cell(self, module: Any, original: Any, x: Tensor, initial: State | None) -> State:
+        if initial is not None and self.carried:
+            return cell_step(module, x, initial)
+        return _tuple(original(x, None if initial is None else _untuple(initial)))
 
     def _run(self, module: Any, original: Any, x: Tensor, initial: State | None) -> tuple[Tensor, State]:
         if initial is not None and self.scanning:

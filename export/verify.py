@@ -5,7 +5,7 @@ where that is smaller. So one tolerance serves an output in vehicles an hour and
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from export.errors import ParityError
-from export.lift import Lift
+from export.lifting import Lift
 
 TOLERANCE = 2e-5  # scaled; float32 sums in another order differ by some 1e-6
 BATCHES, STEPS = (1, 2, 5), (1, 2, 3, 24, 60)
 CUTS = 6  # random ways to cut one sequence
 LONG = 400  # steps of the sequence that is cut
+DRIFT = 5_000  # steps of one sequence in one piece
 
 Runner = Callable[[Tensor, Sequence[Tensor]], list[Tensor]]  # x, states -> y, output, *states
 
@@ -57,15 +58,17 @@ class Report:
         return "\n".join(lines)
 
 
-def verify(model: nn.Module, lifted: Lift, torchscript: Path, onnx_file: Path, seed: int = 0) -> Report:
-    """Measure every artefact against the eager model, on inputs drawn from the lift's example."""
+def verify(model: nn.Module, lifted: Lift, files: Mapping[str, Path], seed: int = 0) -> Report:
+    """Measure every artefact against the eager model, on inputs drawn from the lift's example. `files` by backend's name."""
     bench = Bench(model, lifted, torch.Generator().manual_seed(seed))
     reason = bench.streaming_reason()
     found = list(bench.lift_differences())
-    for label, runner in (("TorchScript", torchscript_runner(torchscript)), ("ONNX Runtime", onnx_runner(onnx_file))):
+    for backend, path in files.items():
+        label, runner = LABELS[backend], RUNNERS[backend](path)
         found += bench.grid_differences(label, runner)
         if not reason:
             found += bench.cut_differences(f"{label}, cut", runner)
+            found += bench.drift_differences(f"{label}, long", runner)
     return Report(tuple(_largest(found)), reason)
 
 
@@ -125,9 +128,20 @@ class Bench:
     def grid_differences(self, label: str, runner: Runner) -> Iterator[Difference]:
         for batch, steps in itertools.product(BATCHES, self._steps):
             x = self.inputs(batch, steps)
-            for kind, states in (("initial", self._lifted.start(batch)), ("random", self.states(batch))):
+            saturated = [torch.sign(state) * (1.0 if name == "h" else 8.0) for name, state in self._named(self.states(batch))]
+            for kind, states in (("initial", self._lifted.start(batch)), ("random", self.states(batch)), ("saturated", saturated)):
                 for name, a, b in zip(self._names, runner(x, states), self._eager(x, states), strict=True):
                     yield Difference(label, name, difference(a, b), f"B={batch} T={steps}, {kind} state")
+
+    def _named(self, states: Sequence[Tensor]) -> list[tuple[str, Tensor]]:
+        """Each state with the last letter of its name: h or c."""
+        return [(entry.name[-1], state) for entry, state in zip(self._lifted.state, states, strict=True)]
+
+    def drift_differences(self, label: str, runner: Runner) -> Iterator[Difference]:
+        """One long sequence: do small differences grow?"""
+        x, states = self.inputs(1, DRIFT), self._lifted.start(1)
+        for name, a, b in zip(self._names, runner(x, states), self._eager(x, states), strict=True):
+            yield Difference(label, name, difference(a, b), f"B=1 T={DRIFT}")
 
     def cut_differences(self, label: str, runner: Runner) -> Iterator[Difference]:
         x, states = self.inputs(2, LONG), self.states(2)
@@ -137,6 +151,16 @@ class Bench:
             pieces = run_in_pieces(runner, x, states, cuts, self._lifted.per == "step")
             for name, a, b in zip(self._names, pieces, whole, strict=True):
                 yield Difference(label, name, difference(a, b), f"B=2 T={LONG} in {len(cuts) + 1} pieces")
+
+
+def program_runner(path: Path) -> Runner:
+    module = torch.export.load(path).module()
+
+    def run(x: Tensor, states: Sequence[Tensor]) -> list[Tensor]:
+        with torch.no_grad():
+            return list(module(x, *states))
+
+    return run
 
 
 def eager_runner(lifted: Lift) -> Runner:
@@ -190,6 +214,10 @@ def run_in_pieces(runner: Runner, x: Tensor, states: Sequence[Tensor], cuts: Seq
 def random_cuts(steps: int, generator: torch.Generator) -> list[int]:
     pieces = int(torch.randint(2, min(steps, 40), (1,), generator=generator))
     return sorted((torch.randperm(steps - 1, generator=generator)[: pieces - 1] + 1).tolist())
+
+
+RUNNERS = {"torchscript": torchscript_runner, "onnxruntime": onnx_runner, "torch.export": program_runner}
+LABELS = {"torchscript": "TorchScript", "onnxruntime": "ONNX Runtime", "torch.export": "torch.export"}
 
 
 def _largest(found: Sequence[Difference]) -> Iterator[Difference]:

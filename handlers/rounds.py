@@ -105,7 +105,7 @@ class Round:
 
     def _step(self, task: Task, state: Vector | None, position: int, record: Record | None) -> Step:
         assert task.request.inputs is not None  # the parser demands it of a step
-        initial = np.zeros(self._signature.state_length, np.float32) if state is None else state
+        initial = self._signature.initial_state if state is None else state
         return Step(task, Row(task.request.inputs, initial, "output" in task.request.wants), position, record)
 
     def _create(self, task: Task, account: Account) -> Step:

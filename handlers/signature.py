@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import orjson
 
 from handlers.errors import ConfigurationError
@@ -51,6 +53,9 @@ class Signature:
     model_digest: str  # hexadecimal; a state belongs to exactly one
     features: tuple[str, ...] = ()  # empty for token ids
     vocabulary: int = 0  # number of token ids; 0 for numeric features
+    initial: tuple[float, ...] = ()  # what a new stream begins with, [S]; empty for zeros
+    least_steps: int = 1  # T that the model takes at once
+    most_steps: int | None = None
     streaming: bool = True
     streaming_reason: str = ""
     feedback: Mapping[str, str] = field(default_factory=dict)  # output name -> feature name
@@ -75,6 +80,11 @@ class Signature:
     def state_length(self) -> int:
         """S: float32 values in one row's whole state."""
         return sum(entry.length for entry in self.state)
+
+    @cached_property
+    def initial_state(self) -> npt.NDArray[np.float32]:
+        """[S]: what a stream begins with. Shared: nobody writes into it."""
+        return np.array(self.initial, np.float32) if self.initial else np.zeros(self.state_length, np.float32)
 
     @cached_property
     def feedback_columns(self) -> tuple[tuple[int, int], ...]:
@@ -114,6 +124,9 @@ class Signature:
             model_digest=document["digests"]["model"],
             features=tuple(inputs.get("features", ())),
             vocabulary=inputs.get("vocabulary", 0),
+            initial=tuple(document["initial"]),
+            least_steps=document["steps"]["least"],
+            most_steps=document["steps"]["most"],
             streaming=streaming["possible"],
             streaming_reason=streaming["reason"],
             feedback=document.get("feedback", {}),

@@ -1,8 +1,8 @@
 """Sessions in Valkey, shared by the workers of several machines.
 
-Durability: an acknowledged commit is as durable as the server's append-only file. `appendfsync always`: it is on the server's disk, so neither
-kill -9 nor a power cut loses it. `everysec`: either may lose the last two seconds. No append-only file: either may lose all that came after
-the last snapshot. Replication is asynchronous: a failover may lose what the new primary had not received, unless `replicas` says how
+Durability: an acknowledged commit is as durable as the server's append-only file. `appendfsync always`: it is on the server's disk, and
+neither kill -9 nor a power cut loses it. `everysec`: either may lose the last two seconds. No append-only file: either may lose all that came
+after the last snapshot. Replication is asynchronous: a failover may lose what the new primary had not received, unless `replicas` says how
 many replicas must have a commit before it is acknowledged, or read.
 
 Each change is one script on one key, so keys may lie in different hash slots; a batch is no transaction, and its reads are no snapshot. No
@@ -56,7 +56,7 @@ class ValkeyStore:
 
     def __init__(self, url: str, timeout: float = 2.0, replicas: int = 0) -> None:
         self._place, self._pool = _open(url, timeout)
-        self._replicas = replicas
+        self._replicas, self._closed = replicas, False
         wait: Command = (b"WAIT", b"%d" % replicas, b"%d" % max(1, int(timeout * 500)))
         self._wait: list[Command] = [wait] if replicas else []
         # WAIT waits for what its own connection wrote. PUBLISH is replicated too and stores nothing: behind it lies all that was just read.
@@ -96,6 +96,7 @@ class ValkeyStore:
         return problems
 
     def close(self) -> None:
+        self._closed = True
         self._pool.disconnect()
 
     def _keys(self, prefix: bytes) -> Iterator[Sequence[bytes]]:
@@ -134,7 +135,10 @@ class ValkeyStore:
             raise self._unavailable(f"{replies[-1]} of {self._replicas} replicas had it in time", fate)
         return replies[: len(commands)]
 
-    def _connection(self) -> Any:
+    def _connection(self) -> Connection:
+        """One to the primary, made anew where the last one broke."""
+        if self._closed:
+            raise self._unavailable("closed", NOTHING)
         try:
             return self._pool.get_connection("")
         except (ValkeyError, OSError) as e:
@@ -150,7 +154,7 @@ class ValkeyStore:
         return replies
 
     def _unavailable(self, why: object, fate: str) -> StoreUnavailable:
-        return StoreUnavailable(f"store {self._place}: {str(why).strip() or type(why).__name__}; {fate}")
+        return StoreUnavailable(f"store {self._place}: {str(why).strip(' .') or type(why).__name__}; {fate}")
 
 
 def _open(url: str, timeout: float) -> tuple[str, ConnectionPool]:

@@ -11,7 +11,8 @@ How, on one page:
 What cannot be lifted is refused here. What can be lifted and does not stream is found later, by the verifier's random cuts.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +78,8 @@ class Lift:
     """A lifted model, and all that the exporter must know of it."""
 
     module: nn.Module  # x, *states -> y, output, *states; runs eagerly whatever T is
-    step: nn.Module | None  # the same for T = 1 only, when the model loops over its steps
+    base: Lifted  # the same where the model does not loop over its steps; else for T = 1 only
+    looping: bool
     state: tuple[StateEntry, ...]  # in the order of the graph's inputs; sorted by name, inputs and outputs agree
     initial: Tensor  # [S]: what a new stream begins with
     output_size: int  # D*P
@@ -94,6 +96,20 @@ class Lift:
         x: Tensor = self.inputs[0].transpose(0, 1) if self.arguments.axis else self.inputs[0]
         statics = [v for v, source in zip(self.inputs, self.arguments.sources, strict=True) if source.kind == "static"]
         return torch.cat([x, *(v[:, None].expand(-1, x.shape[1], -1) for v in statics)], -1) if statics else x.contiguous()
+
+    @property
+    def step(self) -> Lifted | None:
+        """The model for T = 1, when it loops over its steps."""
+        return self.base if self.looping else None
+
+    @contextlib.contextmanager
+    def scanning(self) -> Iterator[None]:
+        """While torch.export looks: recurrences are written out as scans."""
+        self.base.scanning = True
+        try:
+            yield
+        finally:
+            self.base.scanning = False
 
     @property
     def static_width(self) -> int:
@@ -141,7 +157,8 @@ def lift(model: nn.Module, example: Any) -> Lift:
     module = EagerLoop(lifted, y.kind) if looping else lifted
     return Lift(
         module=module,
-        step=lifted if looping else None,
+        base=lifted,
+        looping=looping,
         state=tuple(entry for place in carried for entry in place.entries),
         initial=torch.cat([part.flatten() for place in carried for part in place.initial]),
         output_size=_output_size(calls, carried),
