@@ -29,6 +29,7 @@ class LstmHandler:
 
     def __init__(self) -> None:
         self._service: Service | None = None
+        self._description = b""
 
     def initialize(self, context: Any) -> None:
         """Load the model, open the store. Raises ConfigurationError: the host reports it and tries a new worker."""
@@ -43,6 +44,7 @@ class LstmHandler:
         settings = Settings.read(config.get("cellstate"), os.environ)
         _configure_logging(settings)
         signature = Signature.load(folder / "signature.json")
+        self._description = json.dumps(signature.raw).encode()
         backend = open_backend(folder, signature, settings)
         deployment = Deployment(backend, signature, open_store(settings), settings)
         log.warning("started model=%s device=%s settings=%s", signature.label, backend.device, json.dumps(settings.effective()))
@@ -51,6 +53,8 @@ class LstmHandler:
     def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
         """Answer one batch; row i of the result answers row i of `data`."""
         assert self._service is not None  # the host calls `initialize` first
+        if len(data) == 1 and context.get_request_header(0, "describe") == "True":  # GET /models/{model}?customized=true
+            return [self._description]
         outcomes = self._service.handle_batch([_body(row) for row in data])
         for i, outcome in enumerate(outcomes):
             _set_head(context, i, outcome)
@@ -59,7 +63,9 @@ class LstmHandler:
 
 def _body(row: Mapping[str, Any]) -> bytes:
     """A request's body as bytes, whichever way the host passes it on: raw, decoded, or as the one field of a form."""
-    value = row.get("body", row.get("data", b""))
+    value = row.get("body", row.get("data"))
+    if value is None:  # a form, which is what `curl -d` sends without a content type: the JSON is the name of its one field
+        value = next(iter(row)) if len(row) == 1 else b""
     if isinstance(value, bytes | bytearray):
         return bytes(value)
     return value.encode() if isinstance(value, str) else json.dumps(value).encode()

@@ -161,7 +161,7 @@ def decide(what: Event, where: Phase, id: str, ref: SessionRef, record: Record |
     if record is not None and where in (Phase.LIVE, Phase.FOREIGN):
         details["expected"] = record.state.position
         where_it_is = f", at step {record.state.position}"
-    asked = f'"step": {ref.step}' if ref.step is not None else what.value
+    asked = f'"action": "{ref.action}"' if ref.action != "step" else f'"step": {ref.step}' if ref.step is not None else "a next step"
     raise move(f"session {id} is {where.value}{where_it_is}; {asked} cannot be served: {REMEDY[move]}", **details)
 
 

@@ -1,0 +1,173 @@
+"""The exporter refuses to archive what disagrees with the eager model: broken artefacts, models that a graph cannot hold."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import orjson
+import pytest
+import torch
+from onnx import numpy_helper
+from safetensors.torch import save_file
+from torch import nn
+
+from export import artefacts
+from export.build import build
+from export.errors import ExportError, ParityError
+from tests.conftest import NUMERIC, write_checkpoint
+
+
+def swap_final_states(graph):
+    """What the field is known for: h and c paired by the wrong order. Same shapes, no error, another model."""
+    names = {"h_n": "c_n", "c_n": "h_n"}
+    for node in graph.node:
+        node.output[:] = [names.get(name, name) for name in node.output]
+        node.input[:] = [names.get(name, name) for name in node.input]
+
+
+def swap_initial_states(graph):
+    names = {"h_0": "c_0", "c_0": "h_0"}
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+
+
+def forget_the_initial_state(graph):
+    """A graph that begins at zero whatever state is given: right on every first request, wrong on every later one."""
+    [lstm] = [node for node in graph.node if node.op_type == "LSTM"][:1]
+    shape = numpy_helper.from_array(np.float32([0]), "zero")
+    graph.initializer.append(shape)
+    at = list(graph.node).index(lstm)
+    graph.node.insert(at, onnx.helper.make_node("Mul", [lstm.input[5], "zero"], ["forgotten"]))
+    lstm.input[5] = "forgotten"
+
+
+def scale_a_weight(graph):
+    """By a thousandth: too little for the eye."""
+    largest = max(graph.initializer, key=lambda tensor: numpy_helper.to_array(tensor).size)
+    scaled = numpy_helper.to_array(largest) * np.float32(1.001)
+    largest.CopFrom(numpy_helper.from_array(scaled, largest.name)) if False else largest.CopyFrom(numpy_helper.from_array(scaled, largest.name))
+
+
+def exchange_gates(graph):
+    """i and f in each other's place, as by an exporter with another gate order."""
+    for tensor in graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        if array.ndim == 3 and array.shape[1] == 32:  # [D, 4*H, ...]
+            i, o, f, c = np.split(array, 4, axis=1)
+            tensor.CopyFrom(numpy_helper.from_array(np.concatenate([f, o, i, c], axis=1), tensor.name))
+
+
+TAMPERINGS = [swap_final_states, swap_initial_states, forget_the_initial_state, scale_a_weight, exchange_gates]
+
+
+def target_of(arguments):
+    return next(argument for argument in arguments if isinstance(argument, Path))
+
+
+@pytest.mark.parametrize("tamper", TAMPERINGS, ids=lambda tamper: tamper.__name__)
+def test_a_graph_that_differs_is_refused_by_name_and_size_and_nothing_is_archived(two, tmp_path, monkeypatch, tamper):
+    """The exporter is real; a fault is put into the file that it has written."""
+    write = artefacts.write_onnx
+
+    def write_and_tamper(*arguments):
+        write(*arguments)
+        model = onnx.load(target_of(arguments))
+        tamper(model.graph)
+        onnx.save(model, target_of(arguments))
+
+    monkeypatch.setattr(artefacts, "write_onnx", write_and_tamper)
+    with pytest.raises(ParityError, match=r"^ONNX Runtime.*: (y|output|h_n|c_n) differs from the eager model by \S+ at .*; allowed 2e-05"):
+        build(two.checkpoint, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_torchscript_file_of_another_model_is_refused(exported, two, tmp_path, monkeypatch):
+    write = artefacts.write_torchscript
+
+    def write_another(*arguments):
+        write(*arguments)
+        target_of(arguments).write_bytes((exported("retrained").folder / "model.pt").read_bytes())
+
+    monkeypatch.setattr(artefacts, "write_torchscript", write_another)
+    with pytest.raises(ParityError, match=r"^TorchScript"):
+        build(two.checkpoint, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refused_build_leaves_the_old_archive(two, tmp_path, monkeypatch):
+    old = build(two.checkpoint, tmp_path).archive
+    before = old.read_bytes()
+    monkeypatch.setattr(artefacts, "write_onnx", lambda *arguments: target_of(arguments).write_bytes((two.folder / "model.onnx").read_bytes()))
+    torch.manual_seed(99)
+    other = write_checkpoint(tmp_path / "other", type(two.model)(**orjson.loads((two.checkpoint / "model.json").read_bytes())["arguments"]), {})
+    (other / "model.json").write_bytes((two.checkpoint / "model.json").read_bytes())
+    with pytest.raises(ParityError, match=r"^ONNX Runtime"):
+        build(other, tmp_path)
+    assert old.read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"two.mar", "other"}
+
+
+MODELS = """
+import torch
+from torch import nn
+
+
+class Plain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 8, batch_first=True)
+        self.head = nn.Linear(8, 1)
+
+    def forward(self, x):
+        return self.head(self.lstm(x)[0][:, -1])
+
+
+class Branching(Plain):
+    '''What a tracer freezes: a branch on the data.'''
+
+    def forward(self, x):
+        y = super().forward(x)
+        return y if x.abs().mean() < 0.8 else -y
+
+
+class Drawing(Plain):
+    '''Dropout that is never off: no two runs agree.'''
+
+    def forward(self, x):
+        return nn.functional.dropout(super().forward(x), 0.5, training=True)
+"""
+
+
+@pytest.mark.parametrize("name", ["Branching", "Drawing"])
+def test_a_model_that_no_graph_can_hold_is_refused_and_nothing_is_archived(tmp_path, name):
+    source = tmp_path / "models.py"
+    source.write_text(MODELS)
+    space: dict[str, type[nn.Module]] = {}
+    exec(compile(MODELS, str(source), "exec"), space)
+    card = NUMERIC | {"name": name.lower(), "version": "1.0", "factory": f"{source}:{name}"}
+    torch.manual_seed(3)
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", space[name](), card)
+    (tmp_path / "store").mkdir()
+    with pytest.raises(ExportError):
+        build(checkpoint, tmp_path / "store")
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_the_same_plain_model_is_built(tmp_path):
+    """So it is the fault that was refused, not the way it was brought here."""
+    source = tmp_path / "models.py"
+    source.write_text(MODELS)
+    space: dict[str, type[nn.Module]] = {}
+    exec(compile(MODELS, str(source), "exec"), space)
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", space["Plain"](), NUMERIC | {"name": "plain", "version": "1.0", "factory": f"{source}:Plain"})
+    assert build(checkpoint, tmp_path).archive.is_file()
+
+
+def test_weights_that_are_not_the_models_are_refused(two, tmp_path):
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    (checkpoint / "model.json").write_bytes((two.checkpoint / "model.json").read_bytes())
+    save_file({"lstm.weight_ih_l0": torch.zeros(32, 3)}, checkpoint / "weights.safetensors")
+    with pytest.raises(ExportError):
+        build(checkpoint, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]

@@ -1,0 +1,63 @@
+"""A state belongs to one model digest: after a new version is deployed, nothing of the old one is run by it unnoticed."""
+
+import pytest
+
+from handlers.stores.memory import MemoryStore
+from tests.conftest import answer, assert_close, make_service, refusal
+from tests.contract import eager
+from tests.contract.streams import act, contents, fields, position, raw, step
+
+
+@pytest.fixture
+def deployed(exported, two):
+    """(old service, new service, store): version 1.0 and the retrained 2.0 of one model over one store; session "a" of 1.0 at step 2."""
+    store = MemoryStore()
+    old, new = make_service(two, store=store), make_service(exported("retrained"), store=store)
+    assert two.signature.name == exported("retrained").signature.name
+    assert two.signature.digest != exported("retrained").signature.digest
+    answer(old, step("a", 0, two.sequence(2)))
+    return old, new, store
+
+
+@pytest.mark.parametrize("at", [2, None], ids=["named", "without a step"])
+def test_a_step_on_a_state_of_another_model_is_model_changed_and_changes_nothing(two, deployed, at):
+    old, new, store = deployed
+    before = contents(store)
+    status, code, error = refusal(new, step("a", at, two.sequence(1)))
+    assert (status, code, error["details"]) == (409, "model_changed", {"session": "a", "expected": 2})
+    assert contents(store) == before
+    assert answer(old, step("a", at, two.sequence(1)))["session"]["step"] == 3, "the version that made it still serves it"
+
+
+def test_an_answer_that_was_lost_during_the_change_is_still_had(two, deployed):
+    old, new, _ = deployed
+    request = step("a", 0, two.sequence(2))
+    assert fields(raw(new, request)) == fields(raw(old, request))
+
+
+def test_such_a_session_can_be_described_and_closed_and_its_state_goes_nowhere_else(two, deployed):
+    old, new, _ = deployed
+    assert answer(new, act("a", "describe"))["session"]["model_digest"] == two.signature.digest.hex()
+    state = answer(new, act("a", "export"))["state"]
+    assert refusal(new, {"inputs": two.sequence(1).tolist(), "state": state})[:2] == (409, "model_changed")
+    assert refusal(new, act("b", "import", state=state))[:2] == (409, "model_changed")
+    assert answer(old, act("b", "import", state=state))["session"]["step"] == 2
+    answer(new, act("a", "close"))
+    assert position(old, "a") == "session_closed"
+
+
+def test_a_new_session_beside_it_is_the_new_models(exported, two, deployed):
+    _, new, _ = deployed
+    x = two.sequence(3)
+    reply = answer(new, step("b", 0, x))
+    assert reply["model"] == {"name": "two", "version": "2.0"}
+    assert_close(reply["prediction"], eager.run(exported("retrained").model, x).prediction, "prediction of the new version")
+
+
+def test_models_of_different_names_never_meet_in_one_store(exported, two):
+    store = MemoryStore()
+    one, other = make_service(two, store=store), make_service(exported("step"), store=store)
+    answer(one, step("a", 0, two.sequence(2)))
+    assert position(other, "a") == "session_not_found"
+    answer(other, step("a", 0, two.sequence(5)))
+    assert (position(one, "a"), position(other, "a")) == (2, 5)

@@ -1,0 +1,130 @@
+"""One row failing never touches another: in a body of instances, in a batch of bodies, in one model run."""
+
+import numpy as np
+import orjson
+import pytest
+
+from handlers.errors import InternalError
+from handlers.rounds import Deployment
+from handlers.service import Service
+from handlers.settings import Settings
+from handlers.stores.memory import MemoryStore
+from tests.conftest import BACKENDS, Clock, answer, ask, assert_close, make_service, refusal
+from tests.contract import eager
+from tests.contract.streams import contents, position, step
+from tests.unit.adder import ADDER, POISON, Adder, Overflowing
+
+
+def column(*values):
+    return np.array(values, np.float32)
+
+
+def adder_service(backend, **settings):
+    return Service(Deployment(backend, ADDER, MemoryStore(), Settings(store="memory://", **settings)), Clock())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_one_batch_of_good_malformed_unknown_and_not_a_number(two, backend):
+    x = two.sequence(3)
+    good = {"inputs": x.tolist()}
+    rows = [
+        (good, 200, None),
+        (b'{"inputs": [[1, 2,', 400, "malformed_json"),
+        (step("nobody", 4, x), 404, "session_not_found"),
+        (b'{"inputs": [[1, 2, NaN]]}', 400, "malformed_json"),
+        ({"inputs": [[1, 2, 1e39]]}, 422, "invalid_input"),
+        ({"inputs": [[1, 2, None]]}, 422, "invalid_input"),
+        (step("a", 0, x), 200, None),
+        ({"inputs": [[1, 2]]}, 422, "invalid_input"),
+        ({"input": x.tolist()}, 400, "unknown_field"),
+        (b"", 400, "malformed_json"),
+        (good, 200, None),
+    ]
+    service = make_service(two, backend)
+    expected = eager.run(two.model, x).prediction
+    for (_, status, code), (got, reply) in zip(rows, ask(service, *(row for row, _, _ in rows)), strict=True):
+        assert got == status, reply
+        if code is None:
+            assert_close(reply["prediction"], expected, "prediction of a good row")
+        else:
+            assert reply["error"]["code"] == code
+    assert position(service, "a") == 3
+
+
+def test_instances_are_answered_in_order_each_with_its_result_or_its_error(two):
+    service, x = make_service(two), two.sequence(2)
+    requests = [{"inputs": x.tolist()}, {"inputs": [[1]]}, step("a", 0, x), step("nobody", 1, x), 7]
+    reply = answer(service, {"instances": requests})
+    assert list(reply) == ["predictions"]
+    codes = [item.get("error", {}).get("code") for item in reply["predictions"]]
+    assert codes == [None, "invalid_input", None, "session_not_found", "invalid_input"]
+    assert reply["predictions"][0] == answer(service, requests[0])
+
+
+def test_instances_that_all_fail_are_still_an_answer(two):
+    reply = answer(make_service(two), {"instances": [{}, {"inputs": 1}]})
+    assert [item["error"]["code"] for item in reply["predictions"]] == ["invalid_input"] * 2
+
+
+def test_instances_and_single_requests_of_one_session_meet_in_one_batch(two):
+    service, x = make_service(two), two.sequence(3)
+    (_, many), (_, single) = ask(service, {"instances": [step("a", 0, x[:1]), step("a", 1, x[1:2])]}, step("a", 2, x[2:]))
+    assert [item["session"]["step"] for item in many["predictions"]] == [1, 2]
+    assert_close(single["prediction"], eager.run(two.model, x).prediction, "prediction after all three")
+
+
+def test_a_row_that_the_runtime_refuses_is_a_500_of_its_own():
+    service = adder_service(Adder())
+    rows = [{"inputs": [1, 2]}, step("a", 0, column(1, POISON)), step("b", 0, column(5)), {"inputs": [POISON]}]
+    replies = ask(service, *rows)
+    assert [status for status, _ in replies] == [200, 500, 200, 500]
+    assert replies[1][1]["error"]["code"] == InternalError.code
+    assert replies[0][1]["prediction"] == [3.0, 2.0]
+    assert (position(service, "a"), position(service, "b")) == ("session_not_found", 1)
+
+
+def test_a_forecast_that_the_runtime_refuses_is_a_500_of_its_own():
+    """POISON comes up in the rollout only: the runtime failed, the model did not leave the numbers."""
+    service = adder_service(Adder())
+    rows = [{"inputs": [4.0, POISON - 4.0], "horizon": 3}, {"inputs": [1], "horizon": 3}]
+    (failed, error), (served, reply) = ask(service, *rows)
+    assert (failed, error["error"]["code"], served) == (500, "internal_error", 200)
+    assert reply["forecast"] == [[1, 1], [2, 2], [4, 3]]
+
+
+def test_a_row_is_as_finite_beside_others_as_it_is_alone():
+    """Shorter neighbours cut a row into pieces; the y at such a cut is nobody's result."""
+    request, neighbour = {"inputs": [1000, 2]}, {"inputs": [1]}
+    service = adder_service(Overflowing())
+    assert ask(service, request)[0] == ask(service, request, neighbour)[0]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_result_that_is_not_finite_is_refused_and_nothing_is_applied(exported, backend):
+    """Finite in float32, infinite once normalised: infinities of both signs meet in the first gate."""
+    store, model = MemoryStore(), exported("touchy")
+    service, x = make_service(model, backend, store), model.sequence(2)
+    answer(service, step("a", 0, x[:1]))
+    before = contents(store)
+    beyond = {"inputs": [[3e38, 3e38, 3e38]], "return": ["prediction", "output"]}
+    status, code, error = refusal(service, beyond | {"session": {"id": "a", "step": 1}})
+    assert (status, code) == (422, "non_finite_result")
+    assert "nothing was applied" in error["message"]
+    assert contents(store) == before
+    assert refusal(service, beyond)[1] == "non_finite_result"
+    assert answer(service, step("a", 1, x[1:]))["session"]["step"] == 2
+
+
+def test_a_forecast_that_is_not_finite_is_refused_and_the_session_stays():
+    service = adder_service(Overflowing())
+    answer(service, step("a", 0, column(500)))
+    status, code, _ = refusal(service, step("a", 1, column(0), horizon=3))  # 500, then 1000 is fed back
+    assert (status, code) == (422, "non_finite_result")
+    assert position(service, "a") == 1
+
+
+def test_a_large_message_is_never_echoed(two):
+    for body in (b'{"' + b"x" * 100_000 + b'": 1}', orjson.dumps({"inputs": "y" * 100_000}), orjson.dumps({"session": "z" * 100_000})):
+        [outcome] = make_service(two).handle_batch([body])
+        assert outcome.status >= 400
+        assert len(outcome.body) < 1_000

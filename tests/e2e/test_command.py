@@ -1,0 +1,109 @@
+"""`python -m host`: one command from an archive to a served model, and back to nothing."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+import host
+
+from .client import until
+from .zoo import Model, assert_close
+
+pytestmark = pytest.mark.e2e
+ROOT = Path(host.__file__).resolve().parent.parent
+DRAIN = 20.0  # seconds, the command's default
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "host", *map(str, arguments)]
+
+
+def health(folder: Path) -> int:
+    return subprocess.run(command("health", "--folder", folder), cwd=ROOT, capture_output=True, timeout=60, check=False).returncode
+
+
+class Running:
+    """The command with its output gathered, line by line."""
+
+    def __init__(self, folder: Path, store: Path) -> None:
+        self.folder, self.lines = folder, [""]
+        self.process = subprocess.Popen(
+            command("serve", "--port", "0", "--folder", folder, "--store", store), cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        self.lines.extend(self.process.stdout)
+
+    def said(self, pattern: str) -> re.Match[str] | None:
+        return re.search(pattern, "".join(self.lines), re.MULTILINE)
+
+    def wait(self, seconds: float) -> int:
+        code = self.process.wait(seconds)
+        self._reader.join(10)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return code
+
+    def end(self) -> None:
+        """For a test that failed: the command by its process, its server by the group it told of."""
+        if self.process.poll() is None:
+            self.process.kill()
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                os.killpg(json.loads((self.folder / "server.json").read_text())["pid"], signal.SIGKILL)
+            self.wait(10)
+
+
+@pytest.fixture
+def running(lone_store: Path, tmp_path: Path) -> Iterator[Running]:
+    started = Running(tmp_path / "run", lone_store)
+    try:
+        yield started
+    finally:
+        started.end()
+
+
+def test_serve_says_where_it_is_answers_tells_its_health_and_stops_on_an_interrupt(running: Running, zoo: dict[str, Model]) -> None:
+    assert health(running.folder) == 2, "there is no server in that folder yet"
+    url = until(lambda: running.process.poll() is not None or running.said(r"^ready at (\S+)$"), "ready")
+    assert isinstance(url, re.Match), "".join(running.lines)
+    token = until(lambda: running.said(r"^token +(\S+)$"), "a token")[1]
+    inputs = zoo["one"].inputs(7, seed=1)
+    answer = httpx.post(f"{url[1]}/predictions/one", json={"inputs": inputs}, headers={"Authorization": f"Bearer {token}"}, timeout=30)
+    assert_close(answer.json()["prediction"], zoo["one"].whole(inputs), "prediction")
+    assert health(running.folder) == 0
+    began = time.monotonic()
+    running.process.send_signal(signal.SIGINT)
+    assert running.wait(DRAIN + 20) == 0, "".join(running.lines)
+    assert time.monotonic() - began < DRAIN
+    assert running.said(r"^stopped$")
+    assert health(running.folder) == 1
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(url[1])
+
+
+def test_a_store_without_archives_is_named_in_one_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        command("serve", "--folder", tmp_path / "run", "--store", tmp_path),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "holds no .mar archive" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,69 @@
+"""What the embedded store promises beyond the contract: a full disk, a folder that cannot be, a foreign entry."""
+
+import lmdb
+import pytest
+
+from handlers.errors import StoreUnavailable
+from handlers.stores.embedded import EmbeddedStore
+from tests.unit.kinds import put
+
+
+@pytest.fixture
+def small(tmp_path):
+    store = EmbeddedStore(str(tmp_path / "db"), 1 << 20)
+    yield store
+    store.close()
+
+
+def test_a_full_store_is_unavailable_and_applies_nothing_of_the_batch(small):
+    small.commit_many([put(b"a", b"here")])
+    before = dict(small.scan(b""))
+    with pytest.raises(StoreUnavailable, match=r"full at its configured size \(store_bytes\); nothing was applied"):
+        small.commit_many([put(b"a", b"changed", version=2, expected=1), *(put(b"%d" % n, b"x" * 100_000) for n in range(20))])
+    assert dict(small.scan(b"")) == before
+    assert small.commit_many([put(b"a", b"changed", version=2, expected=1)]) == [True]
+
+
+def test_room_that_a_sweep_made_is_used_again(small):
+    for n in range(30):
+        assert small.commit_many([put(b"%d" % n, b"x" * 100_000, purge_at=float(n))]) == [True]
+        small.sweep(n + 0.5, 100)
+    assert small.check() == []
+
+
+def test_a_folder_that_cannot_be_made_is_unavailable(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StoreUnavailable, match="file/db"):
+        EmbeddedStore(str(tmp_path / "file" / "db"), 1 << 20)
+
+
+def test_a_file_that_is_no_store_is_unavailable(tmp_path):
+    (tmp_path / "data.mdb").write_bytes(b"something else" * 1_000)
+    with pytest.raises(StoreUnavailable):
+        EmbeddedStore(str(tmp_path), 1 << 20)
+
+
+def test_the_folder_and_its_files_are_the_owners_alone(small, tmp_path):
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "db", *(tmp_path / "db").iterdir())}
+    assert modes == {"db": 0o700, "data.mdb": 0o600, "lock.mdb": 0o600}
+
+
+@pytest.mark.parametrize("junk", [b"", b"short", b"\0" * 16], ids=["empty", "shorter than a header", "version 0"])
+def test_check_names_an_entry_that_is_none(tmp_path, junk):
+    with lmdb.open(str(tmp_path)) as environment, environment.begin(write=True) as transaction:
+        transaction.put(b"traffic/meter-7", junk)
+    store = EmbeddedStore(str(tmp_path), 1 << 20)
+    [problem] = store.check()
+    store.close()
+    assert "traffic/meter-7" in problem
+
+
+def test_an_entry_that_is_none_keeps_no_other_from_being_read_or_swept(tmp_path):
+    with lmdb.open(str(tmp_path)) as environment, environment.begin(write=True) as transaction:
+        transaction.put(b"a", b"short")
+    store = EmbeddedStore(str(tmp_path), 1 << 20)
+    good = put(b"b", b"1")
+    assert store.commit_many([good, put(b"c", b"1", purge_at=1.0)]) == [True, True]
+    assert store.get_many([b"a", b"b"])[1] == good.entry
+    assert store.sweep(2.0, 10) == 1
+    store.close()
