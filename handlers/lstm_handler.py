@@ -63,9 +63,7 @@ class LstmHandler:
 
 def _body(row: Mapping[str, Any]) -> bytes:
     """A request's body as bytes, whichever way the host passes it on: raw, decoded, or as the one field of a form."""
-    value = row.get("body", row.get("data"))
-    if value is None:  # a form, which is what `curl -d` sends without a content type: the JSON is the name of its one field
-        value = next(iter(row)) if len(row) == 1 else b""
+    value = row.get("body", row.get("data", b""))
     if isinstance(value, bytes | bytearray):
         return bytes(value)
     return value.encode() if isinstance(value, str) else json.dumps(value).encode()

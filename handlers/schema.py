@@ -92,6 +92,8 @@ class Parser:
     def _document(self, data: bytes) -> dict[str, Any]:
         if len(data) > self.limits.max_body:
             raise TooLarge(f"body: {len(data)} bytes, at most {self.limits.max_body}: send fewer steps or instances at a time")
+        if not data:  # also what is left of a body that the host took for a form
+            raise MalformedJson("body: empty; send one JSON object, with the header Content-Type: application/json")
         try:
             document = orjson.loads(data)
         except orjson.JSONDecodeError as e:
