@@ -28,6 +28,13 @@ class Row:
     finite: bool = True  # every value that any run gave it
     pieces: list[tuple[Floats, Floats | None]] = field(default_factory=list)  # y and output of each run so far
 
+    def forget(self, steps: int) -> None:
+        """Leave out the first `steps` steps: they ran only for the state."""
+        if steps:
+            self.x = self.x[steps:]
+            self.output = None if self.output is None else self.output[steps:]
+            self.y = self.y[steps:] if self.y is not None and self.y.ndim == 2 else self.y
+
 
 def split(values: Floats, signature: Signature) -> tuple[Floats, ...]:
     """`[B, S]` -> one contiguous `[L*D, B, size]` for each state tensor."""

@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from handlers.errors import SessionUnreadable
-from handlers.sessions import Phase, Record, phase
+from handlers.records import Record
+from handlers.sessions import Phase, phase
 from handlers.state import CorruptState
 from handlers.stores import Change, Entry, Store
 

@@ -15,9 +15,10 @@ import numpy as np
 from handlers import answers, batching, sessions
 from handlers.backends import Backend
 from handlers.batching import Row
-from handlers.errors import CellstateError, InternalError, NonFiniteResult, StoreUnavailable
+from handlers.errors import CellstateError, InternalError, InvalidInput, ModelChanged, NonFiniteResult, StepConflict, StoreUnavailable
 from handlers.ledger import Account, Ledger
-from handlers.sessions import Move, Record
+from handlers.records import Inputs, Record
+from handlers.sessions import Move
 from handlers.settings import Settings
 from handlers.signature import Signature
 from handlers.state import State, Vector
@@ -116,6 +117,30 @@ class Round:
         record = _recorded(account)
         return self._step(task, record.state.values, record.state.position, record)
 
+    def _rebuild(self, task: Task, account: Account) -> Step:
+        """The state was made by another model: run the recorded inputs through this one from the start of a stream, then the step's."""
+        record, inputs = _recorded(account), task.request.inputs
+        assert inputs is not None  # as above
+        recent = record.recent if self._settings.rewarm_steps else None
+        if recent is None or recent.dtype != inputs.dtype or recent.shape[1:] != inputs.shape[1:]:
+            sessions.refuse(ModelChanged, account.phase, task.id, task.ref, record)
+        step = self._step(task, None, record.state.position, record)
+        step.row.x, step.rewarmed = np.concatenate([recent, inputs]), len(recent)
+        return step
+
+    def _take_back(self, task: Task, account: Account) -> None:
+        """Go back to a kept state; what came after it is forgotten."""
+        record = _recorded(account)
+        if task.ref.origin is not None and task.ref.origin != record.state.position:
+            sessions.refuse(StepConflict, account.phase, task.id, task.ref, record)
+        target = record.earlier(task.ref.step or 0)
+        if target is None:
+            kept = ", ".join(str(s.position) for s in (record.state, *record.history))
+            raise InvalidInput(f"session.step: {task.ref.step} is not kept; kept: {kept} (keep_versions is {self._settings.keep_versions})")
+        rewound = record.rewound(target, task.digest, self._now + self._settings.session_ttl)
+        self._ledger.put(task.id, rewound)
+        task.reply = self._response(b"", sessions.field(task.id, rewound))
+
     def _replay(self, task: Task, account: Account) -> None:
         record = _recorded(account)
         task.reply = self._response(task.fit(record.answer), sessions.field(task.id, record, replayed=True))
@@ -152,13 +177,15 @@ class Round:
     def _end(self, task: Task, account: Account) -> None:
         record = _recorded(account)
         bare = State(np.empty(0, np.float32), record.state.position, record.state.digest)
-        closed = replace(record, state=bare, expires_at=self._now, closed=True)
+        closed = replace(record, state=bare, expires_at=self._now, closed=True, history=(), recent=None)
         self._ledger.put(task.id, closed)
         task.reply = self._response(b"", sessions.field(task.id, closed))
 
     _MOVES: ClassVar[dict[Move, Callable[..., Step | None]]] = {
         Move.CREATE: _create,
         Move.APPLY: _apply,
+        Move.REBUILD: _rebuild,
+        Move.TAKE_BACK: _take_back,
         Move.REPLAY: _replay,
         Move.SHOW: _show,
         Move.END: _end,
@@ -183,6 +210,7 @@ class Round:
             raise InternalError("the model's runtime failed on this request; nothing was applied") from row.error
         if not row.finite or (step.forecast is not None and not np.isfinite(step.forecast).all()):
             raise NonFiniteResult("inputs: the model's result for them is not finite; nothing was applied: send inputs in its range")
+        row.forget(step.rewarmed)
         position = step.position + len(row.x)
         fragment = task.fit(answers.result(row, step.forecast, task.request.wants, position, self._signature, self._key))
         task.reply = self._response(fragment, self._advance(step, position, fragment) if task.request.session else None)
@@ -190,14 +218,27 @@ class Round:
     def _advance(self, step: Step, position: int, fragment: bytes) -> dict[str, Any]:
         """Put the session's new record in the ledger, unless the request said `commit: false`; the response's session field."""
         task, old = step.task, step.record
-        created_at = old.created_at if old else self._now
-        state = State(step.row.state, position, self._signature.digest)
+        state, created_at = State(step.row.state, position, self._signature.digest), old.created_at if old else self._now
         record = Record(state, created_at, self._now + self._settings.session_ttl, step.position, task.digest, fragment)
+        record = replace(record, history=self._history(step), recent=self._recent(step))
         if task.request.commit:
             self._ledger.put(task.id, record)
         else:
             record = old or replace(record, state=replace(state, position=0))
-        return sessions.field(task.id, record)
+        return sessions.field(task.id, record) | ({"rewarmed": True} if step.rewarmed else {})
+
+    def _history(self, step: Step) -> tuple[State, ...]:
+        """The states to keep behind the new one; those of another model are of no use."""
+        keep = self._settings.keep_versions
+        if not keep or step.rewarmed:
+            return ()
+        before = step.record.state if step.record else State(step.before, 0, self._signature.digest)
+        return (before, *(step.record.history if step.record else ()))[:keep]
+
+    def _recent(self, step: Step) -> Inputs | None:
+        keep = self._settings.rewarm_steps
+        earlier = [step.record.recent] if step.record and step.record.recent is not None else []
+        return np.concatenate([*earlier, step.row.x])[-keep:] if keep else None
 
     def _response(self, fragment: bytes, session: dict[str, Any] | None) -> bytes:
         return answers.response(fragment, self._signature, session)

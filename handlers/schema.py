@@ -20,8 +20,8 @@ from handlers.state import State
 from handlers.values import Array
 
 FIELDS = ("inputs", "return", "state", "session", "horizon", "future", "commit")
-SESSION_FIELDS = ("id", "step", "action", "to")
-ACTIONS = ("describe", "close", "fork", "export", "import")
+SESSION_FIELDS = ("id", "step", "action", "to", "from")
+ACTIONS = ("describe", "close", "fork", "rewind", "export", "import")
 MAX_STEP = 2**53  # the largest integer that every JSON client keeps exact
 
 
@@ -33,6 +33,7 @@ class SessionRef:
     step: int | None = None
     action: str = "step"
     to: str | None = None
+    origin: int | None = None  # of a rewind: where the client believes the session to be
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Request:
         """16 bytes that are equal for a request and its retry, and for no other; the position is compared apart from it."""
         head = f"{self.wants}|{self.horizon}".encode()
         if self.session is not None and self.session.action != "step":
-            head += f"|{self.session.action}|{self.session.id}".encode()
+            head += f"|{self.session.action}|{self.session.id}|{self.session.step}|{self.session.origin}".encode()
         parts = [head, *(a.tobytes() for a in (self.inputs, self.future) if a is not None)]
         if self.state is not None:
             parts.append(state_format.pack(self.state))
@@ -219,14 +220,17 @@ class Parser:
             id=values.session_id(value["id"], "session.id") if "id" in value else None,
             step=values.integer(value, "step", MAX_STEP, "session.step") if "step" in value else None,
             action=values.choice(value.get("action", "step"), ("step", *ACTIONS), "session.action"),
+            origin=values.integer(value, "from", MAX_STEP, "session.from") if "from" in value else None,
             to=values.session_id(value["to"], "session.to") if "to" in value else None,
         )
         if ref.id is None and (ref.step or ref.action not in ("step", "import")):
             raise InvalidInput("session.id: missing; only a session's first step, or an import, may leave the id to the server")
         if (ref.to is not None) != (ref.action == "fork") or (ref.to is not None and ref.to == ref.id):
             raise InvalidInput("session.to: goes with the action 'fork', which needs it: the id of the new session")
-        if ref.action != "step" and ref.step is not None:
+        if ref.action not in ("step", "rewind") and ref.step is not None:
             raise InvalidInput(f"session.step: not part of the action {ref.action!r}")
+        if (ref.action == "rewind" and ref.step is None) or (ref.action != "rewind" and ref.origin is not None):
+            raise InvalidInput("session.step, session.from: a rewind names the step to go back to, and may name the one it comes from")
         return ref
 
     def _horizon(self, document: Mapping[str, Any]) -> int:

@@ -1,19 +1,17 @@
-"""The rules of a session: one table, and the record that is committed for it.
+"""The rules of a session: one table.
 
 Code, documentation and tests read the same `TABLE`. An illegal move is a SessionError that names event, state and session, and changes
 nothing. This module knows neither stores nor models: a record goes in, a move or an error comes out.
 """
 
-import struct
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from functools import lru_cache
-from typing import Any
+from typing import Any, NoReturn
 
-from handlers import errors, state
+from handlers import errors
+from handlers.records import Record
 from handlers.schema import SessionRef
-from handlers.state import CorruptState, State
 
 
 class Phase(Enum):
@@ -35,6 +33,7 @@ class Event(Enum):
     ELSEWHERE = "elsewhere"  # a step that the session is not at
     DESCRIBE = "describe"
     EXPORT = "export"
+    REWIND = "rewind"  # to a position before, among the kept ones
     FORK = "fork"  # asked of the source
     BEGET = "beget"  # asked of the session that a fork or an import makes
     CLOSE = "close"
@@ -47,8 +46,10 @@ class Move(Enum):
     APPLY = "apply"  # apply to the recorded state
     REPLAY = "replay"  # answer from the record
     SHOW = "show"  # answer from the record's head, change nothing
+    TAKE_BACK = "take back"  # write an earlier state
     END = "end"  # leave a tombstone
     BEAR = "bear"  # write a new record
+    REBUILD = "rebuild"  # run the recorded inputs through this model, then apply
 
 
 NotFound, Conflict, Exists = errors.SessionNotFound, errors.StepConflict, errors.SessionExists
@@ -57,11 +58,12 @@ P, E, M = Phase, Event, Move
 
 TABLE: dict[Event, dict[Phase, Move | type[errors.SessionError]]] = {
     E.START:     {P.ABSENT: M.CREATE, P.LIVE: Exists,   P.FOREIGN: Exists,   P.CLOSED: Closed,   P.EXPIRED: M.CREATE},
-    E.NEXT:      {P.ABSENT: NotFound, P.LIVE: M.APPLY,  P.FOREIGN: Changed,  P.CLOSED: Closed,   P.EXPIRED: Expired},
+    E.NEXT:      {P.ABSENT: NotFound, P.LIVE: M.APPLY,  P.FOREIGN: M.REBUILD,  P.CLOSED: Closed,   P.EXPIRED: Expired},
     E.REPEAT:    {P.ABSENT: NotFound, P.LIVE: M.REPLAY, P.FOREIGN: M.REPLAY, P.CLOSED: M.REPLAY, P.EXPIRED: Expired},
     E.ELSEWHERE: {P.ABSENT: NotFound, P.LIVE: Conflict, P.FOREIGN: Conflict, P.CLOSED: Closed,   P.EXPIRED: Expired},
     E.DESCRIBE:  {P.ABSENT: NotFound, P.LIVE: M.SHOW,   P.FOREIGN: M.SHOW,   P.CLOSED: Closed,   P.EXPIRED: Expired},
     E.EXPORT:    {P.ABSENT: NotFound, P.LIVE: M.SHOW,   P.FOREIGN: M.SHOW,   P.CLOSED: Closed,   P.EXPIRED: Expired},
+    E.REWIND:    {P.ABSENT: NotFound, P.LIVE: M.TAKE_BACK, P.FOREIGN: Changed, P.CLOSED: Closed, P.EXPIRED: Expired},
     E.FORK:      {P.ABSENT: NotFound, P.LIVE: M.SHOW,   P.FOREIGN: M.SHOW,   P.CLOSED: Closed,   P.EXPIRED: Expired},
     E.BEGET:     {P.ABSENT: M.BEAR,   P.LIVE: Exists,   P.FOREIGN: Exists,   P.CLOSED: Closed,   P.EXPIRED: M.BEAR},
     E.CLOSE:     {P.ABSENT: NotFound, P.LIVE: M.END,    P.FOREIGN: M.END,    P.CLOSED: M.SHOW,   P.EXPIRED: Expired},
@@ -71,45 +73,10 @@ REMEDY: dict[type[errors.SessionError], str] = {
     NotFound: 'start it with "step": 0',
     Conflict: "continue with the expected step; an earlier step is answered again only when it is the last one applied, sent unchanged",
     Exists: 'continue it with its expected step, close it, or start another id; "step": 0 never resets a live session',
-    Changed: "close it and start anew, or send it to the model version that made its state",
+    Changed: "close it and start anew, or send it to the model version that made its state (or configure rewarm_steps)",
     Closed: "use another id; this one is free again when its tombstone is gone",
     Expired: 'start anew with "step": 0',
 }
-
-MAGIC, FORMAT = b"CSRE", 1
-HEADER = struct.Struct("<4sBBHddQ16sI")
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What is committed for one session, as one value: state, position, the last request's digest and its answer."""
-
-    state: State
-    created_at: float  # seconds since the epoch, as all times here
-    expires_at: float
-    last_step: int  # the position before the last applied request
-    last_digest: bytes  # 16 bytes
-    answer: bytes  # the answer to it, without the session field
-    closed: bool = False
-
-    def encode(self) -> bytes:
-        """One sealed value for a store."""
-        head = HEADER.pack(
-            MAGIC, FORMAT, self.closed, 0, self.created_at, self.expires_at, self.last_step, self.last_digest, len(self.answer)
-        )
-        return state.seal(head + self.answer + state.pack(self.state))
-
-    @classmethod
-    def decode(cls, data: bytes) -> "Record":
-        """Read a stored value. Raises CorruptState."""
-        body = state.unseal(data)
-        if len(body) < HEADER.size:
-            raise CorruptState("shorter than its header")
-        magic, version, closed, _, created_at, expires_at, last_step, last_digest, length = HEADER.unpack_from(body)
-        if magic != MAGIC or version != FORMAT:
-            raise CorruptState(f"record format {version}, this release reads {FORMAT}")
-        end = HEADER.size + length
-        return cls(state.unpack(body[end:]), created_at, expires_at, last_step, last_digest, body[HEADER.size : end], bool(closed))
 
 
 def phase(record: Record | None, now: float, model_digest: bytes, tombstone_ttl: float) -> Phase:
@@ -125,6 +92,8 @@ def phase(record: Record | None, now: float, model_digest: bytes, tombstone_ttl:
 
 def event(ref: SessionRef, digest: bytes, record: Record | None, where: Phase) -> Event:
     """What a request asks, given the record. A request without `step` is never taken for a repeat: it applies where the session is."""
+    if ref.action == "rewind" and record is not None and record.left_by(digest):
+        return Event.REPEAT
     if ref.action != "step":
         return ACTIONS[ref.action]
     if record is None or where in (Phase.ABSENT, Phase.EXPIRED):
@@ -138,12 +107,13 @@ def event(ref: SessionRef, digest: bytes, record: Record | None, where: Phase) -
 
 def begotten(ref: SessionRef, digest: bytes, record: Record | None, where: Phase) -> Event:
     """What a fork or an import asks of the session it makes: a repeat when that session is as this very request left it."""
-    untouched = record is not None and where in (Phase.LIVE, Phase.FOREIGN) and record.last_step == record.state.position
-    return Event.REPEAT if record is not None and untouched and record.last_digest == digest else Event.BEGET
+    alive = record is not None and where in (Phase.LIVE, Phase.FOREIGN)
+    return Event.REPEAT if alive and record is not None and record.left_by(digest) else Event.BEGET
 
 
 ACTIONS = {
     "describe": Event.DESCRIBE,
+    "rewind": Event.REWIND,
     "export": Event.EXPORT,
     "fork": Event.FORK,
     "import": Event.BEGET,
@@ -154,15 +124,21 @@ ACTIONS = {
 def decide(what: Event, where: Phase, id: str, ref: SessionRef, record: Record | None) -> Move:
     """Look the move up. Raises the SessionError that the table names."""
     move = TABLE[what][where]
-    if isinstance(move, Move):
-        return move
+    if not isinstance(move, Move):
+        refuse(move, where, id, ref, record)
+    return move
+
+
+def refuse(error: type[errors.SessionError], where: Phase, id: str, ref: SessionRef, record: Record | None) -> NoReturn:
+    """Raise `error`, naming event, state and session."""
     details: dict[str, Any] = {"session": id}
     where_it_is = ""
     if record is not None and where in (Phase.LIVE, Phase.FOREIGN):
         details["expected"] = record.state.position
         where_it_is = f", at step {record.state.position}"
-    asked = f'"action": "{ref.action}"' if ref.action != "step" else f'"step": {ref.step}' if ref.step is not None else "a next step"
-    raise move(f"session {id} is {where.value}{where_it_is}; {asked} cannot be served: {REMEDY[move]}", **details)
+    named = f'"step": {ref.step}' if ref.step is not None else "a next step"
+    asked = f'"action": "{ref.action}"' if ref.action != "step" else named
+    raise error(f"session {id} is {where.value}{where_it_is}; {asked} cannot be served: {REMEDY[error]}", **details)
 
 
 def field(id: str, record: Record, replayed: bool = False) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from handlers.errors import ConfigurationError
 
 PREFIX = "CELLSTATE_"
 SECRET = frozenset({"state_key"})
-MAY_BE_ZERO = frozenset({"store_replicas"})
+MAY_BE_ZERO = frozenset({"store_replicas", "keep_versions", "rewarm_steps"})
 
 
 def default_store() -> str:
@@ -37,6 +37,8 @@ class Settings:
     store_replicas: int = 0  # Valkey replicas that must have a commit before it is acknowledged
     session_ttl: float = 86_400.0  # idle time after which a session expires
     tombstone_ttl: float = 3_600.0  # how long a closed or expired session still answers 410
+    keep_versions: int = 0  # earlier states that a session keeps to be rewound to
+    rewarm_steps: int = 0  # recent inputs that a session keeps, to rebuild its state when the model has changed
     sweep_interval: float = 5.0  # between two slices of the sweep
     sweep_slice: int = 1_000  # entries looked at in one slice
     commit_attempts: int = 8  # tries at a contended session before 429
@@ -74,6 +76,8 @@ class Settings:
         for name, allowed in (("backend", ("onnxruntime", "torchscript")), ("device", ("auto", "cpu", "cuda"))):
             if getattr(self, name) not in allowed:
                 raise ConfigurationError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if self.keep_versions > 255:
+            raise ConfigurationError(f"keep_versions: at most 255, got {self.keep_versions}")
         if len(self.state_key.encode()) > 64:
             raise ConfigurationError("state_key: at most 64 bytes")
 

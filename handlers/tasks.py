@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from handlers.backends import Floats
 from handlers.batching import Row
 from handlers.errors import CellstateError, TooLarge
+from handlers.records import Record
 from handlers.schema import Request, SessionRef
-from handlers.sessions import Record
+from handlers.state import Vector
 
 
 @dataclass(slots=True)
@@ -49,6 +50,11 @@ class Step:
     position: int
     record: Record | None = None  # of the session before the step; None for a new one, or without a session
     forecast: Floats | None = None
+    rewarmed: int = 0  # recorded inputs that run before the request's own, to rebuild the state
+    before: Vector = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.before = self.row.state
 
 
 def waves(tasks: Iterable[Task]) -> list[list[Task]]:

@@ -19,7 +19,8 @@ import numpy as np
 
 from handlers.errors import ConfigurationError, StoreUnavailable
 from handlers.opening import open_store
-from handlers.sessions import Phase, Record, phase, timestamp
+from handlers.records import Record
+from handlers.sessions import Phase, phase, timestamp
 from handlers.settings import Settings
 from handlers.state import CorruptState, State
 from handlers.stores import Change, Entry, Store
@@ -198,7 +199,7 @@ def _problems(session: Session, lengths: dict[bytes, int]) -> Iterator[str]:
         yield f"its last step {record.last_step} lies behind its position {state.position}"
     if record.expires_at > session.entry.purge_at:
         yield f"it may be forgotten at {timestamp(session.entry.purge_at)}, before it expires"
-    if not np.isfinite(state.values).all():
+    if not all(np.isfinite(kept.values).all() for kept in (state, *record.history)):
         yield "its state is not finite"
     expected = 0 if record.closed else lengths.setdefault(state.digest, state.values.size)
     if state.values.size != expected:
@@ -272,7 +273,7 @@ def _tombstone(session: Session, now: float) -> Change | None:
     if record is None or session.column(now) != "live":
         return None
     bare = State(np.empty(0, np.float32), record.state.position, record.state.digest)
-    closed = replace(record, state=bare, expires_at=now, closed=True)
+    closed = replace(record, state=bare, expires_at=now, closed=True, history=(), recent=None)
     purge_at = now + entry.purge_at - record.expires_at
     return Change(session.key, entry.version, Entry(entry.version + 1, purge_at, closed.encode()))
 

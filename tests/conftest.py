@@ -24,7 +24,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 import export.models
+from export import artefacts
 from export.build import Built, build
+from export.errors import LiftError
 from export.verify import TOLERANCE
 from handlers.backends import Backend
 from handlers.opening import open_backend
@@ -44,7 +46,8 @@ hypothesis.settings.load_profile("cellstate")
 
 BACKENDS = ("onnxruntime", "torchscript")
 FEATURES = ("flow", "hour", "rain")
-SCALES: dict[str, Any] = {"mean": [3.0, 0.5, -1.0], "std": [2.0, 1.0, 0.5], "outputs": [0], "hidden_size": 8}
+# 3e38 is a float32, and infinite once normalised by these
+SCALES: dict[str, Any] = {"mean": [3.0, 0.5, -1.0], "std": [0.5, 0.25, 0.5], "outputs": [0], "hidden_size": 8}
 NUMERIC: dict[str, Any] = {"task": "forecast", "outputs": ["flow"], "features": list(FEATURES), "feedback": {"flow": "flow"}}
 WHOLE = NUMERIC | {"task": "regress", "feedback": {}}
 
@@ -68,7 +71,6 @@ SPECS = {
     "retrained": Spec(Forecaster, SCALES, NUMERIC, seed=2, name="two", version="2.0"),
     "one": Spec(Forecaster, SCALES | {"mean": [3.0], "std": [2.0], "num_layers": 1}, METER, seed=3),
     "step": Spec(Forecaster, SCALES | {"per": "step"}, NUMERIC, seed=4),
-    "touchy": Spec(Forecaster, SCALES | {"std": [0.1, 0.1, 0.1]}, NUMERIC, seed=9),  # an input of 3e38 is infinite once normalised
     "projected": Spec(Forecaster, SCALES | {"proj_size": 5}, NUMERIC, seed=5),
     "learned": Spec(Learned, {"hidden_size": 8}, NUMERIC, seed=10),
     "bidirectional": Spec(Forecaster, SCALES | {"bidirectional": True}, NUMERIC, seed=6),
@@ -80,7 +82,7 @@ SPECS = {
         seed=8,
     ),
 }
-MODELS = tuple(name for name in SPECS if name not in ("retrained", "touchy"))
+MODELS = tuple(name for name in SPECS if name != "retrained")
 STREAMING = tuple(name for name in MODELS if "bidirectional" not in name)
 
 
@@ -115,6 +117,10 @@ def write_checkpoint(folder: Path, model: nn.Module, card: Mapping[str, Any]) ->
     return folder
 
 
+def left_out(*_: Any) -> None:
+    raise LiftError("left out of all models but one: it takes longest, and no server runs it")
+
+
 def export_model(place: Path, name: str) -> Exported:
     """Make, train not at all, export and unzip the model of that name."""
     spec = SPECS[name]
@@ -122,7 +128,10 @@ def export_model(place: Path, name: str) -> Exported:
     model = spec.maker(**spec.arguments).eval()
     head = {"name": spec.name or name, "version": spec.version, "factory": f"{inspect.getfile(spec.maker)}:{spec.maker.__name__}"}
     checkpoint = write_checkpoint(place / "checkpoint", model, head | {"arguments": spec.arguments} | dict(spec.card))
-    built = build(checkpoint, place)
+    with pytest.MonkeyPatch.context() as patch:
+        if name != "two":
+            patch.setattr(artefacts, "write_program", left_out)
+        built = build(checkpoint, place)
     with zipfile.ZipFile(built.archive) as archive:
         archive.extractall(place / "unzipped")
     return Exported(model, checkpoint, built, place / "unzipped", Signature.load(place / "unzipped" / "signature.json"))

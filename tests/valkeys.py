@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,9 @@ class Server:
     def start(self, ready: bool = True) -> "Server":
         """Return when it has loaded what it keeps; unless it must be `ready`, when it answers at all."""
         options = {"port": str(self.port), "bind": "127.0.0.1", "dir": str(self.folder), "save": "", "databases": "10000"}
-        arguments = [word for name, value in (options | self.options).items() for word in (f"--{name.replace('_', '-')}", *value.split(" "))]
+        words = [(f"--{name.replace('_', '-')}", *value.split(" ")) for name, value in (options | self.options).items()]
         with (self.folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen([get_binary_path(), *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = subprocess.Popen([get_binary_path(), *chain(*words)], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self.wait(ready)
         return self
 

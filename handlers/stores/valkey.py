@@ -1,9 +1,9 @@
 """Sessions in Valkey, shared by the workers of several machines.
 
 Durability: an acknowledged commit is as durable as the server's append-only file. `appendfsync always`: it is on the server's disk, and
-neither kill -9 nor a power cut loses it. `everysec`: either may lose the last two seconds. No append-only file: either may lose all that came
-after the last snapshot. Replication is asynchronous: a failover may lose what the new primary had not received, unless `replicas` says how
-many replicas must have a commit before it is acknowledged, or read.
+neither kill -9 nor a power cut loses it. `everysec`: either may lose the last two seconds. No append-only file: either may lose all that
+came after the last snapshot. Replication is asynchronous: a failover may lose what the new primary had not received, unless `replicas`
+says how many replicas must have a commit before it is acknowledged, or read.
 
 Each change is one script on one key, so keys may lie in different hash slots; a batch is no transaction, and its reads are no snapshot. No
 commit is sent a second time by itself: when its connection breaks it may or may not have arrived, and only the client can repeat a step

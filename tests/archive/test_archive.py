@@ -2,6 +2,8 @@
 
 import hashlib
 import re
+import subprocess
+import sys
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,11 +15,12 @@ import orjson
 import pytest
 import torch
 
+from export import artefacts
 from export.build import build
-from tests.conftest import MODELS, assert_close
+from tests.conftest import MODELS, assert_close, left_out
 
 ROOT = Path(__file__).parents[2]
-ARTEFACTS = {"MAR-INF/MANIFEST.json", "signature.json", "model-config.yaml", "model.pt", "model.onnx"}
+HOSTS = {"MAR-INF/MANIFEST.json", "signature.json", "model-config.yaml"}
 
 
 def files(archive):
@@ -25,19 +28,33 @@ def files(archive):
         return {name: contents.read(name) for name in contents.namelist()}
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_the_same_checkpoint_is_the_same_archive_byte_for_byte(exported, name, tmp_path):
-    model = exported(name)
-    again = build(model.checkpoint, tmp_path).archive
-    assert again.read_bytes() == model.built.archive.read_bytes(), [
-        name for name, data in files(again).items() if data != files(model.built.archive)[name]
-    ]
+def differing(one, other):
+    ours, theirs = files(one), files(other)
+    return [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
+
+
+def test_the_same_checkpoint_is_the_same_archive_byte_for_byte(two, tmp_path):
+    """From another process, by the command line."""
+    command = [sys.executable, "-m", "export", "build", str(two.checkpoint), "--store", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert differing(two.built.archive, tmp_path / "two.mar") == []
+    assert (tmp_path / "two.mar").read_bytes() == two.built.archive.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["one", "projected-bidirectional", "tokens"])
+def test_it_is_the_same_whatever_was_built_before_it_in_the_process(exported, name, tmp_path, monkeypatch):
+    monkeypatch.setattr(artefacts, "write_program", left_out)
+    again = build(exported(name).checkpoint, tmp_path).archive
+    assert differing(exported(name).built.archive, again) == []
+    assert again.read_bytes() == exported(name).built.archive.read_bytes()
 
 
 def test_it_holds_the_handlers_the_artefacts_and_nothing_else(two):
     package = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in (ROOT / "handlers").rglob("*.py")}
     held = files(two.built.archive)
-    assert held.keys() == ARTEFACTS | package.keys()
+    assert held.keys() == HOSTS | {"model.pt", "model.onnx", "model.pt2"} | package.keys()
+    assert set(two.signature.artefacts.values()) == {"model.pt", "model.onnx", "model.pt2"}
     assert {name: held[name] for name in package} == package
     assert held["model-config.yaml"] == (ROOT / "config" / "model-config.yaml").read_bytes()
 

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import textwrap
 
 import orjson
 import pytest
@@ -39,9 +38,13 @@ print("RESULT", json.dumps([heads, [reply.decode() for reply in replies], runtim
 def work(folder, *bodies, **environment):
     """Run one worker's life; its heads, replies, heavy modules, and all that it printed."""
     process = subprocess.run(
-        [sys.executable, "-I", "-W", "error::UserWarning", "-c", textwrap.dedent(WORKER), str(folder), *map(bytes.decode, bodies)],
-        cwd=folder.parent, env={"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", **environment}, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        [sys.executable, "-I", "-W", "error::UserWarning", "-c", WORKER, str(folder), *map(bytes.decode, bodies)],
+        cwd=folder.parent,
+        env={"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     lines = process.stdout.splitlines()
     results = [line.removeprefix("RESULT ") for line in lines if line.startswith("RESULT ")]
     assert len(results) == 1 or process.returncode, process.stderr
@@ -88,7 +91,7 @@ def test_a_worker_that_cannot_be_configured_refuses_and_its_log_says_why(two, en
     process, result = work(two.folder, b"{}", **environment)
     assert result is None
     assert process.returncode != 0
-    assert f"refused_to_start {message}" in process.stdout
+    assert f"refused_to_start {message}" in process.stdout + process.stderr
 
 
 def test_the_secret_is_not_in_the_log(two):

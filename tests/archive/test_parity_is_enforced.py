@@ -4,17 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import orjson
 import pytest
 import torch
 from onnx import numpy_helper
 from safetensors.torch import save_file
-from torch import nn
 
 from export import artefacts
 from export.build import build
 from export.errors import ExportError, ParityError
-from tests.conftest import NUMERIC, write_checkpoint
+from export.lifting import lift
+from export.verify import verify
+from tests.conftest import NUMERIC, left_out, write_checkpoint
 
 
 def swap_final_states(graph):
@@ -45,7 +45,7 @@ def scale_a_weight(graph):
     """By a thousandth: too little for the eye."""
     largest = max(graph.initializer, key=lambda tensor: numpy_helper.to_array(tensor).size)
     scaled = numpy_helper.to_array(largest) * np.float32(1.001)
-    largest.CopFrom(numpy_helper.from_array(scaled, largest.name)) if False else largest.CopyFrom(numpy_helper.from_array(scaled, largest.name))
+    largest.CopyFrom(numpy_helper.from_array(scaled, largest.name))
 
 
 def exchange_gates(graph):
@@ -60,51 +60,50 @@ def exchange_gates(graph):
 TAMPERINGS = [swap_final_states, swap_initial_states, forget_the_initial_state, scale_a_weight, exchange_gates]
 
 
+@pytest.fixture(scope="module")
+def lifted(two):
+    return lift(two.model, torch.from_numpy(two.sequence(16))[None])
+
+
+@pytest.mark.parametrize("tamper", TAMPERINGS, ids=lambda tamper: tamper.__name__)
+def test_a_graph_that_differs_is_found_by_name_size_and_place(two, lifted, tmp_path, tamper):
+    model = onnx.load(two.folder / "model.onnx")
+    tamper(model.graph)
+    onnx.save(model, tmp_path / "model.onnx")
+    report = verify(two.model, lifted, {"onnxruntime": tmp_path / "model.onnx"})
+    with pytest.raises(ParityError, match=r"^ONNX Runtime.*: (y|output|h_n|c_n) differs from the eager model by \S+ at .*; allowed 2e-05"):
+        report.check()
+
+
+def test_the_graph_that_was_not_touched_passes(two, lifted):
+    verify(two.model, lifted, {"onnxruntime": two.folder / "model.onnx"}).check()
+
+
+def test_a_torchscript_file_of_another_model_is_found(exported, two, lifted):
+    with pytest.raises(ParityError, match=r"^TorchScript"):
+        verify(two.model, lifted, {"torchscript": exported("retrained").folder / "model.pt"}).check()
+
+
 def target_of(arguments):
     return next(argument for argument in arguments if isinstance(argument, Path))
 
 
-@pytest.mark.parametrize("tamper", TAMPERINGS, ids=lambda tamper: tamper.__name__)
-def test_a_graph_that_differs_is_refused_by_name_and_size_and_nothing_is_archived(two, tmp_path, monkeypatch, tamper):
-    """The exporter is real; a fault is put into the file that it has written."""
-    write = artefacts.write_onnx
+def test_a_refused_build_leaves_no_archive_and_no_harm_to_an_old_one(two, exported, tmp_path, monkeypatch):
+    """The exporter is real; a fault is put into the file that it has just written."""
+    write, other = artefacts.write_onnx, (exported("retrained").folder / "model.onnx").read_bytes()
 
-    def write_and_tamper(*arguments):
+    def write_and_spoil(*arguments):
         write(*arguments)
-        model = onnx.load(target_of(arguments))
-        tamper(model.graph)
-        onnx.save(model, target_of(arguments))
+        target_of(arguments).write_bytes(other)
 
-    monkeypatch.setattr(artefacts, "write_onnx", write_and_tamper)
-    with pytest.raises(ParityError, match=r"^ONNX Runtime.*: (y|output|h_n|c_n) differs from the eager model by \S+ at .*; allowed 2e-05"):
-        build(two.checkpoint, tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_torchscript_file_of_another_model_is_refused(exported, two, tmp_path, monkeypatch):
-    write = artefacts.write_torchscript
-
-    def write_another(*arguments):
-        write(*arguments)
-        target_of(arguments).write_bytes((exported("retrained").folder / "model.pt").read_bytes())
-
-    monkeypatch.setattr(artefacts, "write_torchscript", write_another)
-    with pytest.raises(ParityError, match=r"^TorchScript"):
-        build(two.checkpoint, tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_refused_build_leaves_the_old_archive(two, tmp_path, monkeypatch):
-    old = build(two.checkpoint, tmp_path).archive
-    before = old.read_bytes()
-    monkeypatch.setattr(artefacts, "write_onnx", lambda *arguments: target_of(arguments).write_bytes((two.folder / "model.onnx").read_bytes()))
-    torch.manual_seed(99)
-    other = write_checkpoint(tmp_path / "other", type(two.model)(**orjson.loads((two.checkpoint / "model.json").read_bytes())["arguments"]), {})
-    (other / "model.json").write_bytes((two.checkpoint / "model.json").read_bytes())
-    with pytest.raises(ParityError, match=r"^ONNX Runtime"):
-        build(other, tmp_path)
-    assert old.read_bytes() == before
-    assert {path.name for path in tmp_path.iterdir()} == {"two.mar", "other"}
+    monkeypatch.setattr(artefacts, "write_onnx", write_and_spoil)
+    monkeypatch.setattr(artefacts, "write_program", left_out)
+    for before in ([], [("two.mar", b"the old archive")]):
+        for name, data in before:
+            (tmp_path / name).write_bytes(data)
+        with pytest.raises(ParityError, match=r"^ONNX Runtime"):
+            build(two.checkpoint, tmp_path)
+        assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == before
 
 
 MODELS = """
@@ -138,29 +137,23 @@ class Drawing(Plain):
 """
 
 
-@pytest.mark.parametrize("name", ["Branching", "Drawing"])
-def test_a_model_that_no_graph_can_hold_is_refused_and_nothing_is_archived(tmp_path, name):
-    source = tmp_path / "models.py"
+@pytest.mark.parametrize(("name", "fate"), [("Plain", "built"), ("Branching", "refused"), ("Drawing", "refused")])
+def test_a_model_that_no_graph_can_hold_is_refused_and_nothing_is_archived(tmp_path, monkeypatch, name, fate):
+    """The plain one beside them shows that it is the model that is refused, not the way it was brought here."""
+    monkeypatch.setattr(artefacts, "write_program", left_out)
+    source, space = tmp_path / "models.py", {}
     source.write_text(MODELS)
-    space: dict[str, type[nn.Module]] = {}
     exec(compile(MODELS, str(source), "exec"), space)
-    card = NUMERIC | {"name": name.lower(), "version": "1.0", "factory": f"{source}:{name}"}
     torch.manual_seed(3)
+    card = NUMERIC | {"name": "odd", "version": "1.0", "factory": f"{source}:{name}"}
     checkpoint = write_checkpoint(tmp_path / "checkpoint", space[name](), card)
     (tmp_path / "store").mkdir()
-    with pytest.raises(ExportError):
+    if fate == "refused":
+        with pytest.raises(ExportError):
+            build(checkpoint, tmp_path / "store")
+    else:
         build(checkpoint, tmp_path / "store")
-    assert list((tmp_path / "store").iterdir()) == []
-
-
-def test_the_same_plain_model_is_built(tmp_path):
-    """So it is the fault that was refused, not the way it was brought here."""
-    source = tmp_path / "models.py"
-    source.write_text(MODELS)
-    space: dict[str, type[nn.Module]] = {}
-    exec(compile(MODELS, str(source), "exec"), space)
-    checkpoint = write_checkpoint(tmp_path / "checkpoint", space["Plain"](), NUMERIC | {"name": "plain", "version": "1.0", "factory": f"{source}:Plain"})
-    assert build(checkpoint, tmp_path).archive.is_file()
+    assert [path.name for path in (tmp_path / "store").iterdir()] == (["odd.mar"] if fate == "built" else [])
 
 
 def test_weights_that_are_not_the_models_are_refused(two, tmp_path):

@@ -128,7 +128,8 @@ def test_a_model_that_reads_the_future_refuses_sessions_and_states_with_the_meas
     model = exported(name)
     service = make_service(model, backend)
     whole = answer(service, {"inputs": model.sequence(3).tolist(), "return": ["h_n", "c_n", "state"]})
-    for extra in ({"session": "a"}, {"session": {"step": 0}}, {"state": whole["state"]}, {"state": {"h_n": whole["h_n"], "c_n": whole["c_n"]}}):
+    arrays = {"h_n": whole["h_n"], "c_n": whole["c_n"]}
+    for extra in ({"session": "a"}, {"session": {"step": 0}}, {"state": whole["state"]}, {"state": arrays}):
         [(status, reply)] = ask(service, {"inputs": model.sequence(3).tolist()} | extra)
         assert (status, reply["error"]["code"]) == (422, "invalid_input")
         assert f"{name}-1.0 cannot stream (cut at" in reply["error"]["message"]

@@ -1,7 +1,11 @@
 """Limits: what is too large is refused before anything changed, with the limit and the way out."""
 
+import time
+
+import orjson
 import pytest
 
+from handlers.gate import Gate
 from handlers.stores.memory import MemoryStore
 from tests.conftest import answer, ask, make_service, refusal
 from tests.contract.streams import EVERYTHING, act, contents, step
@@ -35,8 +39,6 @@ def test_a_reply_never_outgrows_its_limit_by_more_than_its_envelope(two, instanc
     limit = 100_000
     service, x = make_service(two, max_reply=limit, max_body=100_000_000), two.sequence(150)
     asked = [step("x" * 100 + str(n), 0, x[: 1 + n % 150], **{"return": EVERYTHING}) for n in range(instances)]
-    import orjson
-
     [outcome] = service.handle_batch([orjson.dumps({"instances": asked})])
     assert outcome.status == 200
     assert len(outcome.body) <= limit + 1_000 * instances
@@ -53,10 +55,6 @@ def test_limits_are_the_settings(two):
 
 
 def test_a_stopping_service_turns_everything_away_unchanged(two, tmp_path):
-    import time
-
-    from handlers.gate import Gate
-
     store = MemoryStore()
     service = make_service(two, store=store, gate_file=str(tmp_path / "gate"))
     answer(service, step("a", 0, two.sequence(1)))

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handlers import state
-from handlers.sessions import Record
+from handlers.records import Record
 from handlers.state import State
 from handlers.stores.memory import MemoryStore
 from tests.conftest import Clock, ask, make_service
@@ -15,7 +15,8 @@ from tests.unit.documents import ANYTHING, bodies, requests
 def held(model):
     """Strategies for states that a client may hold, or make up."""
     signature = model.signature
-    values = st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=signature.state_length, max_size=signature.state_length)
+    finite, size = st.floats(width=32, allow_nan=False, allow_infinity=False), signature.state_length
+    values = st.lists(finite, min_size=size, max_size=size)
     digests = st.sampled_from([signature.digest, bytes(16)])
     packed = st.builds(lambda v, p, d: state.to_text(State(np.array(v, np.float32), p, d)), values, st.integers(0, 2**53), digests)
     return st.one_of(packed, packed, ANYTHING)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from handlers.opening import open_store
-from handlers.sessions import Record
+from handlers.records import Record
 from handlers.settings import Settings
 from handlers.state import State
 from handlers.stores import Change, Entry
@@ -100,12 +100,12 @@ def test_stats_count_each_model_by_phase(two, service, store, command):
     head, *lines, last = [line.split() for line in table.splitlines()]
     assert head == ["model", "digest", *sessions.COLUMNS, "bytes", "oldest"]
     assert len(lines) == 2
-    assert last[:6] == ["all", "2", "1", "1", "0", "1"]
+    assert last[:7] == ["all", "–", "2", "1", "1", "0", "1"]
 
 
 def test_stats_of_an_empty_store_are_zeros(command):
     code, out, _ = command("stats")
-    assert (code, out.splitlines()[-1].split()) == (0, ["all", "0", "0", "0", "0", "0", "0", "–"])
+    assert (code, out.splitlines()[-1].split()) == (0, ["all", "–", "0", "0", "0", "0", "0", "0", "–"])
     assert json.loads(command("stats", "--json")[1]) == []
 
 

@@ -100,10 +100,10 @@ def test_a_row_is_as_finite_beside_others_as_it_is_alone():
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_result_that_is_not_finite_is_refused_and_nothing_is_applied(exported, backend):
+def test_a_result_that_is_not_finite_is_refused_and_nothing_is_applied(two, backend):
     """Finite in float32, infinite once normalised: infinities of both signs meet in the first gate."""
-    store, model = MemoryStore(), exported("touchy")
-    service, x = make_service(model, backend, store), model.sequence(2)
+    store = MemoryStore()
+    service, x = make_service(two, backend, store), two.sequence(2)
     answer(service, step("a", 0, x[:1]))
     before = contents(store)
     beyond = {"inputs": [[3e38, 3e38, 3e38]], "return": ["prediction", "output"]}

@@ -2,6 +2,7 @@
 
 import pytest
 
+from handlers.state import seal, unseal
 from handlers.stores import Change, Entry
 from handlers.stores.embedded import EmbeddedStore
 from handlers.stores.memory import MemoryStore
@@ -72,7 +73,7 @@ def flipped(entry):
     return entry.value[:middle] + bytes([entry.value[middle] ^ 1]) + entry.value[middle + 1 :]
 
 
-BROKEN = {"one bit": flipped, "cut short": lambda entry: entry.value[:30], "empty": lambda entry: b"", "not ours": lambda entry: b"hello" * 99}
+BROKEN = {"one bit": flipped, "cut short": lambda entry: entry.value[:30], "empty": lambda _: b"", "not ours": lambda _: b"hello" * 99}
 
 
 @pytest.mark.parametrize("damage", BROKEN.values(), ids=BROKEN.keys())
@@ -83,7 +84,8 @@ def test_a_record_that_cannot_be_read_is_one_sessions_503_and_is_left_as_it_is(t
     [(key, entry)] = store.scan(b"two/bad")
     store.commit_many([Change(key, entry.version, Entry(entry.version + 1, entry.purge_at, damage(entry)))])
     before = dict(store.scan(key))
-    replies = ask(service, step("bad", 2, x[2:]), step("good", 2, x[2:]), act("bad", "close"), step("bad", 0, x), act("good", "fork", to="bad"))
+    batch = [step("bad", 2, x[2:]), step("good", 2, x[2:]), act("bad", "close"), step("bad", 0, x), act("good", "fork", to="bad")]
+    replies = ask(service, *batch)
     assert [status for status, _ in replies] == [503, 200, 503, 503, 503]
     error = replies[0][1]["error"]
     assert (error["code"], error["details"], "retryable" in error) == ("session_unreadable", {"session": "bad"}, False)
@@ -92,8 +94,6 @@ def test_a_record_that_cannot_be_read_is_one_sessions_503_and_is_left_as_it_is(t
 
 
 def test_a_record_of_a_newer_release_is_unreadable_and_left_as_it_is(two):
-    from handlers.state import seal, unseal
-
     store = MemoryStore()
     service = make_service(two, store=store)
     answer(service, step("a", 0, two.sequence(1)))

@@ -15,9 +15,7 @@ class Stage:
 
     def __init__(self, model):
         self.clock, self.store, self.x = Clock(), MemoryStore(), model.sequence(6)
-        self.service = make_service(
-            model, store=self.store, clock=self.clock, session_ttl=TTL, tombstone_ttl=TOMBSTONE, sweep_interval=1e9
-        )
+        self.service = make_service(model, store=self.store, clock=self.clock, session_ttl=TTL, tombstone_ttl=TOMBSTONE, sweep_interval=1e9)
         answer(self.service, step("a", 0, self.x[:2]))
 
     def next(self, at=2):

@@ -116,6 +116,7 @@ class Stream:
         response = self.client.attempt(**request)
         if response is not None and response.status_code == 200:
             return dict(response.json())
+        # Without a code it is the host that refuses: the token was that of the server before a restart.
         refused = response is not None and response.status_code < 500 and error_code(response) != ""
         assert not refused, f"{self.id} at step {self.position}: {response.text if response else ''}"
         self.unanswered += 1

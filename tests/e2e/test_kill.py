@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from handlers.sessions import Record
+from handlers.records import Record
 from handlers.settings import Settings
 from handlers.stores.embedded import EmbeddedStore
 from host.torchserve import TorchServe

@@ -54,7 +54,7 @@ def test_every_leaf_has_a_status_and_a_phrase(kind):
     """The host sends a per-request status only together with a phrase."""
     assert 400 <= kind.status <= 599
     assert re.fullmatch(r"[A-Z][A-Za-z ]+", kind.phrase)
-    assert (kind.status < 500 or kind.status == 503 or kind is errors.InternalError), "only a defect of ours is a 500"
+    assert kind.status < 500 or kind.status == 503 or kind is errors.InternalError, "only a defect of ours is a 500"
 
 
 def test_what_may_be_tried_again_is_never_the_requests_fault():

@@ -65,13 +65,17 @@ FIELDS = {
     "inputs of another kind": ({"inputs": "x"}, "InvalidInput", ["inputs: ", "got a string", "traffic-1.0"]),
     "no steps": ({"inputs": []}, "InvalidInput", ["inputs: ", "got an empty list"]),
     "too many steps": ({"inputs": [ROW] * 5}, "TooLarge", ["inputs: 5 steps, at most 4", "cut the sequence"]),
-    "a row too short": ({"inputs": [ROW, ROW, ROW, [1, 2]]}, "InvalidInput", ["inputs[3]: expected 3 features, got 2 (signature traffic-1.0)"]),
+    "a row too short": (
+        {"inputs": [ROW, ROW, ROW, [1, 2]]}, "InvalidInput", ["inputs[3]: expected 3 features, got 2 (signature traffic-1.0)"],
+    ),
     "a row of another kind": ({"inputs": [ROW, 7]}, "InvalidInput", ["inputs[1]: expected 3 features, got a number"]),
     "null": ({"inputs": [[1, None, 3]]}, "InvalidInput", ["inputs[0][1]: expected a number, got null", "fill in"]),
     "true": ({"inputs": [[1, 2, True]]}, "InvalidInput", ["inputs[0][2]: expected a number, got true"]),
     "a number as text": ({"inputs": [["1", 2, 3]]}, "InvalidInput", ["inputs[0][0]: expected a number, got a string"]),
     "beyond float32": ({"inputs": [ROW, [1, -1e39, 3]]}, "InvalidInput", ["inputs[1][1]: -1e+39 is beyond float32"]),
-    "return of another kind": (STEP | {"return": "state"}, "InvalidInput", ["return: expected a list", "prediction, output, h_n, c_n, state"]),
+    "return of another kind": (
+        STEP | {"return": "state"}, "InvalidInput", ["return: expected a list", "prediction, output, h_n, c_n, state"],
+    ),
     "return unknown": (STEP | {"return": ["h_0"]}, "InvalidInput", ["return: unknown 'h_0'", "known: prediction"]),
     "commit of another kind": (session(id="a") | {"commit": 0}, "InvalidInput", ["commit: expected true or false, got a number"]),
     "commit without a session": (STEP | {"commit": False}, "InvalidInput", ["commit: false needs a step of a session"]),
@@ -90,7 +94,9 @@ FIELDS = {
     "action unknown": ({"session": {"id": "a", "action": "reset"}}, "InvalidInput", ["session.action: expected one of", "'reset'"]),
     "action without an id": ({"session": {"action": "close"}}, "InvalidInput", ["session.id: missing"]),
     "action with inputs": (STEP | {"session": {"id": "a", "action": "close"}}, "InvalidInput", ["not part of the action 'close'"]),
-    "action with a step": ({"session": {"id": "a", "action": "close", "step": 1}}, "InvalidInput", ["session.step: not part of the action"]),
+    "action with a step": (
+        {"session": {"id": "a", "action": "close", "step": 1}}, "InvalidInput", ["session.step: not part of the action"],
+    ),
     "fork to nowhere": ({"session": {"id": "a", "action": "fork"}}, "InvalidInput", ["session.to: goes with the action 'fork'"]),
     "fork to itself": ({"session": {"id": "a", "action": "fork", "to": "a"}}, "InvalidInput", ["session.to: "]),
     "to without a fork": (session(id="a", to="b"), "InvalidInput", ["session.to: goes with the action 'fork'"]),
@@ -115,14 +121,22 @@ FIELDS = {
     "future of a model that needs none": (
         {"inputs": [1], "horizon": 1, "future": [[]], "session": "a"}, "InvalidInput", ["future: ", "leave it out"], METER,
     ),
-    "horizon of a model that feeds nothing back": ({"inputs": [1], "horizon": 1}, "InvalidInput", ["horizon: words-1.0", "leave it out"], WORDS),
-    "token too large": ({"inputs": [0, 11]}, "InvalidInput", ["inputs[1]: expected a token id from 0 to 10, got 11 (signature words-1.0)"], WORDS),
+    "horizon of a model that feeds nothing back": (
+        {"inputs": [1], "horizon": 1}, "InvalidInput", ["horizon: words-1.0", "leave it out"], WORDS,
+    ),
+    "token too large": (
+        {"inputs": [0, 11]}, "InvalidInput", ["inputs[1]: expected a token id from 0 to 10, got 11 (signature words-1.0)"], WORDS,
+    ),
     "token below zero": ({"inputs": [-1]}, "InvalidInput", ["inputs[0]: ", "got -1"], WORDS),
     "token no integer": ({"inputs": [1.0]}, "InvalidInput", ["inputs[0]: ", "got 1.0"], WORDS),
     "token true": ({"inputs": [True]}, "InvalidInput", ["inputs[0]: ", "got True"], WORDS),
-    "session of a model that cannot stream": (session(id="a"), "InvalidInput", ["whole-1.0 cannot stream (cut at [1]", "whole sequences"], WHOLE),
+    "session of a model that cannot stream": (
+        session(id="a"), "InvalidInput", ["whole-1.0 cannot stream (cut at [1]", "whole sequences"], WHOLE,
+    ),
     "state of a model that cannot stream": (STEP | {"state": {"h_n": H, "c_n": C}}, "InvalidInput", ["whole-1.0 cannot stream"], WHOLE),
-    "steps of a model of one length": ({"inputs": [ROW] * 2}, "InvalidInput", ["inputs: expected exactly 3 steps, got 2", "fixed-1.0"], FIXED),
+    "steps of a model of one length": (
+        {"inputs": [ROW] * 2}, "InvalidInput", ["inputs: expected exactly 3 steps, got 2", "fixed-1.0"], FIXED,
+    ),
     "fewer steps than a model can take": ({"inputs": [ROW]}, "InvalidInput", ["inputs: expected at least 2 steps, got 1"], KERNEL),
     "state of another model": (STEP | {"state": STATE}, "ModelChanged", ["another model than traffic-2.0"], RETRAINED),
 }  # fmt: skip

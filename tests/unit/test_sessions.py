@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from handlers import sessions
 from handlers.errors import SessionError
 from handlers.schema import SessionRef
-from handlers.sessions import ACTIONS, REMEDY, TABLE, Event, Move, Phase, Record
+from handlers.records import Record
+from handlers.sessions import ACTIONS, REMEDY, TABLE, Event, Move, Phase
 from handlers.state import CorruptState, State
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -29,7 +30,7 @@ RECORDS: dict[Phase, Record | None] = {
     Phase.EXPIRED: replace(LIVE, expires_at=NOW - 1),
 }
 CELLS = list(itertools.product(Event, Phase))
-named = dict(argnames=("event", "phase"), argvalues=CELLS, ids=[f"{e.value}-{p.value}" for e, p in CELLS])
+every_cell = pytest.mark.parametrize(("event", "phase"), CELLS, ids=[f"{e.value}-{p.value}" for e, p in CELLS])
 
 
 def test_the_table_is_total():
@@ -37,7 +38,7 @@ def test_the_table_is_total():
     assert all(set(row) == set(Phase) for row in TABLE.values())
 
 
-@pytest.mark.parametrize(**named)
+@every_cell
 def test_every_cell_is_a_move_or_an_error_that_names_event_state_and_session(event, phase):
     record, cell, ref = RECORDS[phase], TABLE[event][phase], SessionRef("meter-7")
     if isinstance(cell, Move):
@@ -52,7 +53,7 @@ def test_every_cell_is_a_move_or_an_error_that_names_event_state_and_session(eve
     assert caught.value.details == {"session": "meter-7"} | ({"expected": 7} if live else {})
 
 
-@pytest.mark.parametrize(**named)
+@every_cell
 def test_only_where_there_is_a_record_it_is_read(event, phase):
     """The moves that answer from a record are granted in no phase without one; a fresh start is granted nowhere alive."""
     cell = TABLE[event][phase]

@@ -51,7 +51,7 @@ def somebody_else(folder):
     if os.geteuid() == 0:
         os.setgroups([])
         os.setuid(65534)
-    with pytest.raises(StoreUnavailable, match="(?i)permission denied; nothing was applied"):
+    with pytest.raises(StoreUnavailable, match=r"(?i)permission denied; nothing was applied"):
         EmbeddedStore(folder, 16 << 20)
 
 

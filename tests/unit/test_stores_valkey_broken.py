@@ -1,4 +1,4 @@
-"""Connections that break, servers that hang and servers that are killed: what was acknowledged stays, what is not known is said to be so."""
+"""Connections that break, servers that hang or are killed: what was acknowledged stays, what is not known is said to be so."""
 
 import multiprocessing
 import shutil
