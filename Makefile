@@ -4,7 +4,7 @@ PORT ?= 8080
 BIN := .venv/bin
 CHECKPOINTS := $(patsubst %/model.json,%,$(wildcard model_store/*/model.json))
 ARCHIVES := $(addsuffix .mar,$(CHECKPOINTS))
-IMAGE ?= docker build -t cellstate
+IMAGE ?= docker build -t cellstate .
 
 .PHONY: setup models demo serve test check bench load image clean
 
@@ -44,7 +44,7 @@ bench: models
 	$(BIN)/python -m benchmarks
 
 image:
-	$(IMAGE) $(if $(findstring docker,$(IMAGE)),.)
+	$(IMAGE)
 
 clean:
 	rm -rf .venv model_store/*.mar out run

@@ -3,7 +3,10 @@
 `export.lift(model, example_inputs)` is the whole of it for Python; `python -m export` for the command line.
 """
 
+import os
 from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime's wheels report home unless told before the import
 
 if TYPE_CHECKING:
     from export.lifting import lift as lift

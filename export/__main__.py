@@ -131,6 +131,7 @@ def _described(document: dict[str, Any]) -> list[str]:
         f"model     {document['name']} {document['version']}, task {document['task']}: {document['description']}",
         f"x         {shape}",
         f"y         {y.format(len(outputs['names']))} {', '.join(outputs['names'])}",
+        *([f"limit     numbers up to ±{inputs['limit']:.2g}"] if "limit" in inputs else []),
         f"output    [B, T, {outputs['output_size']}]",
         *(f"state     {line}" for line in states),
         f"streaming {'yes' if streaming['possible'] else 'no: ' + streaming['reason']}",

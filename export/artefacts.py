@@ -6,10 +6,14 @@ Both files are made byte for byte reproducible: no path, no time, no compression
 import contextlib
 import io
 import itertools
+import os
+import sys
 import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import onnx
 import torch
@@ -26,16 +30,34 @@ FIXED_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can state
 def graph_module(lifted: Lift, x: torch.Tensor) -> torch.nn.Module:
     """What the exporters take: the lifted model itself, or a loop over its traced step. Raises LiftError."""
     if lifted.step is None:
-        return lifted.module
+        if any(isinstance(module, torch.jit.ScriptModule) for module in lifted.base.modules()):
+            with _exporting("TorchScript"):  # the exporter to ONNX takes a scripted part only inside a traced whole
+                return _traced(lifted.base, lifted, x)
+        return lifted.base
     with _exporting("TorchScript"):
         return _traced(Stepped(lifted.step, lifted.state, x, lifted.per).eval(), lifted, x)
 
 
+def forget_class_names() -> None:
+    """TorchScript numbers the classes it meets in a process, and the numbers go into the file: begin anew, for the same bytes each time."""
+    torch._C._jit_clear_class_registry()
+    torch.jit._recursive.concrete_type_store = torch.jit._recursive.ConcreteTypeStore()  # type: ignore[no-untyped-call]
+    torch.jit._state._clear_class_state()  # type: ignore[no-untyped-call]
+
+
 def _traced(module: torch.nn.Module, lifted: Lift, x: torch.Tensor) -> torch.jit.ScriptModule:
+    _forget_names()
     traced: torch.jit.ScriptModule = torch.jit.trace(  # type: ignore[no-untyped-call]
         module, (x, *lifted.zeros(len(x))), check_trace=False
     )
     return traced
+
+
+def _forget_names() -> None:
+    """Let classes be called in the file what they are called, not `Lifted_3` when it is the third in this process."""
+    torch._C._jit_clear_class_registry()
+    torch.jit._recursive.concrete_type_store = torch.jit._recursive.ConcreteTypeStore()
+    torch.jit._state._clear_class_state()  # type: ignore[no-untyped-call]
 
 
 def write_torchscript(module: torch.nn.Module, lifted: Lift, x: torch.Tensor, target: Path) -> None:
@@ -47,17 +69,44 @@ def write_torchscript(module: torch.nn.Module, lifted: Lift, x: torch.Tensor, ta
 
 
 @contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """The exporter to ONNX prints a failing graph from C++, past Python's own stdout."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+@contextlib.contextmanager
 def _exporting(target: str) -> Iterator[None]:
     """Quiet, without gradients, every failure one LiftError."""
-    with warnings.catch_warnings(), torch.no_grad():
+    fast = torch.backends.mha.get_fastpath_enabled()
+    with warnings.catch_warnings(), torch.no_grad(), _silent():
         warnings.simplefilter("ignore")  # the tracers warn of what the verifier then measures, and of their deprecation
         try:
-            yield
+            torch.backends.mha.set_fastpath_enabled(False)  # one operator that no other runtime has
+            with mock.patch.object(torch.nn.functional, "_in_projection_packed", _projections):
+                yield
         except LiftError:
             raise
         except Exception as e:
             reason = next((line.strip() for line in str(e).splitlines() if line.strip()), "no reason given")
-            raise LiftError(f"{target} cannot hold this model: {type(e).__name__}: {reason} (at {user_line(e)})") from e
+            found = f"{target} cannot hold this model: {type(e).__name__}: {reason[:200]} (at {user_line(e)})"
+            raise LiftError(f"{found}; write that operation with others, or leave it outside the model") from e
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _projections(*arguments: Any) -> list[torch.Tensor]:
+    """An attention's query, key and value, each by itself: as PyTorch packs them, the exporter to ONNX freezes T."""
+    *values, weight, bias = arguments
+    biases = [None] * 3 if bias is None else bias.chunk(3)
+    return [torch.nn.functional.linear(v, w, b) for v, w, b in zip(values, weight.chunk(3), biases, strict=True)]
 
 
 def without_debug_records(data: bytes, stem: str) -> bytes:
@@ -65,7 +114,7 @@ def without_debug_records(data: bytes, stem: str) -> bytes:
     result = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as source, zipfile.ZipFile(result, "w", zipfile.ZIP_STORED) as target:
         for name in sorted(source.namelist()):
-            if not name.endswith(".debug_pkl"):
+            if not name.endswith((".debug_pkl", "/serialization_id")):  # the second is a digest over the first
                 target.writestr(zipfile.ZipInfo(f"{stem}/{name.split('/', 1)[1]}", FIXED_TIME), source.read(name))
     return result.getvalue()
 
@@ -99,7 +148,7 @@ def write_program(lifted: Lift, x: torch.Tensor, target: Path) -> None:
 def _scanned(lifted: Lift, x: torch.Tensor) -> torch.nn.Module:
     """The lifted model, or a scan over its step as a graph of its own: a scan's body cannot be the user's Python."""
     if lifted.step is None:
-        return lifted.module
+        return lifted.base
     packed, batch = pack(lifted.zeros(len(x))), {0: torch.export.Dim.DYNAMIC}
     step = torch.export.export(
         PackedStep(lifted.step, lifted.state).eval(), (x[:, :1], packed), dynamic_shapes=(batch, batch), strict=False
@@ -109,7 +158,7 @@ def _scanned(lifted: Lift, x: torch.Tensor) -> torch.nn.Module:
 
 def _program(module: torch.nn.Module, lifted: Lift, x: torch.Tensor) -> torch.export.ExportedProgram:
     dynamic = torch.export.Dim.DYNAMIC
-    shapes = ({0: dynamic} if lifted.steps[1] else {0: dynamic, 1: dynamic}, tuple({1: dynamic} for _ in lifted.state))
+    shapes = ({0: dynamic} if lifted.steps[0] == lifted.steps[1] else {0: dynamic, 1: dynamic}, tuple({1: dynamic} for _ in lifted.state))
     program = torch.export.export(module, (x, *lifted.zeros(len(x))), dynamic_shapes=shapes, strict=False)
     graphs = [m.graph for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)]
     for node in itertools.chain.from_iterable(graph.nodes for graph in graphs):

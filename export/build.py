@@ -62,6 +62,7 @@ def build_checkpoint(loaded: Checkpoint, store: Path, config: Path = CONFIG) -> 
 def _write(lifted: Lift, folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
     """The artefacts by backend's name, and why one is left out. No server runs the torch.export program yet: it may be missing."""
     files = {backend: folder / name for backend, name in FILES.items()}
+    artefacts.forget_class_names()
     window, left_out = lifted.window(), {}
     module = artefacts.graph_module(lifted, window)
     artefacts.write_torchscript(module, lifted, window, files["torchscript"])
@@ -93,7 +94,7 @@ def sign(card: Card, model: torch.nn.Module, lifted: Lift, report: Report, files
         "version": card.version,
         "description": card.description,
         "task": card.task,
-        "inputs": {"kind": "tokens", "vocabulary": card.tokens} if card.tokens else {"kind": "features", "features": list(card.features)},
+        "inputs": _inputs(card, report),
         "outputs": {"names": list(card.outputs), "per": lifted.per, "output_size": lifted.output_size},
         "state": [{"name": entry.name, "rows": entry.rows, "size": entry.size, "dtype": "float32"} for entry in lifted.state],
         "initial": lifted.initial.tolist() if lifted.initial.any() else [],
@@ -114,6 +115,12 @@ def sign(card: Card, model: torch.nn.Module, lifted: Lift, report: Report, files
         },
         "tools": {"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__, "numpy": np.__version__},
     }
+
+
+def _inputs(card: Card, report: Report) -> dict[str, Any]:
+    if card.tokens:
+        return {"kind": "tokens", "vocabulary": card.tokens}
+    return {"kind": "features", "features": list(card.features), "limit": report.input_limit}
 
 
 def weights_digest(model: torch.nn.Module) -> str:

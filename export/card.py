@@ -37,6 +37,8 @@ class Card:
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
             raise CheckpointError(f"name: expected 1 to 64 of the characters A-Z a-z 0-9 _ . -, got {self.name!r}")
+        if self.name.startswith("token"):
+            raise CheckpointError(f'name: {self.name!r} begins with "token", which the host takes for its own address; choose another')
         if not re.fullmatch(r"\d+(\.\d+)*", self.version):
             raise CheckpointError(f'version: expected numbers such as "1.0", got {self.version!r}')
         if self.task not in TASKS:

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from export import layout, probe, refusals
+from export.arguments import Arguments, resize
 from export.errors import LiftError
 from export.layout import Layout
-from export.probe import Arguments, Source
 from export.stepping import EagerLoop
 from export.tape import Call, Site, Tape
 from handlers.signature import StateEntry
@@ -54,16 +54,11 @@ class Lifted(nn.Module):
             parts, rest = rest[: len(place.entries)], rest[len(place.entries) :]
             given[place.site] = tuple(part[0] for part in parts) if place.is_cell else tuple(parts)
         with self._tape.running(given, self.scanning):
-            result = self.model(*self._arguments.of(x, _as_argument(next(iter(given.values())))))
+            result = self.model(*self._arguments.of(x, given))
         calls = {call.site: call for call in self._tape.calls}
         finals = [part[None] if p.is_cell else part for p in self._carried for part in calls[p.site].final]
         y = self._y.arrange(probe.tensors(result), x.size(0), x.size(1))
         return y, _output(calls[self._carried[-1].site], self._carried[-1]), *finals
-
-
-def _as_argument(parts: Sequence[Tensor]) -> Any:
-    """A state as a model's forward takes it: (h, c), or h alone."""
-    return tuple(parts) if len(parts) == 2 else parts[0]
 
 
 def _output(call: Call, place: Carried) -> Tensor:
@@ -78,7 +73,7 @@ class Lift:
     """A lifted model, and all that the exporter must know of it."""
 
     module: nn.Module  # x, *states -> y, output, *states; runs eagerly whatever T is
-    base: Lifted  # the same where the model does not loop over its steps; else for T = 1 only
+    base: Lifted  # what graphs are made of, and nothing else runs; for T = 1 only where the model loops over its steps
     looping: bool
     state: tuple[StateEntry, ...]  # in the order of the graph's inputs; sorted by name, inputs and outputs agree
     initial: Tensor  # [S]: what a new stream begins with
@@ -86,16 +81,18 @@ class Lift:
     per: str  # y: "sequence" [B, O] or "step" [B, T, O]
     width: int  # O
     steps: tuple[int, int | None]  # the least and the most T that the model takes; None: any
-    inputs: tuple[Any, ...]  # the example, with two rows
     arguments: Arguments
     layout: Layout
     description: dict[str, Any]
 
     def window(self) -> Tensor:
         """The example as the graph takes it: `[2, T, F]` or `[2, T]`, static inputs beside the series at every step."""
-        x: Tensor = self.inputs[0].transpose(0, 1) if self.arguments.axis else self.inputs[0]
-        statics = [v for v, source in zip(self.inputs, self.arguments.sources, strict=True) if source.kind == "static"]
-        return torch.cat([x, *(v[:, None].expand(-1, x.shape[1], -1) for v in statics)], -1) if statics else x.contiguous()
+        return self.arguments.window()
+
+    @property
+    def tokens(self) -> bool:
+        """Whether x is token ids `[B, T]`."""
+        return self.arguments.tokens
 
     @property
     def step(self) -> Lifted | None:
@@ -111,15 +108,14 @@ class Lift:
         finally:
             self.base.scanning = False
 
-    @property
-    def static_width(self) -> int:
-        return sum(source.width for source in self.arguments.sources)
+    def inputs(self, batch: int, steps: int, generator: torch.Generator) -> Tensor:
+        """Inputs like the example's, for measuring: `[batch, steps, …]`."""
+        return probe.drawn(self.window(), batch, steps, generator, self.arguments.static_width)
 
     def unmodified(self, model: nn.Module, x: Tensor) -> Tensor:
         """y of the model as its user wrote it, on a graph's x, from the start of a stream."""
-        state = _as_argument(self.start(len(x))[:2])
         with torch.no_grad():
-            result = probe.fresh_copy(model)(*self.arguments.of(x, state))
+            result = probe.fresh_copy(model)(*self.arguments.of(x, {}))
         return self.layout.arrange(probe.tensors(result), x.shape[0], x.shape[1])
 
     def zeros(self, batch: int) -> list[Tensor]:
@@ -140,24 +136,22 @@ def lift(model: nn.Module, example: Any) -> Lift:
 
     x is `[B, T, F]` float or `[B, T]` token ids (or time first, as the model has it). Raises LiftError, saying what stands in the way.
     """
-    inputs = tuple(example) if isinstance(example, tuple | list) else (example,)
-    axis = probe.batch_axis(model, inputs)
-    refusals.check(model, inputs)
-    base = layout.sized(inputs, axis, 2, inputs[0].shape[1 - axis])
-    sources = probe.sources(base, probe.observe(model, base), axis)
-    steps = layout.step_range(model, base, axis)
-    first, second = layout.two_sizes(model, base, axis, steps)
-    y = layout.find(first, second)
-    looping = steps[0] == 1 and _loops(model, base, axis)
-    length = 1 if looping else base[0].shape[1 - axis]
-    calls = probe.observe(model, layout.sized(base, axis, 2, length)).calls
-    carried = _carried(model, base, axis, length, calls, sources)
-    arguments = Arguments(tuple(sources), axis)
-    lifted = Lifted(model, carried, arguments, y).eval()
-    module = EagerLoop(lifted, y.kind) if looping else lifted
-    return Lift(
-        module=module,
-        base=lifted,
+    refusals.check_precision(model)
+    refusals.check_scripted(model)
+    arguments = probe.understand(model, example)
+    refusals.check_model(model, arguments)
+    steps = layout.step_range(model, arguments)
+    first, second = layout.two_sizes(model, arguments, steps)
+    changed = probe.observe(model, _varied(arguments, 2, first.steps, kept_row=0))
+    y = layout.find(first, second, changed, arguments)
+    looping = _loops(model, arguments, steps)
+    length = 1 if looping else arguments.steps
+    calls = probe.observe(model, arguments.sized(2, length)).calls
+    carried = _named(_sites(model, arguments, length, calls, _passing(first, second)))
+    base, copied = (Lifted(model, carried, arguments, y).eval() for _ in range(2))
+    result = Lift(
+        module=EagerLoop(copied, y.kind) if looping else copied,
+        base=base,
         looping=looping,
         state=tuple(entry for place in carried for entry in place.entries),
         initial=torch.cat([part.flatten() for place in carried for part in place.initial]),
@@ -165,39 +159,63 @@ def lift(model: nn.Module, example: Any) -> Lift:
         per=y.kind,
         width=y.width,
         steps=steps,
-        inputs=base,
         arguments=arguments,
         layout=y,
         description={"recurrent": [_describe(call) for call in calls if call.site in {p.site for p in carried}], "looped": looping},
     )
+    refusals.check_lifted(model, result)
+    return result
 
 
-def _loops(model: nn.Module, inputs: probe.Inputs, axis: int) -> bool:
+def _varied(arguments: Arguments, batch: int, steps: int, kept_row: int | None = None) -> Any:
+    """forward's arguments with other numbers in them, all but those of one row."""
+    x = probe.drawn(arguments.window(), batch, steps, torch.Generator().manual_seed(7), arguments.static_width)
+    if kept_row is not None:
+        own = resize(arguments.window(), 1, steps)
+        x[kept_row] = own[kept_row]
+    return arguments.of(x, {})
+
+
+def _loops(model: nn.Module, arguments: Arguments, steps: tuple[int, int | None]) -> bool:
     """Whether the model calls its recurrent modules more often for more steps."""
-    one, more = (len(probe.observe(model, layout.sized(inputs, axis, 2, steps)).calls) for steps in (1, 3))
-    return one != more
+    lengths = (1, 3) if steps[0] == 1 else (steps[0], steps[0] + 3)
+    if steps[1] is not None and steps[1] < lengths[1]:
+        return False  # one length only: the loop may as well be unrolled
+    few, many = (probe.observe(model, arguments.sized(2, n)).calls for n in lengths)
+    if len(few) != len(many) and steps[0] > 1:
+        raise LiftError(
+            f"{many[-1].site.path}: called once a step, in a model that needs {steps[0]} steps at once: no graph holds that; "
+            "call an nn.LSTM once over all steps"
+        )
+    return len(few) != len(many)
 
 
-def _carried(
-    model: nn.Module, inputs: probe.Inputs, axis: int, steps: int, calls: Sequence[Call], sources: Sequence[Source]
-) -> list[Carried]:
-    """The sites, with the states they begin with."""
-    generator = torch.Generator().manual_seed(7)
-    varied = (probe.vary(inputs[0], generator), *inputs[1:])
-    others = probe.observe(model, layout.sized(varied, axis, 3, steps)).calls
-    from_argument = any(source.kind == "state" for source in sources)
-    found = []
-    for a, b in zip(calls, others, strict=True):
-        states = _zeros(a) if from_argument and a is calls[0] else probe.constant_state(a, b)
-        if states is not None:
-            found.append((a, states))
+def _passing(first: layout.Seen, second: layout.Seen) -> set[Site]:
+    """Sites that begin anew in every pass: their own length does not follow T (a decoder over a horizon), or their rows the batch."""
+    pairs = list(zip(first.observation.calls, second.observation.calls, strict=False))
+    folded = {a.site for a, b in pairs if (a.rows, b.rows) != (first.batch, second.batch)}
+    if first.steps == second.steps:
+        return folded
+    return folded | {a.site for a, b in pairs if not a.is_cell and a.steps == b.steps and a.steps > 1}
+
+
+def _sites(
+    model: nn.Module, arguments: Arguments, steps: int, calls: Sequence[Call], passing: set[Site]
+) -> list[tuple[Call, tuple[Tensor, ...]]]:
+    """The calls whose state a stream carries, with what it begins with."""
+    others = probe.observe(model, _varied(arguments, 3, steps)).calls
+    if len(others) != len(calls):
+        raise LiftError(
+            f"the model called {calls[0].site.path} {len(calls)} times on one input and {len(others)} on another: a graph has one way"
+        )
+    pairs = [(a, probe.constant_state(a, b)) for a, b in zip(calls, others, strict=True)]
+    found = [(call, states) for call, states in pairs if states is not None]
     if not found:
-        raise LiftError("every recurrent call begins with a state that depends on the input: there is nothing that a stream could carry")
-    return _named(found)
-
-
-def _zeros(call: Call) -> tuple[Tensor, ...]:
-    return tuple(torch.zeros_like(probe.rows(part, 0, call.is_cell)) for part in call.final)
+        raise LiftError(
+            f"{calls[0].site.path}: begins with a state that depends on the input, as does every recurrent call: there is nothing that a "
+            "stream could carry; let the input enter at every step, or pass the state as an argument of forward"
+        )
+    return [(call, states) for call, states in found if call.site not in passing] or found
 
 
 def _named(found: Sequence[tuple[Call, tuple[Tensor, ...]]]) -> list[Carried]:

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from export import arguments
+from export.arguments import Arguments
 from export.errors import LiftError
-from export.tape import Call, Tape
-
-Inputs = tuple[Any, ...]
+from export.tape import Call, Site, Tape
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,60 +27,37 @@ class Observation:
 
     outputs: list[Tensor]
     calls: list[Call]
+    packed: list[list[int]]  # lengths that sequences were packed by
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where one of `forward`'s arguments comes from at serving time."""
-
-    kind: str  # "x" | "static" | "lengths" | "state"
-    width: int = 0  # columns of a static input
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """How the model's own arguments follow from the graph's one x."""
-
-    sources: tuple[Source, ...]
-    axis: int  # of the batch, in the model's own x
-
-    def of(self, x: Tensor, state: Any) -> list[Any]:
-        """x `[B, T, F]` with static inputs as its last columns, or `[B, T]`."""
-        offset = x.shape[-1] - sum(source.width for source in self.sources)
-        arguments: list[Any] = []
-        for source in self.sources:
-            if source.kind == "x":
-                series = x[..., :offset] if offset < x.shape[-1] else x
-                arguments.append(series.transpose(0, 1) if self.axis else series)
-            elif source.kind == "static":
-                arguments.append(x[:, -1, offset : offset + source.width])  # [B, K]: the same at every step
-                offset += source.width
-            elif source.kind == "lengths":
-                arguments.append(torch.full((x.size(0),), x.size(1), dtype=torch.int64))
-            else:
-                arguments.append(state)
-        return arguments
-
-
-def observe(model: nn.Module, inputs: Inputs) -> Observation:
-    """Run a copy of the model once. Raises LiftError when it raises, with the user's own line."""
+def observe(model: nn.Module, given: Any) -> Observation:
+    """Run a copy of the model once on forward's arguments. Raises LiftError when it raises, with the user's own line."""
     fresh = fresh_copy(model)
     tape = Tape(fresh)
     try:
         with torch.no_grad(), tape.running({}):
-            result = fresh(*inputs)
+            result = fresh(*given)
+    except LiftError:
+        raise
     except Exception as e:
+        reason = " ".join(str(e).split())
         raise LiftError(
-            f"the model fails on the example: {type(e).__name__}: {e} (at {user_line(e)}); check the example's shape and dtype"
+            f"the model fails on the example: {type(e).__name__}: {reason} (at {user_line(e)}); check the example's shape and dtype"
         ) from e
-    return Observation(tensors(result), tape.calls)
+    return Observation(tensors(result), tape.calls, [[int(n) for n in lengths] for lengths in tape.packed])
 
 
 def fresh_copy(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode. Tensors that training left attached to its graph (a kept state, a normed weight) are copied by value."""
+    attached = [t for module in model.modules() for t in tensors(vars(module)) if t.grad_fn is not None]
     try:
-        return copy.deepcopy(model).eval().requires_grad_(False)
-    except RuntimeError as e:  # a state kept from training is part of a graph, which cannot be copied
-        raise LiftError(f"the model cannot be copied: {e}; build it anew from its factory and load the weights") from e
+        fresh = copy.deepcopy(model, {id(t): t.detach().clone() for t in attached}).eval()
+    except Exception as e:
+        raise LiftError(f"the model cannot be copied: {type(e).__name__}: {e}; build it anew from its factory and load the weights") from e
+    for weight in fresh.parameters():
+        if weight.is_leaf:
+            weight.requires_grad_(False)
+    return fresh
 
 
 def tensors(result: Any) -> list[Tensor]:
@@ -95,46 +73,41 @@ def tensors(result: Any) -> list[Tensor]:
 
 def user_line(error: BaseException) -> str:
     """File and line of the innermost frame outside torch and this package."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if "/torch/" not in f.filename and Path(f.filename).parent != Path(__file__).parent]
+    return last_own_line(traceback.extract_tb(error.__traceback__))
+
+
+def last_own_line(frames: Sequence[traceback.FrameSummary]) -> str:
+    own = [f for f in frames if "/torch/" not in f.filename and Path(f.filename).parent != Path(__file__).parent and "<" not in f.filename]
     return f"{own[-1].filename}:{own[-1].lineno}" if own else "unknown line"
 
 
-def vary(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Another input of the same shape: token ids from those of `x`, or numbers of its scale."""
-    if not x.is_floating_point():
-        return x.flatten()[torch.randint(x.numel(), x.shape, generator=generator)]
-    scale = x.std() if x.numel() > 1 and float(x.std()) > 0 else torch.tensor(1.0)
-    return x + scale * torch.randn(x.shape, generator=generator)
+def drawn(window: Tensor, batch: int, steps: int, generator: torch.Generator, static: int = 0) -> Tensor:
+    """Other inputs like `window` `[B, T, F]` or `[B, T]`: its own steps, each number shaken by a tenth of its column's spread.
+
+    Whole numbers may be ids and stay whole; a column of one number gets 0 and 1 beside it, token ids get 0, which often means padding.
+    The last `static` columns hold for all steps.
+    """
+    pool = window.reshape(window.shape[0] * window.shape[1], -1)  # [N, F]
+    at = torch.randint(len(pool), (batch, steps), generator=generator)
+    x = pool[at]  # [batch, steps, F]
+    constant = (pool == pool[0]).all(0)
+    bits = torch.randint(2, x.shape, generator=generator)
+    if not window.is_floating_point():
+        replaced = torch.rand(x.shape, generator=generator) < torch.where(constant, 0.5, 0.1)
+        return torch.where(replaced, bits * constant, x).reshape(batch, steps, *window.shape[2:])
+    ids = whole(window).flatten()
+    spread = torch.where(constant, pool[0].abs().clamp(min=1), pool.std(0, correction=0))
+    shaken = x + 0.1 * spread * torch.randn(x.shape, generator=generator)
+    coarse = torch.where(constant & (torch.rand(x.shape, generator=generator) < 0.5), bits.to(x.dtype), x)
+    x = torch.where(ids, coarse, shaken)
+    if static:
+        x[..., -static:] = x[:, :1, -static:].clone()
+    return x.reshape(batch, steps, *window.shape[2:])
 
 
-def resize(x: Tensor, axis: int, size: int) -> Tensor:
-    """`x` repeated and cut to `size` along `axis`."""
-    repeats = [1] * x.dim()
-    repeats[axis] = -(-size // x.shape[axis])
-    return x.repeat(*repeats).narrow(axis, 0, size)
-
-
-def sources(inputs: Inputs, observation: Observation, batch_axis: int) -> list[Source]:
-    """What each argument behind the first is: a state it passes on to a recurrent module, lengths, or a static input."""
-    x: Tensor = inputs[0]
-    batch, steps = x.shape[batch_axis], x.shape[1 - batch_axis]
-    passed = [part for call in observation.calls for part in call.given or ()]
-    result = [Source("x")]
-    for position, value in enumerate(inputs[1:], 1):
-        parts = tensors(value)
-        if parts and all(any(part is other for other in passed) for part in parts):
-            result.append(Source("state"))
-        elif isinstance(value, Tensor) and value.shape == (batch,) and not value.is_floating_point() and int(value.max()) <= steps:
-            result.append(Source("lengths"))
-        elif isinstance(value, Tensor) and value.dim() == 2 and len(value) == batch and value.is_floating_point() and x.is_floating_point():
-            result.append(Source("static", value.shape[1]))
-        else:
-            raise LiftError(
-                f"argument {position} of forward is neither a state, nor lengths [B], nor static numbers [B, K] beside a numeric x: "
-                "wrap the model in a module that takes x alone, or x and those"
-            )
-    return result
+def whole(window: Tensor) -> Tensor:
+    """Which columns of `[B, T, F]` hold whole numbers only, and so may be ids."""
+    return (window == window.round()).all(0).all(0)
 
 
 def constant_state(first: Call, second: Call) -> tuple[Tensor, ...] | None:
@@ -145,9 +118,7 @@ def constant_state(first: Call, second: Call) -> tuple[Tensor, ...] | None:
     if first.given is None or second.given is None:
         return tuple(torch.zeros_like(rows(part, 0, first.is_cell)) for part in first.final)
     pairs = list(zip(first.given, second.given, strict=True))
-    same = all(
-        torch.equal(rows(a, 0, first.is_cell), rows(b, i, first.is_cell)) for a, b in pairs for i in range(batch_of(b, first.is_cell))
-    )
+    same = all(torch.equal(rows(a, 0, first.is_cell), rows(b, i, first.is_cell)) for a, b in pairs for i in range(second.rows))
     return tuple(rows(a, 0, first.is_cell) for a, _ in pairs) if same else None
 
 
@@ -156,35 +127,71 @@ def rows(part: Tensor, b: int, is_cell: bool) -> Tensor:
     return part[b : b + 1] if is_cell else part[:, b]
 
 
-def batch_of(part: Tensor, is_cell: bool) -> int:
-    return part.shape[0] if is_cell else part.shape[1]
-
-
-def batch_axis(model: nn.Module, inputs: Inputs) -> int:
-    """0 for a model that takes `[B, T, …]`, 1 for `[T, B, …]`: the axis that the recurrent modules' batch follows."""
-    x: Tensor = inputs[0]
+def understand(model: nn.Module, example: Any) -> Arguments:
+    """What each argument is, and which axis of x is the batch: the one that the recurrent modules' batch follows. Raises LiftError."""
+    values, spec = tree_flatten(tuple(example) if isinstance(example, tuple | list) else (example,))
+    x: Tensor = values[arguments.first_tensor(values)]
     if x.dim() < 2:
-        raise LiftError("x: expected a batch [B, T, F] or [B, T]; for a model without a batch axis, wrap it to take one")
-    base = observe(model, inputs)
-    if not base.calls:
-        raise LiftError("no nn.LSTM, nn.GRU, nn.RNN or cell was called in the model's forward: there is no state to lift")
+        raise LiftError(
+            f"x is {list(x.shape)}: expected a batch, [B, T, F] or [B, T]; for a model without a batch axis, wrap it in one that takes "
+            "[B, T, …] and gives its LSTM [B, T, F] (batch_first=True) or [T, B, F]"
+        )
+    base = observe(model, tree_unflatten(values, spec))
+    _check_batched(base.calls)
+    states, unclear = _states(model, values, spec), []
     for axis in (0, 1):
         try:
-            wider = observe(model, tuple(_widen(value, axis, x.shape[axis]) for value in inputs))
-        except LiftError:
+            found = arguments.roles(values, spec, axis, states, base.packed)
+        except LiftError as e:
+            unclear.append(e)
             continue
-        if _batches(wider.calls) == {b * 2 for b in _batches(base.calls)} == {2 * x.shape[axis]}:
-            return axis
-    raise LiftError("the batch is fixed by the model, or x has none: use x.size(0) where the model builds shapes, and let x be [B, T, F]")
+        if _follows(model, found, base.calls, x.shape[axis]):
+            return found
+    raise unclear[0] if len(unclear) == 2 else LiftError(_no_batch(base.calls, x))
 
 
-def _batches(calls: Sequence[Call]) -> set[int]:
-    return {batch_of(call.final[0], call.is_cell) for call in calls}
+def _states(model: nn.Module, values: Sequence[Any], spec: Any) -> dict[int, tuple[Site, int]]:
+    """Which leaves are states: those that reach a recurrent call as its initial state, when every leaf is told from every other."""
+    generator, first = torch.Generator().manual_seed(5), arguments.first_tensor(values)
+    floats = [i for i, v in enumerate(values) if i != first and isinstance(v, Tensor) and v.is_floating_point()]
+    marked = [torch.rand(v.shape, generator=generator, dtype=v.dtype) if i in floats else v for i, v in enumerate(values)]
+    if not floats:
+        return {}
+    parts = [(call.site, k, part) for call in observe(model, tree_unflatten(marked, spec)).calls for k, part in enumerate(call.given or ())]
+    found = {}
+    for i in floats:
+        for site, k, part in parts:
+            if i not in found and part.shape == marked[i].shape and torch.equal(part, marked[i]):
+                found[i] = (site, k)
+    return found
 
 
-def _widen(value: Any, axis: int, size: int) -> Any:
-    """Twice the batch: along `axis` of x; along the batch axis of lengths, static inputs `[B, …]` and states `[L*D, B, H]`."""
-    if isinstance(value, tuple | list):
-        return type(value)(_widen(part, axis, size) for part in value)
-    where = axis if value.dim() > axis and value.shape[axis] == size else next((i for i, n in enumerate(value.shape) if n == size), 0)
-    return torch.cat([value, value], where)
+def _check_batched(calls: Sequence[Call]) -> None:
+    if not calls:
+        raise LiftError(
+            "no nn.LSTM, nn.GRU, nn.RNN or cell was called in the model's forward: there is no state to lift; "
+            "write a recurrence of your own with these, and a scripted one as the plain module"
+        )
+    for call in calls:
+        if call.final[0].dim() != (2 if call.is_cell else 3):
+            raise LiftError(
+                f"{call.site.path}: called without a batch axis, so axis 0 of its input is time: give it [B, T, F] with batch_first=True"
+            )
+
+
+def _follows(model: nn.Module, found: Arguments, calls: Sequence[Call], batch: int) -> bool:
+    """Whether a call that runs over `batch` rows runs over twice as many when x has twice as many."""
+    try:
+        wider = observe(model, found.sized(2 * batch, found.steps)).calls
+    except LiftError:
+        return False
+    return any((a.rows, b.rows) == (batch, 2 * batch) for a, b in zip(calls, wider, strict=False))
+
+
+def _no_batch(calls: Sequence[Call], x: Tensor) -> str:
+    """Why no axis of x is the batch."""
+    call = calls[0]
+    return (
+        f"{call.site.path}: runs over {call.rows} rows, which no axis of x {list(x.shape)} sets alone: the batch is fixed in the model, or "
+        "other axes are folded into it; build states and views with x.size(0), and give the recurrent module one row for each row of x"
+    )

@@ -1,9 +1,9 @@
 """Does every artefact say what the eager model says? Eager, TorchScript and ONNX Runtime, over lengths, batches, states and cuts.
 
-Differences are scaled: the largest absolute difference of a tensor, divided by the largest absolute value of the reference, or by 1
-where that is smaller. So one tolerance serves an output in vehicles an hour and a hidden state within ±1.
+Differences are scaled: `measure.difference`.
 """
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +14,21 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
+from export import probe
 from export.errors import ParityError
 from export.lifting import Lift
+from export.measure import difference as difference
 
 TOLERANCE = 2e-5  # scaled; float32 sums in another order differ by some 1e-6
+DOUBLE_TOLERANCE = 1e-9  # scaled; the same in float64
+FROZEN = (
+    "the graph holds the example's B or T, or values from it, as constants: build shapes from x.size(0) and x.size(1), and keep int(), "
+    ".item(), NumPy and loops over T out of forward"
+)
 BATCHES, STEPS = (1, 2, 5), (1, 2, 3, 24, 60)
 CUTS = 6  # random ways to cut one sequence
 LONG = 400  # steps of the sequence that is cut
+MAGNITUDES = (float(np.finfo(np.float32).max), 1e36, 1e30, 1e24, 1e18, 1e12, 1e9, 1e6, 1e3)  # tried as inputs
 DRIFT = 5_000  # steps of one sequence in one piece
 
 Runner = Callable[[Tensor, Sequence[Tensor]], list[Tensor]]  # x, states -> y, output, *states
@@ -45,13 +53,14 @@ class Report:
 
     differences: tuple[Difference, ...]
     streaming_reason: str
+    input_limit: float = MAGNITUDES[0]  # the largest magnitude of an input for which every artefact was right
 
     def check(self) -> None:
         """Raises ParityError, naming the worst output, where, and by how much."""
         worst = max(self.differences, key=lambda d: d.value if d.value == d.value else np.inf)
         if not worst.value <= TOLERANCE:
             found = f"{worst.artefact}: {worst.output} differs from the eager model by {worst.value:.2e} at {worst.where}"
-            raise ParityError(f"{found}; allowed {TOLERANCE:.0e}")
+            raise ParityError(f"{found}; allowed {TOLERANCE:.0e}; {FROZEN}")
 
     def table(self) -> str:
         lines = [f"  {'artefact':<22} {'output':<8} {'largest':>9}   where", *(d.row() for d in self.differences)]
@@ -61,15 +70,16 @@ class Report:
 def verify(model: nn.Module, lifted: Lift, files: Mapping[str, Path], seed: int = 0) -> Report:
     """Measure every artefact against the eager model, on inputs drawn from the lift's example. `files` by backend's name."""
     bench = Bench(model, lifted, torch.Generator().manual_seed(seed))
-    reason = bench.streaming_reason()
+    reason, limits = bench.streaming_reason(), []
     found = list(bench.lift_differences())
     for backend, path in files.items():
         label, runner = LABELS[backend], RUNNERS[backend](path)
         found += bench.grid_differences(label, runner)
+        limits.append(bench.input_limit(runner))
         if not reason:
             found += bench.cut_differences(f"{label}, cut", runner)
             found += bench.drift_differences(f"{label}, long", runner)
-    return Report(tuple(_largest(found)), reason)
+    return Report(tuple(_largest(found)), reason, min(limits))
 
 
 class Bench:
@@ -80,21 +90,10 @@ class Bench:
         self._eager = eager_runner(lifted)
         self._names = ["y", "output", *(entry.output for entry in lifted.state)]
         least, most = lifted.steps
-        self._steps = [most] if most is not None else [n for n in STEPS if n >= least]
+        self._steps = [n for n in STEPS if least <= n <= (most or n)] or [least]
 
     def inputs(self, batch: int, steps: int) -> Tensor:
-        """`[batch, steps, …]` drawn from the example's own steps, each number shaken by a tenth of its column's spread.
-
-        Static inputs stay what they are in the example's first row: they do not change from step to step.
-        """
-        window = self._lifted.window()
-        x = window[0][torch.randint(window.shape[1], (batch, steps), generator=self._generator)]
-        if x.is_floating_point():
-            spread = window.flatten(0, 1).std(0, correction=0)
-            noise = 0.1 * spread * torch.randn(x.shape, generator=self._generator)
-            noise[..., x.shape[-1] - self._lifted.static_width :] = 0
-            x = x + noise
-        return x
+        return self._lifted.inputs(batch, steps, self._generator)
 
     def states(self, batch: int) -> list[Tensor]:
         """Random, within what an LSTM's h can be."""
@@ -102,20 +101,33 @@ class Bench:
         return [torch.randn(entry.rows, batch, entry.size, generator=self._generator).clamp(-1, 1) for entry in entries]
 
     def streaming_reason(self) -> str:
-        """Empty when any cut of a sequence gives what the whole gives; else what was measured. No list of layer names is asked."""
+        """Empty when any cut of a sequence gives what the whole gives; else what was measured. No list of layer names is asked.
+
+        Measured in float64 where the model runs in it: there rounding is 1e-16, and no difference is too small to be told from it.
+        """
         least, most = self._lifted.steps
         if most is not None or least > 1:
-            return f"it takes {'exactly' if most else 'at least'} {least} steps at once"
-        for steps in (8, 60):
-            x, states = self.inputs(2, steps), self.states(2)
-            whole = self._eager(x, states)
-            for _ in range(CUTS):
-                cuts = random_cuts(steps, self._generator)
-                pieces = run_in_pieces(self._eager, x, states, cuts, self._lifted.per == "step")
-                for name, a, b in zip(self._names, pieces, whole, strict=True):
-                    value = difference(a, b)
-                    if not value <= TOLERANCE:
-                        return f"cut at {cuts}, {name} differs from the whole sequence's by {value:.1e}"
+            span = f"exactly {least}" if least == most else f"{least} to {most}" if most else f"at least {least}"
+            return f"it takes {span} steps at once"
+        with in_double(self._lifted) as doubled:
+            for steps in (8, 60):
+                x, states = self.inputs(2, steps), self.states(2)
+                if doubled:
+                    x, states = x.double() if x.is_floating_point() else x, [state.double() for state in states]
+                reason = self._cut_reason(x, states, DOUBLE_TOLERANCE if doubled else TOLERANCE, 1e-30 if doubled else 1.0)
+                if reason:
+                    return reason
+        return ""
+
+    def _cut_reason(self, x: Tensor, states: Sequence[Tensor], tolerance: float, floor: float) -> str:
+        whole = self._eager(x, states)
+        for _ in range(CUTS):
+            cuts = random_cuts(x.shape[1], self._generator)
+            pieces = run_in_pieces(self._eager, x, states, cuts, self._lifted.per == "step")
+            for name, a, b in zip(self._names, pieces, whole, strict=True):
+                value = difference(a, b, floor)
+                if not value <= tolerance:
+                    return f"cut at {cuts}, {name} differs from the whole sequence's by {value:.1e}"
         return ""
 
     def lift_differences(self) -> Iterator[Difference]:
@@ -130,8 +142,9 @@ class Bench:
             x = self.inputs(batch, steps)
             saturated = [torch.sign(state) * (1.0 if name == "h" else 8.0) for name, state in self._named(self.states(batch))]
             for kind, states in (("initial", self._lifted.start(batch)), ("random", self.states(batch)), ("saturated", saturated)):
-                for name, a, b in zip(self._names, runner(x, states), self._eager(x, states), strict=True):
-                    yield Difference(label, name, difference(a, b), f"B={batch} T={steps}, {kind} state")
+                where = f"B={batch} T={steps}, {kind} state"
+                for name, a, b in zip(self._names, run_or_refuse(runner, x, states, label, where), self._eager(x, states), strict=True):
+                    yield Difference(label, name, difference(a, b), where)
 
     def _named(self, states: Sequence[Tensor]) -> list[tuple[str, Tensor]]:
         """Each state with the last letter of its name: h or c."""
@@ -142,6 +155,27 @@ class Bench:
         x, states = self.inputs(1, DRIFT), self._lifted.start(1)
         for name, a, b in zip(self._names, runner(x, states), self._eager(x, states), strict=True):
             yield Difference(label, name, difference(a, b), f"B=1 T={DRIFT}")
+
+    def input_limit(self, runner: Runner) -> float:
+        """The largest of `MAGNITUDES` at which the artefact is finite wherever eager is, and equal; eager must be finite too.
+
+        Beyond it a runtime may answer with numbers where the sum has left them: ONNX Runtime's LSTM makes a number of a NaN.
+        """
+        if not self._lifted.window().is_floating_point():
+            return MAGNITUDES[0]
+        window = self._lifted.window()
+        x, states = self.inputs(4, self._steps[0]), self._lifted.start(4)
+        signs = torch.where(torch.rand(x.shape, generator=self._generator) < 0.5, -1.0, 1.0)
+        whole = probe.whole(window)  # columns that may be ids, if not all are: those have no magnitude to try
+        return next((m for m in MAGNITUDES if self._right(runner, x.where(whole & ~whole.all(), signs * m), states)), MAGNITUDES[-1])
+
+    def _right(self, runner: Runner, x: Tensor, states: Sequence[Tensor]) -> bool:
+        try:
+            expected = self._eager(x, states)
+        except Exception:  # noqa: BLE001 - the user's code may raise anything: ids out of range, mostly
+            return False
+        finite = all(bool(torch.isfinite(t).all()) for t in expected)
+        return finite and all(difference(a, b) <= TOLERANCE for a, b in zip(runner(x, states), expected, strict=True))
 
     def cut_differences(self, label: str, runner: Runner) -> Iterator[Difference]:
         x, states = self.inputs(2, LONG), self.states(2)
@@ -194,11 +228,37 @@ def onnx_runner(path: Path) -> Runner:
     return run
 
 
-def difference(actual: Tensor, expected: Tensor) -> float:
-    """Scaled, see above; infinite for another shape, NaN for a NaN."""
-    if actual.shape != expected.shape:
-        return float("inf")
-    return float((actual - expected).abs().max() / max(1.0, float(expected.abs().max())))
+def run_or_refuse(runner: Runner, x: Tensor, states: Sequence[Tensor], label: str, where: str) -> list[Tensor]:
+    """Raises ParityError where an artefact fails: mostly one that a size was frozen into."""
+    try:
+        return runner(x, states)
+    except Exception as e:
+        reason = next((line.strip() for line in reversed(str(e).splitlines()) if line.strip()), type(e).__name__)
+        raise ParityError(f"{label} fails at {where}: {reason[:200]}; {FROZEN}") from e
+
+
+def _runs(lifted: Lift) -> bool:
+    """Whether it runs in float64: a model may insist on float32 somewhere."""
+    x = lifted.window()
+    try:
+        with torch.no_grad():
+            lifted.module(x.double() if x.is_floating_point() else x, *(state.double() for state in lifted.start(len(x))))
+    except Exception:  # noqa: BLE001 - the user's code may raise anything; then float32 has to do
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def in_double(lifted: Lift) -> Iterator[bool]:
+    """The lifted module in float64 for a while, if it runs so; whether it does."""
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        lifted.module.double()
+        yield _runs(lifted)
+    finally:
+        torch.set_default_dtype(before)
+        lifted.module.float()
 
 
 def run_in_pieces(runner: Runner, x: Tensor, states: Sequence[Tensor], cuts: Sequence[int], per_step: bool) -> list[Tensor]:

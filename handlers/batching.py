@@ -4,7 +4,9 @@ Nothing is padded, so nothing needs masking: a row's state after its last step i
 sequence whole; its rows are grouped by length instead. NumPy only; this module knows neither requests nor sessions.
 """
 
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +15,12 @@ import numpy.typing as npt
 from handlers.backends import Backend, BackendError, Floats
 from handlers.signature import Signature
 from handlers.state import Vector
+
+PIECE = 512  # steps of one model run: what bounds the time between two looks at the clock
+
+
+class OutOfTime(BackendError):
+    """A row's turn came too late; nothing is wrong with it."""
 
 
 @dataclass(slots=True)
@@ -51,27 +59,37 @@ def join(states: Sequence[Floats]) -> Floats:
     return np.concatenate([s.swapaxes(0, 1).reshape(s.shape[1], -1) for s in states], axis=1)
 
 
-def run(backend: Backend, signature: Signature, rows: Sequence[Row], max_batch: int) -> None:
-    """Run every row over all its steps; fills `y`, `output`, `state`, or `error`."""
+def run(backend: Backend, signature: Signature, rows: Sequence[Row], max_batch: int, deadline: float = math.inf) -> None:
+    """Run every row over all its steps; fills `y`, `output`, `state`, or `error`. Short rows first; `deadline` is monotonic seconds."""
     ordered = sorted(rows, key=lambda row: len(row.x))
     for start in range(0, len(ordered), max_batch):
-        _run_ragged(backend, signature, ordered[start : start + max_batch])
+        _run_ragged(backend, signature, ordered[start : start + max_batch], deadline)
     for row in rows:
         if row.error is None:
             _finish(row, signature)
 
 
-def _run_ragged(backend: Backend, signature: Signature, rows: Sequence[Row]) -> None:
+def _run_ragged(backend: Backend, signature: Signature, rows: Sequence[Row], deadline: float) -> None:
     """`rows` ascend in length."""
     done = 0
     while rows:
+        if time.monotonic() > deadline:
+            _give_up(rows)
+            return
         length = len(rows[0].x)
         shortest = sum(len(row.x) == length for row in rows)
-        together = rows if signature.streaming else rows[:shortest]
-        _run_piece(backend, signature, together, done, length)
-        rows = rows[shortest:]
         if signature.streaming:
-            done = length
+            stop = min(length, done + PIECE)
+            _run_piece(backend, signature, rows, done, stop)
+            done, rows = stop, rows[shortest:] if stop == length else rows
+        else:
+            _run_piece(backend, signature, rows[:shortest], 0, length)
+            rows = rows[shortest:]
+
+
+def _give_up(rows: Iterable[Row]) -> None:
+    for row in rows:
+        row.error = row.error or OutOfTime("the batch took too long")
 
 
 def _run_piece(backend: Backend, signature: Signature, rows: Sequence[Row], start: int, stop: int) -> None:
@@ -94,28 +112,34 @@ def _step(backend: Backend, signature: Signature, rows: Sequence[Row], start: in
     want_output = any(row.want_output for row in rows)
     result = backend.run(x, split(np.stack([row.state for row in rows]), signature), want_output)
     states = join(result.states)  # [B, S]
-    finite = _finite(states, result.y, result.output)
+    finite = _finite(states, result.y)
     for i, row in enumerate(rows):
-        row.state, row.finite = states[i], row.finite and finite[i]
+        # For a model with one y a sequence, the y where a neighbour ends is nobody's result.
+        row.state, row.finite = states[i], finite[i] and (row.finite or signature.per == "sequence")
         row.pieces.append((result.y[i], result.output[i] if result.output is not None and row.want_output else None))
 
 
-def _finite(*arrays: Floats | None) -> list[bool]:
+def _finite(*arrays: Floats) -> list[bool]:
     """For each of the B rows: are all its values numbers? Arrays are `[B, …]`."""
-    checks = [np.isfinite(a).reshape(len(a), -1).all(axis=1) for a in arrays if a is not None]
-    verdict: list[bool] = np.logical_and.reduce(checks).tolist()
-    return verdict
+    checks = [np.isfinite(a).reshape(len(a), -1).all(axis=1) for a in arrays]
+    return list(np.logical_and.reduce(checks).tolist())
 
 
 def _finish(row: Row, signature: Signature) -> None:
     ys, outputs = zip(*row.pieces, strict=True)
     row.y = ys[-1] if signature.per == "sequence" else np.concatenate(ys)
-    row.output = np.concatenate(outputs) if row.want_output else None
+    if row.want_output:
+        row.output = np.concatenate(outputs)
+        row.finite = row.finite and bool(np.isfinite(row.output).all())
     row.pieces = []
 
 
-def roll(backend: Backend, signature: Signature, rows: Sequence[tuple[Row, int, Floats | None]], max_batch: int) -> list[Floats]:
+def roll(
+    backend: Backend, signature: Signature, rows: Sequence[tuple[Row, int, Floats | None]], max_batch: int, deadline: float = math.inf
+) -> list[Floats]:
     """Carry rows forward on their own predictions: (finished row, horizon n, future `[n, K]` or None) -> forecasts `[n, O]`.
+
+    A row whose forecast fails in the runtime gets its `error`.
 
     forecast[0] is the row's last prediction; forecast[i] follows from feeding back forecast[i-1] beside future[i-1], the known inputs
     of that same step. So the last row of `future` describes the last forecast and is not fed. The rows themselves stay as they are.
@@ -126,9 +150,11 @@ def roll(backend: Backend, signature: Signature, rows: Sequence[tuple[Row, int, 
         live = [k for k, (_, n, _) in enumerate(rows) if i < n and shadows[k].error is None]
         for k in live:
             shadows[k].x = _fed(forecasts[k][-1], rows[k][2], i - 1, signature)
-        run(backend, signature, [shadows[k] for k in live], max_batch)
+        run(backend, signature, [shadows[k] for k in live], max_batch, deadline)
         for k in live:
-            forecasts[k].append(_last(shadows[k]) if shadows[k].error is None else np.full_like(forecasts[k][-1], np.nan))
+            rows[k][0].error = shadows[k].error
+            if shadows[k].error is None:
+                forecasts[k].append(_last(shadows[k]))
     return [np.stack(forecast) for forecast in forecasts]
 
 

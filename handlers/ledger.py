@@ -22,6 +22,7 @@ class Account:
     phase: Phase
     changed: bool = False
     problem: str = ""  # why the stored bytes cannot be read
+    after: str | None = None  # the session whose uncommitted record this one was copied from
 
     def readable(self, id: str) -> "Account":
         """Itself. Raises SessionUnreadable when the stored bytes are corrupt or of a newer release; they are left as they are."""
@@ -59,10 +60,12 @@ class Ledger:
     def __getitem__(self, id: str) -> Account:
         return self._accounts[id].readable(id)
 
-    def put(self, id: str, record: Record) -> None:
-        """Change the session in memory; later requests of the same round see it."""
+    def put(self, id: str, record: Record, source: str | None = None) -> None:
+        """Change the session in memory; later requests of the same round see it. `source` is the session it was copied from."""
         account = self._accounts[id]
         account.record, account.changed = record, True
+        if source is not None and self._accounts[source].changed:
+            account.after = source
         account.phase = phase(record, self._now, self._digest, self._tombstone_ttl)
 
     @property
@@ -72,11 +75,15 @@ class Ledger:
 
     def commit(self) -> Collection[str]:
         """Commit what changed; the ids that lost the race, of which nothing was applied. Raises StoreUnavailable."""
-        changed = self.changed
-        if not changed:
-            return ()
-        done = self._store.commit_many([self._change(id, self._accounts[id]) for id in changed])
-        return {id for id, applied in zip(changed, done, strict=True) if not applied}
+        waiting, lost = set(self.changed), set[str]()
+        while waiting:  # once, but for copies of what this very commit changes: they must not outlive a source that lost
+            ready = [id for id in waiting if self._accounts[id].after not in waiting]
+            lost.update(id for id in ready if self._accounts[id].after in lost)
+            changes = [id for id in ready if id not in lost]
+            done = self._store.commit_many([self._change(id, self._accounts[id]) for id in changes])
+            lost.update(id for id, applied in zip(changes, done, strict=True) if not applied)
+            waiting.difference_update(ready)
+        return lost
 
     def _change(self, id: str, account: Account) -> Change:
         record = account.record

@@ -1,7 +1,8 @@
 """The TorchServe adapter: the only file that knows the host. One class, rows and context on one side, the service on the other.
 
 Facts about the host that shape it: an exception out of `handle` fails the whole batch, so none leaves it; a per-request status needs an own
-body and a phrase; bytes go out as they are; the worker's standard output is the host's protocol for logs and metrics.
+body and a phrase; the handler's file must define exactly one class; bytes go out as they are; the worker's standard output is the host's
+protocol for logs and metrics.
 """
 
 import json
@@ -14,6 +15,7 @@ from typing import Any
 
 from handlers import answers
 from handlers.answers import Outcome
+from handlers.buffer import Buffer
 from handlers.errors import ConfigurationError, StoreUnavailable
 from handlers.opening import open_backend, open_store
 from handlers.rounds import Deployment
@@ -22,6 +24,7 @@ from handlers.settings import Settings
 from handlers.signature import Signature
 
 log = logging.getLogger("cellstate")
+KNOWN_HOST = "0.12.0"  # the release whose internals are known here
 
 
 class LstmHandler:
@@ -47,6 +50,7 @@ class LstmHandler:
         self._description = json.dumps(signature.raw).encode()
         backend = open_backend(folder, signature, settings)
         deployment = Deployment(backend, signature, open_store(settings), settings)
+        _read_through_a_buffer()
         log.warning("started model=%s device=%s settings=%s", signature.label, backend.device, json.dumps(settings.effective()))
         return Service(deployment)
 
@@ -73,6 +77,13 @@ def _set_head(context: Any, i: int, outcome: Outcome) -> None:
     context.set_response_content_type(i, answers.JSON)
     if outcome.status != 200:
         context.set_response_status(outcome.status, outcome.phrase, i)
+
+
+def _read_through_a_buffer() -> None:
+    """Effective from the next message on: when a model loads, the host has read its message to the last byte."""
+    protocol = sys.modules.get("ts.protocol.otf_message_handler")
+    if protocol is not None and getattr(sys.modules.get("ts"), "__version__", "") == KNOWN_HOST:
+        protocol._retrieve_buffer = Buffer().read  # type: ignore[attr-defined]
 
 
 def _configure_logging(settings: Settings) -> None:

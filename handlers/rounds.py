@@ -5,6 +5,7 @@ run together.
 """
 
 import logging
+import math
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,13 +16,22 @@ import numpy as np
 from handlers import answers, batching, sessions
 from handlers.backends import Backend
 from handlers.batching import Row
-from handlers.errors import CellstateError, InternalError, InvalidInput, ModelChanged, NonFiniteResult, StepConflict, StoreUnavailable
+from handlers.errors import (
+    CellstateError,
+    InternalError,
+    InvalidInput,
+    ModelChanged,
+    NonFiniteResult,
+    Overloaded,
+    StepConflict,
+    StoreUnavailable,
+)
 from handlers.ledger import Account, Ledger
 from handlers.records import Inputs, Record
 from handlers.sessions import Move
 from handlers.settings import Settings
 from handlers.signature import Signature
-from handlers.state import State, Vector
+from handlers.state import MAX_POSITION, State, Vector
 from handlers.stores import Store
 from handlers.tasks import Step, Task, fail, touching, waves
 
@@ -45,13 +55,13 @@ class Deployment:
 class Round:
     """Serves its tasks once. Discard it afterwards."""
 
-    def __init__(self, deployment: Deployment, tasks: Sequence[Task], now: float) -> None:
+    def __init__(self, deployment: Deployment, tasks: Sequence[Task], now: float, deadline: float = math.inf) -> None:
         self._backend, self._signature = deployment.backend, deployment.signature
         self._settings, self._key, self._now = deployment.settings, deployment.key, now
         self._ledger = Ledger(
             deployment.store, self._signature.name, self._signature.digest, self._settings.tombstone_ttl, now, secrets.randbits(48) + 1
         )
-        self._tasks = tasks
+        self._tasks, self._deadline = tasks, deadline
 
     def serve(self) -> Sequence[Task]:
         """Give every task its reply or error; returns those whose session another worker changed meanwhile, as if untouched."""
@@ -122,7 +132,8 @@ class Round:
         record, inputs = _recorded(account), task.request.inputs
         assert inputs is not None  # as above
         recent = record.recent if self._settings.rewarm_steps else None
-        if recent is None or recent.dtype != inputs.dtype or recent.shape[1:] != inputs.shape[1:]:
+        enough = recent is not None and len(recent) >= min(record.state.position, self._settings.rewarm_steps)
+        if recent is None or not enough or recent.dtype != inputs.dtype or recent.shape[1:] != inputs.shape[1:]:
             sessions.refuse(ModelChanged, account.phase, task.id, task.ref, record)
         step = self._step(task, None, record.state.position, record)
         step.row.x, step.rewarmed = np.concatenate([recent, inputs]), len(recent)
@@ -162,16 +173,16 @@ class Round:
         if sessions.decide(what, target.phase, id, task.ref, target.record) is Move.REPLAY:
             task.reply = self._response(b"", sessions.field(id, _recorded(target), replayed=True))
         else:
-            self._write(task, id, source.state)
+            self._write(task, id, source.state, task.id)
 
     def _bear(self, task: Task, account: Account) -> None:
         assert task.request.state is not None  # the parser demands it of an import
         self._write(task, task.id, task.request.state)
 
-    def _write(self, task: Task, id: str, state: State) -> None:
+    def _write(self, task: Task, id: str, state: State, source: str | None = None) -> None:
         """A session that begins with a state instead of a step."""
         record = Record(state, self._now, self._now + self._settings.session_ttl, state.position, task.digest, b"")
-        self._ledger.put(id, record)
+        self._ledger.put(id, record, source)
         task.reply = self._response(b"", sessions.field(id, record))
 
     def _end(self, task: Task, account: Account) -> None:
@@ -195,23 +206,29 @@ class Round:
     # Run: the model over one wave, then the forecasts of those that asked for one.
 
     def _run(self, steps: Sequence[Step]) -> None:
-        most = self._settings.max_batch
-        batching.run(self._backend, self._signature, [step.row for step in steps], most)
+        most, deadline = self._settings.max_batch, self._deadline
+        batching.run(self._backend, self._signature, [step.row for step in steps], most, deadline)
         rolling = [step for step in steps if step.task.request.horizon and step.row.error is None]
         rows = [(step.row, step.task.request.horizon, step.task.request.future) for step in rolling]
-        for step, forecast in zip(rolling, batching.roll(self._backend, self._signature, rows, most), strict=True):
+        for step, forecast in zip(rolling, batching.roll(self._backend, self._signature, rows, most, deadline), strict=True):
             step.forecast = forecast
 
     # Settle: check one result and put it in the ledger. Raises before anything is changed.
 
     def _settle(self, step: Step) -> None:
         task, row = step.task, step.row
+        if isinstance(row.error, batching.OutOfTime):
+            raise Overloaded(
+                f"the batch did not end within {self._settings.batch_seconds:g} s; nothing was applied: try again, or ask for less at once"
+            )
         if row.error is not None:
             raise InternalError("the model's runtime failed on this request; nothing was applied") from row.error
         if not row.finite or (step.forecast is not None and not np.isfinite(step.forecast).all()):
             raise NonFiniteResult("inputs: the model's result for them is not finite; nothing was applied: send inputs in its range")
         row.forget(step.rewarmed)
         position = step.position + len(row.x)
+        if position > MAX_POSITION:
+            raise InvalidInput(f"session.step: {position} would be beyond the last position, {MAX_POSITION}; start another session")
         fragment = task.fit(answers.result(row, step.forecast, task.request.wants, position, self._signature, self._key))
         task.reply = self._response(fragment, self._advance(step, position, fragment) if task.request.session else None)
 

@@ -173,7 +173,7 @@ class Parser:
         self._check_steps(len(value))
         if self.signature.tokens:
             return values.tokens(value, self.signature)
-        return values.matrix(value, len(self.signature.features), "inputs", self.signature)
+        return values.matrix(value, len(self.signature.features), "inputs", self.signature, limit=self.signature.input_limit)
 
     def _check_steps(self, steps: int) -> None:
         least, most = self.signature.least_steps, self.signature.most_steps
@@ -239,6 +239,8 @@ class Parser:
         horizon = values.integer(document, "horizon", MAX_STEP, "horizon")
         if horizon > self.limits.max_horizon:
             raise TooLarge(f"horizon: {horizon}, at most {self.limits.max_horizon}")
+        if horizon and not self.signature.streaming:
+            raise InvalidInput(f"horizon: {self.signature.label} cannot stream ({self.signature.streaming_reason}), so it cannot roll on")
         if horizon and not self.signature.feedback:
             raise InvalidInput(f"horizon: {self.signature.label} has no output that feeds back into its inputs; leave it out")
         return horizon

@@ -57,8 +57,9 @@ class Service:
         return Task(request, room, request.session.id or secrets.token_urlsafe(16), request.digest())
 
     def _serve(self, tasks: Sequence[Task], now: float) -> None:
+        deadline = time.monotonic() + self._settings.batch_seconds
         for _ in range(self._settings.commit_attempts):
-            tasks = Round(self._deployment, tasks, now).serve() if tasks else ()
+            tasks = Round(self._deployment, tasks, now, deadline).serve() if tasks else ()
         fail(
             tasks, Overloaded(f"the session changed under {self._settings.commit_attempts} tries to commit; nothing was applied: try again")
         )

@@ -4,6 +4,7 @@ A value comes from the environment (`CELLSTATE_` + the name in capitals), else f
 else from the default here. An unknown name or an unreadable value refuses to start. Documented in docs/settings.md; a test compares.
 """
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -48,6 +49,7 @@ class Settings:
     max_body: int = 4_000_000
     max_reply: int = 6_000_000  # below the host's own limit, which ends the worker
     max_batch: int = 256  # rows in one model run
+    batch_seconds: float = 10.0  # after which the rest of a batch is answered 429; below the host's responseTimeout
     state_key: str = ""  # signs client-held state when set
     gate_file: str = ""  # shared with whoever stops the service: handlers/gate.py
     log_requests: bool = False  # one line per request
@@ -56,6 +58,8 @@ class Settings:
     def read(cls, section: Mapping[str, Any] | None, environment: Mapping[str, str]) -> "Settings":
         """Merge the archive's section and the environment. Raises ConfigurationError, naming the setting and where it stands."""
         known = {f.name for f in fields(cls)}
+        if section is not None and not isinstance(section, Mapping):
+            raise ConfigurationError(f"cellstate: expected settings by name, got {section!r}")
         values: dict[str, tuple[Any, str]] = {name: (value, f"cellstate.{name}") for name, value in (section or {}).items()}
         for variable, text in environment.items():
             if variable.startswith(PREFIX):
@@ -71,6 +75,8 @@ class Settings:
     def _check(self) -> None:
         for name, value in asdict(self).items():
             number = isinstance(value, int | float) and not isinstance(value, bool)
+            if number and not math.isfinite(value):
+                raise ConfigurationError(f"{name}: must be a finite number, got {value}")
             if number and (value < 0 or (value == 0 and name not in MAY_BE_ZERO)):
                 raise ConfigurationError(f"{name}: must be {'at least' if name in MAY_BE_ZERO else 'greater than'} 0, got {value}")
         for name, allowed in (("backend", ("onnxruntime", "torchscript")), ("device", ("auto", "cpu", "cuda"))):
@@ -105,6 +111,9 @@ def _parse(value_and_place: tuple[Any, str], default: Any) -> Any:
             raise ConfigurationError(f"{where}: expected true or false, got {value!r}")
         return text in ("true", "1")
     try:
-        return type(default)(value)
+        parsed = type(default)(value)
     except (TypeError, ValueError) as e:
         raise ConfigurationError(f"{where}: expected {type(default).__name__}, got {value!r}") from e
+    if not isinstance(value, str) and (type(value) is bool or parsed != value):  # YAML: a part of a step, a list, nothing at all
+        raise ConfigurationError(f"{where}: expected {type(default).__name__}, got {value!r}")
+    return parsed

@@ -53,6 +53,7 @@ class Signature:
     model_digest: str  # hexadecimal; a state belongs to exactly one
     features: tuple[str, ...] = ()  # empty for token ids
     vocabulary: int = 0  # number of token ids; 0 for numeric features
+    input_limit: float = float(np.finfo(np.float32).max)  # up to which the artefacts were found right
     initial: tuple[float, ...] = ()  # what a new stream begins with, [S]; empty for zeros
     least_steps: int = 1  # T that the model takes at once
     most_steps: int | None = None
@@ -124,6 +125,7 @@ class Signature:
             model_digest=document["digests"]["model"],
             features=tuple(inputs.get("features", ())),
             vocabulary=inputs.get("vocabulary", 0),
+            input_limit=inputs.get("limit", float(np.finfo(np.float32).max)),
             initial=tuple(document["initial"]),
             least_steps=document["steps"]["least"],
             most_steps=document["steps"]["most"],

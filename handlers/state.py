@@ -34,7 +34,7 @@ from handlers.signature import Signature
 MAGIC, FORMAT, FLOAT32, SIGNED = b"CSST", 1, 1, 1
 HEADER = struct.Struct("<4sBBHQ16sQI")
 SEAL = 16
-MAX_POSITION = 2**63 - 1
+MAX_POSITION = 2**53  # the largest integer that every JSON client keeps exact
 
 Vector = npt.NDArray[np.float32]  # [S]
 

@@ -16,13 +16,14 @@ from handlers.errors import InvalidInput, UnknownField
 from handlers.signature import Signature
 
 Array = npt.NDArray[Any]
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
 
 
 def only(document: Mapping[str, Any], known: Sequence[str], where: str) -> None:
     for name in document:
         if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
+            close = difflib.get_close_matches(name[:64], known, 1)
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
             raise UnknownField(f"{where}: unknown field {shown(name)}; {hint}")
 
@@ -55,8 +56,8 @@ def session_id(value: Any, where: str) -> str:
     return value
 
 
-def matrix(value: list[Any], columns: int, where: str, signature: Signature, noun: str = "features") -> Array:
-    """Rows of `columns` JSON numbers -> `[rows, columns]` float32, finite."""
+def matrix(value: list[Any], columns: int, where: str, signature: Signature, noun: str = "features", limit: float = FLOAT32_MAX) -> Array:
+    """Rows of `columns` JSON numbers -> `[rows, columns]` float32, none beyond ±`limit`."""
     if columns == 1 and not isinstance(value[0], list):
         value = [[item] for item in value]
     for i, row in enumerate(value):
@@ -68,9 +69,10 @@ def matrix(value: list[Any], columns: int, where: str, signature: Signature, nou
         raise InvalidInput(f"{where}[{i}][{j}]: expected a number, got {kind(value[i][j])}; fill in a measurement that is missing")
     with np.errstate(over="ignore"):
         array = np.array(value, dtype=np.float32)
-    if not np.isfinite(array).all():
-        i, j = (int(k) for k in np.argwhere(~np.isfinite(array))[0])
-        raise InvalidInput(f"{where}[{i}][{j}]: {value[i][j]} is beyond float32 (3.4e38)")
+    if not (np.abs(array) <= limit).all():
+        i, j = (int(k) for k in np.argwhere(~(np.abs(array) <= limit))[0])
+        bound = "float32 (3.4e38)" if limit == FLOAT32_MAX else f"±{limit:.2g}, up to which this model was found right"
+        raise InvalidInput(f"{where}[{i}][{j}]: {value[i][j]} is beyond {bound}")
     return array
 
 

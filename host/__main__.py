@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import os
 import signal
 import sys
 import threading
 from pathlib import Path
 
 import httpx
+import psutil
 
 from host.archives import Archive, find
 from host.torchserve import HostError, Ports, TorchServe
@@ -24,9 +26,11 @@ def main(arguments: list[str] | None = None) -> int:
     serve.add_argument("--drain", type=float, default=20.0, help="seconds that requests in flight get to finish")
     health = verbs.add_parser("health", help="exit 0 when every model answers a prediction")
     health.add_argument("--folder", type=Path, default=Path("run"))
+    stop = verbs.add_parser("stop", help="end a server whose `serve` was killed")
+    stop.add_argument("--folder", type=Path, default=Path("run"))
     options = parser.parse_args(arguments)
     try:
-        return _health(options.folder) if options.verb == "health" else _serve(options)
+        return {"serve": _serve, "health": _health, "stop": _stop}[options.verb](options)
     except (HostError, OSError) as e:
         print(f"host: {e}", file=sys.stderr)
         return 2
@@ -54,8 +58,9 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _greeting(server: TorchServe) -> str:
-    archive = server.archives[0]
-    body = json.dumps(archive.example() | {"session": {"id": "my-stream", "step": 0}})
+    archive = server.archives[-1]
+    streams = archive.signature["streaming"]["possible"]
+    body = json.dumps(archive.example() | ({"session": {"id": "my-stream", "step": 0}} if streams else {}))
     return f"""ready at {server.url}
 token     {server.token()}
 sessions  {server.folder / "sessions"}
@@ -64,8 +69,22 @@ try       curl -s {server.url}/predictions/{archive.name} -H 'Authorization: Bea
 Ctrl-C drains and stops."""
 
 
-def _health(folder: Path) -> int:
-    """Ask every model of the server in `folder` for a prediction."""
+def _stop(options: argparse.Namespace) -> int:
+    """End the group that the server in the folder leads, if it is still that server."""
+    pid = int(json.loads((options.folder / "server.json").read_text())["pid"])
+    try:
+        ours = psutil.Process(pid).cwd() == str(options.folder.resolve())
+    except psutil.NoSuchProcess:
+        ours = False
+    if ours:
+        os.killpg(pid, signal.SIGTERM)
+    print("stopped" if ours else "not running")
+    return 0
+
+
+def _health(options: argparse.Namespace) -> int:
+    """Ask every model of the server in the folder for a prediction."""
+    folder: Path = options.folder
     state = json.loads((folder / "server.json").read_text())
     keys = json.loads((folder / "key_file.json").read_text())
     headers = {"Authorization": f"Bearer {keys['inference']['key']}"}

@@ -4,6 +4,7 @@ Everything it starts is in one process group that it made, and is ended by that 
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -104,6 +105,7 @@ class TorchServe:
         """Start without waiting."""
         for name in ("tmp", "logs", "sessions"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
+        lock = self._lock()
         for stale in ("key_file.json", "gate", "tmp/.model_server.pid"):
             (self.folder / stale).unlink(missing_ok=True)
         self._write_configuration()
@@ -117,8 +119,22 @@ class TorchServe:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                pass_fds=[lock],  # held as long as one process of the group lives
             )
+        os.close(lock)
         (self.folder / "server.json").write_text(json.dumps({"url": self.url, "pid": self.process.pid, "store": str(self.store)}))
+
+    def _lock(self) -> int:
+        """Take the folder for one server. Raises HostError while another has it: the two would take each other's tokens and gate."""
+        lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise HostError(
+                f"{self.folder} is being served already; stop that server (python -m host stop), or use another folder"
+            ) from None
+        return lock
 
     def _command(self) -> list[str]:
         models = [f"{archive.name}={archive.path.name}" for archive in self.archives]

@@ -75,7 +75,7 @@ SPECS = {
     "learned": Spec(Learned, {"hidden_size": 8}, NUMERIC, seed=10),
     "bidirectional": Spec(Forecaster, SCALES | {"bidirectional": True}, NUMERIC, seed=6),
     "projected-bidirectional": Spec(Forecaster, SCALES | {"bidirectional": True, "proj_size": 5}, WHOLE, seed=7),
-    "tokens": Spec(
+    "words": Spec(
         TokenClassifier,
         {"vocabulary": 11, "classes": 3, "embedding_size": 4, "hidden_size": 8},
         {"task": "classify", "outputs": ["day", "night", "holiday"], "tokens": 11},

@@ -1,12 +1,13 @@
 """A real valkey-server of the tests' own: a private folder, a free port, ended through the process that was started."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -72,9 +73,11 @@ class Server:
 
 
 def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+    """Below those of outgoing connections: one of them must not take the port of a server that is down for a moment."""
+    while True:
+        with suppress(OSError), socket.socket() as s:
+            s.bind(("127.0.0.1", random.randrange(20_000, 32_000)))
+            return int(s.getsockname()[1])
 
 
 @contextmanager

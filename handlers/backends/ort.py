@@ -1,10 +1,14 @@
 """ONNX Runtime: the default backend, and the fastest for single steps on a CPU."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its wheels report home unless told before the import
+
 import onnxruntime as ort
 
 from handlers.backends import BackendError, Floats, Run

@@ -6,8 +6,11 @@ file unreadable. A commit is one transaction: LMDB writes copies of the pages an
 leaves the old root. Writers queue on a robust mutex that survives the death of its holder; readers never wait.
 """
 
+import itertools
+import math
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +20,7 @@ from handlers.errors import StoreUnavailable
 from handlers.stores import Change, Entry
 
 HEADER = struct.Struct("<Qd")  # version, purge_at; the value follows
+PAGE = 1_000  # entries of one read while scanning
 READERS = 512  # threads and processes that may read at once; a slot costs 64 bytes
 T = TypeVar("T")
 
@@ -49,7 +53,8 @@ class EmbeddedStore:
 
     def _get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
         with self._env.begin() as transaction:
-            return [_decode(transaction.get(key)) for key in keys]
+            values = [transaction.get(key) for key in keys]
+        return [None if value is None else _decode(value) for value in values]
 
     def commit_many(self, changes: Sequence[Change]) -> list[bool]:
         return self._guard(lambda: self._commit_many(changes)) if changes else []
@@ -73,23 +78,26 @@ class EmbeddedStore:
             if not cursor.set_range(after + b"\0"):
                 return
             for _, (key, value) in zip(range(limit), cursor.iternext(), strict=False):
-                version, purge_at = HEADER.unpack_from(value)
-                yield bytes(key), version, purge_at
+                yield bytes(key), *_head(value)
 
     def _remove(self, stale: Sequence[tuple[bytes, int]]) -> int:
         with self._env.begin(write=True) as transaction:
             return sum(transaction.delete(key) for key, version in stale if _version(transaction.get(key)) == version)
 
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, Entry]]:
+        """Page by page: a reader that stays open for the whole of a large store would keep old pages from being used again."""
+        first = prefix
+        while page := self._guard(partial(self._page, prefix, first)):
+            yield from page
+            first = page[-1][0] + b"\0"
+
+    def _page(self, prefix: bytes, first: bytes) -> list[tuple[bytes, Entry]]:
+        """Up to `PAGE` entries that begin with `prefix`, from `first` on."""
         with self._env.begin() as transaction, transaction.cursor() as cursor:
-            if not cursor.set_range(prefix) if prefix else not cursor.first():
-                return
-            for key, value in cursor.iternext():
-                if not key.startswith(prefix):
-                    return
-                entry = _decode(value)
-                if entry is not None:
-                    yield key, entry
+            if not (cursor.set_range(first) if first else cursor.first()):
+                return []
+            found = itertools.islice(cursor.iternext(), PAGE)
+            return [(key, _decode(value)) for key, value in itertools.takewhile(lambda item: item[0].startswith(prefix), found)]
 
     def check(self) -> list[str]:
         problems = []
@@ -110,11 +118,13 @@ def _commit(transaction: lmdb.Transaction, change: Change) -> bool:
 
 
 def _version(value: Any) -> int | None:
-    return None if value is None else HEADER.unpack_from(value)[0]
+    return None if value is None else _head(value)[0]
 
 
-def _decode(value: bytes | None) -> Entry | None:
-    if value is None:
-        return None
-    version, purge_at = HEADER.unpack_from(value)
-    return Entry(version, purge_at, value[HEADER.size :])
+def _head(value: Any) -> tuple[int, float]:
+    """Version and purge time; of bytes that are none of ours a version that no commit expects, and a time that never comes."""
+    return HEADER.unpack_from(value) if len(value) >= HEADER.size else (0, math.inf)
+
+
+def _decode(value: bytes) -> Entry:
+    return Entry(*_head(value), value[HEADER.size :])

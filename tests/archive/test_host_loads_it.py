@@ -101,7 +101,7 @@ def test_the_secret_is_not_in_the_log(two):
 
 
 def test_no_model_of_the_archive_needs_the_source_tree(exported):
-    for name in ("tokens", "projected-bidirectional", "step"):
+    for name in ("words", "projected-bidirectional", "step"):
         model = exported(name)
         x = model.sequence(3)
         _, (heads, [reply], _) = work(model.folder, orjson.dumps({"inputs": x.tolist()}), CELLSTATE_STORE="memory://")

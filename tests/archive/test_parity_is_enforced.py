@@ -75,6 +75,16 @@ def test_a_graph_that_differs_is_found_by_name_size_and_place(two, lifted, tmp_p
         report.check()
 
 
+def test_a_graph_of_a_model_that_cannot_be_cut_is_measured_too(exported, tmp_path):
+    whole = exported("bidirectional")
+    model = onnx.load(whole.folder / "model.onnx")
+    scale_a_weight(model.graph)
+    onnx.save(model, tmp_path / "model.onnx")
+    lifted = lift(whole.model, torch.from_numpy(whole.sequence(16))[None])
+    with pytest.raises(ParityError):
+        verify(whole.model, lifted, {"onnxruntime": tmp_path / "model.onnx"}).check()
+
+
 def test_the_graph_that_was_not_touched_passes(two, lifted):
     verify(two.model, lifted, {"onnxruntime": two.folder / "model.onnx"}).check()
 

@@ -72,6 +72,15 @@ def test_kept_by_the_client(exported, name, backend, form):
     any_cut()
 
 
+@every_model
+@both_backends
+def test_a_sequence_longer_than_one_run_of_the_model(exported, name, backend):
+    model = exported(name)
+    x = model.sequence(1_200)
+    request = step("a", 0, x, **{"return": ARRAYS})
+    assert_whole(model.model, x, [answer(make_service(model, backend), request)], name == "step")
+
+
 @both_backends
 def test_among_neighbours_of_any_length(two, backend):
     service = make_service(two, backend)

@@ -77,7 +77,7 @@ def test_the_head_on_the_top_h_n_is_the_prediction(exported, name, backend):
 
 
 def test_the_classifiers_head_on_h_n_is_its_prediction(exported, backend):
-    model, _, served = serve(exported, "tokens", backend)
+    model, _, served = serve(exported, "words", backend)
     with torch.no_grad():
         y = torch.log_softmax(model.head(torch.from_numpy(served["h_n"][-1])), -1)
     assert_close(served["prediction"], y.numpy(), "log_softmax(head(h_n[-1]))")

@@ -61,3 +61,42 @@ def test_models_of_different_names_never_meet_in_one_store(exported, two):
     assert position(other, "a") == "session_not_found"
     answer(other, step("a", 0, two.sequence(5)))
     assert (position(one, "a"), position(other, "a")) == (2, 5)
+
+
+KEPT = {"rewarm_steps": 4}
+
+
+def deploy(model, store):
+    return make_service(model, store=store, **KEPT)
+
+
+@pytest.mark.parametrize("steps", [2, 4, 9], ids=["all that there was", "as many as are kept", "more than are kept"])
+@pytest.mark.parametrize("known", ["prediction", "h_n", "output"])
+def test_with_recorded_inputs_the_state_is_rebuilt_by_the_new_model(exported, two, steps, known):
+    store, new = MemoryStore(), exported("retrained")
+    x = two.sequence(steps + 2)
+    for n in range(steps):
+        answer(deploy(two, store), step("a", n, x[n : n + 1]))
+    reply = answer(deploy(new, store), step("a", steps, x[steps:], **{"return": [known]}))
+    seen = eager.run(new.model, x[max(0, steps - 4) :])
+    expected = getattr(seen, known)[-2:] if known == "output" else getattr(seen, known)
+    assert_close(reply[known], expected, f"{known} of the rebuilt stream")
+    assert (reply["session"]["step"], reply["session"]["rewarmed"]) == (steps + 2, True)
+    assert "rewarmed" not in answer(deploy(new, store), step("a", steps + 2, x[:1]))["session"]
+
+
+def test_a_forecast_from_a_rebuilt_state_is_the_new_models(exported, two):
+    store, new, x = MemoryStore(), exported("retrained"), two.sequence(7)
+    answer(deploy(two, store), step("a", 0, x[:3]))
+    reply = answer(deploy(new, store), step("a", 3, x[3:4], horizon=3, future=x[4:, 1:].tolist()))
+    assert_close(reply["forecast"], eager.rollout(new.model, x[:4], 3, x[4:, 1:]), "forecast")
+
+
+def test_a_session_whose_past_was_not_recorded_is_not_rebuilt_from_a_part_of_it(exported, two):
+    """Imported at 9, one step since: that one input is not what the state was made of."""
+    store, old = MemoryStore(), deploy(two, MemoryStore())
+    answer(old, step("a", 0, two.sequence(9)))
+    state = answer(old, act("a", "export"))["state"]
+    answer(deploy(two, store), act("b", "import", state=state))
+    answer(deploy(two, store), step("b", 9, two.sequence(1)))
+    assert refusal(deploy(exported("retrained"), store), step("b", 10, two.sequence(1)))[:2] == (409, "model_changed")

@@ -1,5 +1,7 @@
 """Whatever is sent, in whatever order: an answer or a refusal, never a defect of ours, and never a state that is not a number."""
 
+import itertools
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,13 +24,16 @@ def held(model):
     return st.one_of(packed, packed, ANYTHING)
 
 
-def test_no_sequence_of_bodies_whatever_is_a_5xx(two):
+def test_no_sequence_of_bodies_whatever_is_a_5xx(two, exported):
+    """Two versions of a model take turns, and sessions keep all that they can keep."""
+
     @settings(max_examples=150)
     @given(st.lists(st.lists(bodies(requests(3, held(two))), min_size=1, max_size=4), max_size=4))
     def any_conversation(batches):
         clock, store = Clock(), MemoryStore()
-        service = make_service(two, store=store, clock=clock, session_ttl=3.0, tombstone_ttl=2.0, sweep_interval=1.0)
-        for batch in batches:
+        kept = {"session_ttl": 3.0, "tombstone_ttl": 2.0, "sweep_interval": 1.0, "keep_versions": 2, "rewarm_steps": 3}
+        versions = [make_service(model, store=store, clock=clock, **kept) for model in (two, exported("retrained"))]
+        for service, batch in zip(itertools.cycle(versions), batches, strict=False):
             for status, reply in ask(service, *batch):
                 assert status in (200, 400, 404, 409, 410, 413, 422), reply
                 inner = [item["error"]["code"] for item in reply.get("predictions", []) if "error" in item]

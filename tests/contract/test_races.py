@@ -118,6 +118,16 @@ def test_what_was_computed_from_a_lost_read_is_computed_again(two, shared):
     assert_at(two, rival, "a", x)
 
 
+def test_a_refusal_that_came_of_a_lost_read_is_decided_again(two, shared):
+    """Behind our step the session would have been at 3, where 5 is a conflict; the rival's two make it right."""
+    x = two.sequence(6)
+    ours, rival, _ = pair(two, shared, step("a", None, x[2:4]))
+    answer(rival, step("a", 0, x[:2]))
+    replies = ask(ours, step("a", None, x[4:5]), step("a", 5, x[5:]))
+    assert [status for status, _ in replies] == [200, 200], replies
+    assert_at(two, rival, "a", x)
+
+
 def test_a_what_if_beside_a_lost_step_shows_what_is(two, shared):
     x = two.sequence(5)
     ours, rival, _ = pair(two, shared, step("a", None, x[1:2]))

@@ -99,20 +99,38 @@ def test_a_row_is_as_finite_beside_others_as_it_is_alone():
     assert ask(service, request)[0] == ask(service, request, neighbour)[0]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_a_result_that_is_not_finite_is_refused_and_nothing_is_applied(two, backend):
-    """Finite in float32, infinite once normalised: infinities of both signs meet in the first gate."""
-    store = MemoryStore()
-    service, x = make_service(two, backend, store), two.sequence(2)
-    answer(service, step("a", 0, x[:1]))
-    before = contents(store)
-    beyond = {"inputs": [[3e38, 3e38, 3e38]], "return": ["prediction", "output"]}
-    status, code, error = refusal(service, beyond | {"session": {"id": "a", "step": 1}})
+def test_a_result_that_is_not_finite_is_refused_and_nothing_is_applied():
+    service = adder_service(Overflowing())
+    answer(service, step("a", 0, column(1)))
+    status, code, error = refusal(service, step("a", 1, column(1000)))
     assert (status, code) == (422, "non_finite_result")
     assert "nothing was applied" in error["message"]
-    assert contents(store) == before
-    assert refusal(service, beyond)[1] == "non_finite_result"
-    assert answer(service, step("a", 1, x[1:]))["session"]["step"] == 2
+    assert position(service, "a") == 1
+    assert answer(service, step("a", 1, column(2)))["prediction"] == [3.0, 2.0]
+
+
+BIG = 3e38  # a float32, and beyond it once normalised or summed up
+LAYERS = [[0.0] * 8] * 2
+EXTREMES = {
+    "inputs": {"inputs": [[BIG, BIG, BIG]]},
+    "future": {"inputs": [[3, 0.5, -1]], "horizon": 2, "future": [[BIG, BIG], [0, 0]]},
+    "h_n": {"inputs": [[3, 0.5, -1]], "state": {"h_n": [[BIG] * 8] * 2, "c_n": LAYERS}},
+    "c_n": {"inputs": [[3, 0.5, -1]], "state": {"h_n": LAYERS, "c_n": [[BIG, -BIG] * 4] * 2}},
+}
+
+
+@pytest.mark.parametrize("request_", EXTREMES.values(), ids=EXTREMES.keys())
+def test_a_number_near_the_end_of_all_numbers_is_refused_or_answered_rightly_by_every_runtime(two, request_):
+    """Where PyTorch says that there is no number, no runtime may serve one."""
+    for session in ({}, {"session": {"id": "a", "step": 0}}):
+        store = MemoryStore()
+        replies = [ask(make_service(two, backend, store if session else None), request_ | session)[0] for backend in BACKENDS[::-1]]
+        statuses = [status for status, _ in replies]
+        assert statuses[0] == statuses[1] in (200, 422), replies
+        for field in ("prediction", "forecast"):
+            if field in replies[0][1]:
+                assert_close(replies[1][1][field], replies[0][1][field], f"{field} of the two runtimes")
+        assert statuses[0] == 200 or contents(store) == {}
 
 
 def test_a_forecast_that_is_not_finite_is_refused_and_the_session_stays():
@@ -121,6 +139,12 @@ def test_a_forecast_that_is_not_finite_is_refused_and_the_session_stays():
     status, code, _ = refusal(service, step("a", 1, column(0), horizon=3))  # 500, then 1000 is fed back
     assert (status, code) == (422, "non_finite_result")
     assert position(service, "a") == 1
+
+
+def test_a_batch_out_of_time_is_429_for_what_is_left_and_nothing_to_what_is_done():
+    service = adder_service(Adder(), batch_seconds=1e-9)
+    (status, reply), (shown, _) = ask(service, step("a", 0, column(1, 2)), {"session": {"id": "a", "action": "describe"}})
+    assert (status, reply["error"]["code"], reply["error"]["retryable"], shown) == (429, "overloaded", True, 404)
 
 
 def test_a_large_message_is_never_echoed(two):

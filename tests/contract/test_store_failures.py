@@ -9,7 +9,7 @@ from handlers.stores.memory import MemoryStore
 from tests.conftest import Clock, answer, ask, assert_close, make_service, refusal
 from tests.contract import eager
 from tests.contract.streams import act, contents, position, step
-from tests.contract.wrappers import Broken
+from tests.contract.wrappers import Broken, GoesAway
 
 
 @pytest.mark.parametrize("away", ["read", "commit"])
@@ -59,6 +59,17 @@ def test_a_batch_of_two_sessions_of_which_neither_can_be_written_commits_neither
     assert contents(store) == before
     assert answer(service, step("a", 2, x[2:3]))["session"]["step"] == 3
     store.close()
+
+
+def test_a_store_that_goes_away_amid_a_batch_is_503_for_what_was_not_applied_only(two):
+    """A fork of a session that the same batch has moved is committed behind it."""
+    inner, x = MemoryStore(), two.sequence(4)
+    answer(make_service(two, store=inner), step("a", 0, x[:2]))
+    service = make_service(two, store=GoesAway(inner, after=1))
+    (stepped, reply), (forked, error) = ask(service, step("a", None, x[2:3]), act("a", "fork", to="b"))
+    assert (forked, error["error"]["code"]) == (503, "store_unavailable")
+    at = position(make_service(two, store=inner), "a")
+    assert (stepped, at) in ((200, 3), (503, 2)), f"answered {stepped}, and the session is at {at}: {reply}"
 
 
 def test_a_sweep_that_fails_is_nobodys_error(two):

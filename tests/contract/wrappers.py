@@ -68,3 +68,17 @@ class Broken(Wrapped):
     def sweep(self, now: float, limit: int) -> int:
         self._reach("sweep")
         return super().sweep(now, limit)
+
+
+class GoesAway(Wrapped):
+    """A store that takes `after` commits and no more."""
+
+    def __init__(self, inner: Store, after: int) -> None:
+        super().__init__(inner)
+        self.after = after
+
+    def commit_many(self, changes: Sequence[Change]) -> list[bool]:
+        if changes and not self.after:
+            raise StoreUnavailable("store: gone")
+        self.after -= bool(changes)
+        return super().commit_many(changes)

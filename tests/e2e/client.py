@@ -18,7 +18,7 @@ from host.torchserve import TorchServe
 from .zoo import Json, Model, assert_close
 
 Connect = Callable[[TorchServe, str], "Client"]  # a server and a model's name; made by the fixture of that name
-POLL = 0.02  # seconds between two looks while waiting
+POLL = 0.1  # seconds between two looks while waiting
 T = TypeVar("T")
 
 

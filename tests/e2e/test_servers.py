@@ -70,13 +70,9 @@ def test_a_folder_that_is_being_served_is_not_served_a_second_time(
 
 @pytest.mark.parametrize(
     ("variable", "value", "named"),
-    [
-        ("CELLSTATE_NOPE", "1", "CELLSTATE_NOPE"),
-        ("CELLSTATE_THREADS", "many", "CELLSTATE_THREADS"),
-        ("CELLSTATE_SESSION_TTL", "-1", "session_ttl"),
-    ],
+    [("CELLSTATE_NOPE", "1", "CELLSTATE_NOPE"), ("CELLSTATE_SESSION_TTL", "-1", "session_ttl")],
 )
-def test_a_setting_that_is_unknown_or_unreadable_refuses_to_start_and_is_named(
+def test_a_setting_that_is_unknown_or_out_of_range_refuses_to_start_and_is_named(
     lone_store: Path, tmp_path: Path, variable: str, value: str, named: str
 ) -> None:
     server, began = TorchServe(tmp_path, lone_store, environment={variable: value}), time.monotonic()

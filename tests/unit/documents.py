@@ -29,7 +29,8 @@ def matrices(columns: int) -> st.SearchStrategy[list[list[float]]]:
 SESSIONS = st.one_of(
     IDS,
     st.fixed_dictionaries({}, optional={"id": IDS, "step": st.integers(0, 6)}),
-    st.fixed_dictionaries({"id": IDS, "action": ACTIONS}, optional={"to": IDS, "step": st.integers(0, 3)}),
+    st.fixed_dictionaries({"id": IDS, "action": ACTIONS}, optional={"to": IDS, "step": st.integers(0, 3), "from": st.integers(0, 6)}),
+    st.fixed_dictionaries({"id": IDS, "action": st.just("rewind"), "step": st.integers(0, 6)}),
 )
 
 

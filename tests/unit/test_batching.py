@@ -1,12 +1,14 @@
 """Rows in a batch: each gets what it would get alone, whatever their lengths and whoever fails beside them."""
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers import batching
-from handlers.batching import Row, join, split
+from handlers.batching import OutOfTime, Row, join, split
 from tests.unit.adder import ADDER, PER_STEP, POISON, WHOLE, Adder
 
 FORMS = {"sequence": ADDER, "step": PER_STEP}
@@ -104,6 +106,36 @@ def test_a_rollout_that_the_runtime_refuses_spoils_no_other():
     batching.run(Adder(), ADDER, rows, 64)
     good, _ = batching.roll(Adder(), ADDER, [(rows[0], 3, None), (rows[1], 3, None)], 64)
     assert good.tolist() == [[3, 1], [6, 2], [12, 3]]
+
+
+class Slow(Adder):
+    """Its first run takes until `over`, in monotonic seconds."""
+
+    over = 0.0
+
+    def run(self, x, states, want_output):
+        while time.monotonic() <= self.over:
+            pass
+        return super().run(x, states, want_output)
+
+
+def test_a_batch_out_of_time_gives_up_what_is_left_and_keeps_what_is_done():
+    backend, deadline = Slow(), time.monotonic() + 0.02
+    backend.over = deadline
+    rows = [row([1.0, 2.0, 3.0]), row([5.0]), row([POISON])]
+    batching.run(backend, ADDER, rows, 64, deadline)
+    assert_same(rows[1], alone([5.0]))
+    assert isinstance(rows[0].error, OutOfTime)
+    assert str(rows[2].error) == "poison"
+
+
+def test_a_row_longer_than_one_run_is_cut_and_exact():
+    backend, values = Adder("step"), [float(n % 7) for n in range(2 * batching.PIECE + 3)]
+    rows = [row(values, want_output=True), row([1.0])]
+    batching.run(backend, PER_STEP, rows, 64)
+    assert max(steps for _, steps in backend.shapes) <= batching.PIECE
+    np.testing.assert_array_equal(rows[0].y[:, 0], np.cumsum(values))
+    np.testing.assert_array_equal(rows[0].output[:, 0], np.cumsum(values))
 
 
 def test_no_rows_are_no_runs():

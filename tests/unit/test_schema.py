@@ -97,6 +97,8 @@ FIELDS = {
     "action with a step": (
         {"session": {"id": "a", "action": "close", "step": 1}}, "InvalidInput", ["session.step: not part of the action"],
     ),
+    "rewind to nowhere": ({"session": {"id": "a", "action": "rewind"}}, "InvalidInput", ["session.step, session.from: a rewind names"]),
+    "from without a rewind": (session(id="a", **{"from": 3}), "InvalidInput", ["session.step, session.from: "]),
     "fork to nowhere": ({"session": {"id": "a", "action": "fork"}}, "InvalidInput", ["session.to: goes with the action 'fork'"]),
     "fork to itself": ({"session": {"id": "a", "action": "fork", "to": "a"}}, "InvalidInput", ["session.to: "]),
     "to without a fork": (session(id="a", to="b"), "InvalidInput", ["session.to: goes with the action 'fork'"]),
@@ -219,9 +221,15 @@ def test_a_retry_has_the_digest_of_its_original_and_nothing_else_has():
     assert len(set(digests)) == len(DIFFERENT)
 
 
-def test_forks_of_two_sessions_have_two_digests():
-    forks = [parse({"session": {"id": id, "action": "fork", "to": "c"}}).digest() for id in ("a", "b")]
-    assert forks[0] != forks[1]
+def test_a_longer_forecast_is_another_request_even_where_nothing_is_known_in_advance():
+    one, two = ({"inputs": [1], "horizon": n} for n in (1, 2))
+    assert parse(one, METER).digest() != parse(two, METER).digest()
+
+
+def test_actions_that_mean_different_things_have_different_digests():
+    forks = [{"id": id, "action": "fork", "to": "c"} for id in ("a", "b")]
+    rewinds = [{"id": "a", "action": "rewind"} | more for more in ({"step": 1}, {"step": 2}, {"step": 1, "from": 4})]
+    assert len({parse({"session": ref}).digest() for ref in (*forks, *rewinds)}) == 5
 
 
 @pytest.mark.parametrize("signature", [TRAFFIC, METER, WORDS, WHOLE, FIXED], ids=lambda s: s.name)

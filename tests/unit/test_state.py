@@ -117,7 +117,7 @@ LIES = {
     "more values than there are": (b"CSST", 1, 1, 0, 0, TRAFFIC.digest, 27, 0),
     "fewer values than there are": (b"CSST", 1, 1, 0, 0, TRAFFIC.digest, 25, 0),
     "values for all the memory there is": (b"CSST", 1, 1, 0, 0, TRAFFIC.digest, 2**62, 0),
-    "position beyond the largest": (b"CSST", 1, 1, 0, 2**63, TRAFFIC.digest, 26, 0),
+    "position beyond the largest": (b"CSST", 1, 1, 0, state.MAX_POSITION + 1, TRAFFIC.digest, 26, 0),
 }
 
 

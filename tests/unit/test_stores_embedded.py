@@ -31,6 +31,22 @@ def test_room_that_a_sweep_made_is_used_again(small):
     assert small.check() == []
 
 
+class Overtaken(EmbeddedStore):
+    """Another worker renews the entries between the look of a sweep and its removal."""
+
+    def _remove(self, stale):
+        self.commit_many([put(key, b"renewed", version + 1, version) for key, version in stale])
+        return super()._remove(stale)
+
+
+def test_an_entry_renewed_amid_a_sweep_stays(tmp_path):
+    store = Overtaken(str(tmp_path), 1 << 20)
+    store.commit_many([put(b"a", b"old", purge_at=1.0)])
+    assert store.sweep(2.0, 10) == 0
+    assert [entry.value for _, entry in store.scan(b"")] == [b"renewed"]
+    store.close()
+
+
 def test_a_folder_that_cannot_be_made_is_unavailable(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreUnavailable, match="file/db"):

@@ -197,6 +197,14 @@ def test_what_the_server_refuses_is_unavailable_and_not_applied(own, spoil, mend
         assert store.commit_many([put(b"a", b"2", version=2, expected=1)]) == [True]
 
 
+def test_a_batch_that_the_server_refuses_in_part_is_not_said_to_be_unapplied(own):
+    with closing(ValkeyStore(own.url)) as store:
+        own.client().rpush("cellstate:b", "a list of somebody else's")
+        with pytest.raises(StoreUnavailable, match=r"wrong kind of value.*whether it was applied is not known"):
+            store.commit_many([put(b"a", b"1"), put(b"b", b"1"), put(b"c", b"1")])
+        assert store.get_many([b"a", b"c"]) == [put(b"a", b"1").entry] * 2
+
+
 def test_a_replica_is_not_read_from(own):
     """What it says may be old, and an old position would be told to a client as the session's."""
     with closing(ValkeyStore(own.url)) as store:
@@ -237,20 +245,3 @@ def test_check_names_what_somebody_else_has_changed(own, meddle, said):
         assert problem.startswith("b'a': ")
         assert said in problem
         assert store.get_many([b"b"]) == [put(b"b", b"1").entry]
-
-
-def test_an_interrupt_between_two_replies_leaves_none_for_the_next_caller(store, monkeypatch):
-    store.commit_many([put(b"a", b"1"), put(b"b", b"2")])
-    connection = store._pool._available_connections[-1]
-    read, seen = connection.read_response, []
-
-    def interrupted(**more):
-        seen.append(1)
-        if len(seen) == 2:
-            raise KeyboardInterrupt
-        return read(**more)
-
-    monkeypatch.setattr(connection, "read_response", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        store.get_many([b"a", b"b"])
-    assert [entry.value for entry in store.get_many([b"b", b"a"])] == [b"2", b"1"]

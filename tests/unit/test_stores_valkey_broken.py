@@ -5,6 +5,7 @@ import shutil
 import signal
 import ssl
 import subprocess
+import threading
 import time
 from contextlib import closing
 
@@ -66,6 +67,22 @@ def test_a_server_that_hangs_is_waited_for_no_longer_than_the_timeout(server):
             assert time.monotonic() < deadline
 
 
+def test_an_interrupt_leaves_no_reply_for_the_next_caller(server, monkeypatch):
+    with closing(ValkeyStore(server.url)) as store:
+        store.commit_many([put(b"a", b"1"), put(b"b", b"2")])
+        server.send(signal.SIGSTOP)
+        with monkeypatch.context() as patch:
+            patch.setattr("valkey.connection.Connection.read_response", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                store.get_many([b"a", b"b"])
+        threading.Timer(0.2, server.send, [signal.SIGCONT]).start()  # only now do the replies to the first question come
+        assert [entry.value for entry in store.get_many([b"b", b"a"])] == [b"2", b"1"]
+
+
+def interrupted(*arguments, **more):
+    raise KeyboardInterrupt
+
+
 def test_a_server_that_was_restarted_is_found_again_without_an_error(tmp_path):
     with serving(tmp_path, **ALWAYS) as server, closing(ValkeyStore(server.url)) as store:
         store.commit_many([put(b"a", b"1")])
@@ -98,9 +115,10 @@ def test_tls_checks_who_answers(server, tmp_path):
             ValkeyStore(f"valkey://localhost:{proxy.port}", timeout=0.5)
 
 
-def append(url, name, results, stop):
+def append(url, name, together, results, stop):
     """Add words of one's own to the values, by compare-and-set, until told to stop. A word is acknowledged, or its fate is not known."""
     store, acknowledged, unknown, n = ValkeyStore(url), [], [], 0
+    together.wait(60)
     while not stop.is_set():
         key, word = KEYS[n % len(KEYS)], b"%d:%d" % (name, n)
         try:
@@ -131,8 +149,8 @@ def await_more(store, count):
 
 def test_no_acknowledged_commit_is_lost_when_the_server_is_killed_again_and_again(tmp_path):
     with serving(tmp_path, **ALWAYS) as server:
-        results, stop = SPAWN.Queue(), SPAWN.Event()
-        processes = [SPAWN.Process(target=append, args=(server.url, n, results, stop)) for n in range(PROCESSES)]
+        together, results, stop = SPAWN.Barrier(PROCESSES), SPAWN.Queue(), SPAWN.Event()
+        processes = [SPAWN.Process(target=append, args=(server.url, n, together, results, stop)) for n in range(PROCESSES)]
         for process in processes:
             process.start()
         with closing(ValkeyStore(server.url)) as store:
