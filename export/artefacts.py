@@ -7,6 +7,7 @@ import contextlib
 import io
 import itertools
 import os
+import re
 import sys
 import warnings
 import zipfile
@@ -41,23 +42,32 @@ def graph_module(lifted: Lift, x: torch.Tensor) -> torch.nn.Module:
 def forget_class_names() -> None:
     """TorchScript numbers the classes it meets in a process, and the numbers go into the file: begin anew, for the same bytes each time."""
     torch._C._jit_clear_class_registry()
-    torch.jit._recursive.concrete_type_store = torch.jit._recursive.ConcreteTypeStore()  # type: ignore[no-untyped-call]
-    torch.jit._state._clear_class_state()  # type: ignore[no-untyped-call]
+    torch.jit._recursive.concrete_type_store = torch.jit._recursive.ConcreteTypeStore()
+    torch.jit._state._clear_class_state()
 
 
 def _traced(module: torch.nn.Module, lifted: Lift, x: torch.Tensor) -> torch.jit.ScriptModule:
-    _forget_names()
     traced: torch.jit.ScriptModule = torch.jit.trace(  # type: ignore[no-untyped-call]
         module, (x, *lifted.zeros(len(x))), check_trace=False
     )
     return traced
 
 
-def _forget_names() -> None:
-    """Let classes be called in the file what they are called, not `Lifted_3` when it is the third in this process."""
-    torch._C._jit_clear_class_registry()
-    torch.jit._recursive.concrete_type_store = torch.jit._recursive.ConcreteTypeStore()
-    torch.jit._state._clear_class_state()  # type: ignore[no-untyped-call]
+_exports = itertools.count(1)
+
+
+@contextlib.contextmanager
+def _own_names() -> Iterator[None]:
+    """Call classes in the file by a number of this export: by their own names, TorchScript calls the second of a process otherwise."""
+    original, number, classes = torch._jit_internal._qualified_name, next(_exports), itertools.count()
+
+    def qualified(thing: Any, *rest: Any) -> Any:
+        if not isinstance(thing, type) or hasattr(thing, "_jit_override_qualname"):
+            return original(thing, *rest)
+        return f"__torch__.x{number:08}_{next(classes)}.{thing.__name__}"
+
+    with mock.patch.object(torch._jit_internal, "_qualified_name", qualified):
+        yield
 
 
 def write_torchscript(module: torch.nn.Module, lifted: Lift, x: torch.Tensor, target: Path) -> None:
@@ -90,7 +100,7 @@ def _exporting(target: str) -> Iterator[None]:
         warnings.simplefilter("ignore")  # the tracers warn of what the verifier then measures, and of their deprecation
         try:
             torch.backends.mha.set_fastpath_enabled(False)  # one operator that no other runtime has
-            with mock.patch.object(torch.nn.functional, "_in_projection_packed", _projections):
+            with mock.patch.object(torch.nn.functional, "_in_projection_packed", _projections), _own_names():
                 yield
         except LiftError:
             raise
@@ -115,8 +125,14 @@ def without_debug_records(data: bytes, stem: str) -> bytes:
     with zipfile.ZipFile(io.BytesIO(data)) as source, zipfile.ZipFile(result, "w", zipfile.ZIP_STORED) as target:
         for name in sorted(source.namelist()):
             if not name.endswith((".debug_pkl", "/serialization_id")):  # the second is a digest over the first
-                target.writestr(zipfile.ZipInfo(f"{stem}/{name.split('/', 1)[1]}", FIXED_TIME), source.read(name))
+                path = f"{stem}/{name.split('/', 1)[1]}"
+                target.writestr(zipfile.ZipInfo(_numberless(path.encode()).decode(), FIXED_TIME), _numberless(source.read(name)))
     return result.getvalue()
+
+
+def _numberless(data: bytes) -> bytes:
+    """Without the export's number, in as many bytes."""
+    return re.sub(rb"x\d{8}_", b"x00000000_", data)
 
 
 def write_onnx(module: torch.nn.Module, lifted: Lift, x: torch.Tensor, target: Path) -> None:

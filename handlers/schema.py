@@ -259,4 +259,4 @@ class Parser:
             raise InvalidInput(
                 f"future: expected {horizon} lists of {columns} numbers, one a step of the horizon, got {values.kind(value)}"
             )
-        return values.matrix(value, columns, "future", self.signature)
+        return values.matrix(value, columns, "future", self.signature, limit=self.signature.input_limit)
