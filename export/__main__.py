@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _build(options) if options.verb == "build" else _inspect(options.archive, options.json)
     except ExportError as e:
-        print(f"export: {e}", file=sys.stderr)
+        print(f"export: {' '.join(str(e).split())}", file=sys.stderr)  # foreign messages have lines
         return 2
 
 

@@ -58,6 +58,9 @@ class Card:
 
     def completed(self, lifted: Lift) -> "Card":
         """With names for what was left unnamed. Raises CheckpointError where names and the model's sizes differ."""
+        if lifted.tokens != bool(self.tokens):
+            takes, say = ("token ids", "give tokens, the vocabulary's size") if lifted.tokens else ("numbers", "leave tokens out")
+            raise CheckpointError(f"tokens: the model takes {takes}: {say}")
         columns = lifted.window().shape[-1]
         features = self.features or (() if self.tokens else tuple(f"x{i}" for i in range(columns)))
         outputs = self.outputs or tuple(f"y{i}" for i in range(lifted.width))

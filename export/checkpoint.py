@@ -5,6 +5,7 @@ you trust.
 """
 
 import importlib.util
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -85,7 +86,9 @@ def read_weights(path: Path) -> Weights:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols: what cannot be read raises
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as e:
         raise CheckpointError(f"{path}: it holds Python objects beside weights, which would run as code: save model.state_dict()") from e
     except (OSError, SafetensorError, RuntimeError, EOFError) as e:

@@ -41,7 +41,7 @@ from tests.unit.kinds import DURABLE, KINDS, Kind
 from tests.valkeys import SHARED, Server, serving
 
 torch.set_num_threads(1)
-hypothesis.settings.register_profile("cellstate", deadline=None, database=None, print_blob=True, max_examples=60)
+hypothesis.settings.register_profile("cellstate", deadline=None, database=None, print_blob=True, max_examples=40)
 hypothesis.settings.load_profile("cellstate")
 
 BACKENDS = ("onnxruntime", "torchscript")

@@ -87,7 +87,7 @@ def test_the_rest_is_refused_with_place_reason_and_remedy_in_one_line(name, tmp_
 PLACE_AND_REMEDY = {
     "branches on values": (r"zoo\.py:\d+", "torch.where"),
     "random initial state": (r"^lstm: .*zoo\.py:\d+", "zeros or a parameter"),
-    "custom autograd": (r"ONNX cannot hold", "write that operation with others"),
+    "custom autograd": (r"TorchScript cannot hold", "write that operation with others"),
     "no recurrence": (r"model's forward", "nn.LSTM"),
     "state from static input": (r"^lstm:", "as an argument of forward"),
     "state from an id column": (r"^lstm:", "as an argument of forward"),

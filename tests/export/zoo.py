@@ -72,7 +72,7 @@ class LearnedStart(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         n = x.shape[0]
-        out, (h_n, _) = self.lstm(x, (self.h0.expand(-1, n, -1).contiguous(), self.c0.expand(-1, n, -1).contiguous()))
+        _, (h_n, _) = self.lstm(x, (self.h0.expand(-1, n, -1).contiguous(), self.c0.expand(-1, n, -1).contiguous()))
         return self.head(h_n[-1])
 
 
@@ -386,9 +386,7 @@ STREAMING = {
     "the same LSTM twice": Specimen(Twice, series()),
     "encoder and decoder": Specimen(Seq2Seq, series()),
     "sentiment over tokens": Specimen(Sentiment, token_ids, 50),
-    "state as an argument": Specimen(
-        StateArgument, lambda: (torch.randint(50, (12, 2)), (torch.zeros(2, 2, H), torch.zeros(2, 2, H))), 50
-    ),
+    "state as an argument": Specimen(StateArgument, lambda: (torch.randint(50, (12, 2)), (torch.zeros(2, 2, H), torch.zeros(2, 2, H))), 50),
     "packed sequences": Specimen(Packed, series(lambda: torch.tensor([12, 12]))),
     "static covariates": Specimen(Covariates, series(lambda: torch.randn(2, 4))),
     "mean and scale": Specimen(MeanAndScale, series()),

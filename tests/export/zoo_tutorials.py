@@ -33,7 +33,12 @@ class WithId(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embedding, self.lstm, self.mean, self.scale = nn.Embedding(9, 4), nn.LSTM(F + 4, H, 2), nn.Linear(2 * H, 1), nn.Linear(2 * H, 1)
+        self.embedding, self.lstm, self.mean, self.scale = (
+            nn.Embedding(9, 4),
+            nn.LSTM(F + 4, H, 2),
+            nn.Linear(2 * H, 1),
+            nn.Linear(2 * H, 1),
+        )
 
     def forward(self, x: Tensor, series_id: Tensor) -> tuple[Tensor, Tensor]:
         e = self.embedding(series_id)[:, None].expand(-1, x.size(1), -1)

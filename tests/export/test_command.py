@@ -1,0 +1,167 @@
+"""`python -m export`: what it builds, and that every failure is one line, exit code 2, and a store as it was."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from export import __main__ as command
+from export import archive
+
+ROOT = Path(__file__).parents[2]
+SOURCE = """
+from torch import nn
+
+
+class Load(nn.Module):
+    def __init__(self, hidden=4):
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(2, hidden, batch_first=True), nn.Linear(hidden, 1)
+
+    def forward(self, x):
+        return self.head(self.lstm(x)[0][:, -1])
+
+
+def broken():
+    raise RuntimeError("no such\\ndata set")
+
+
+def number():
+    return 3
+"""
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A factory's file, its weights in three formats, an example, and an empty store."""
+    (tmp_path / "net.py").write_text(SOURCE)
+    space: dict[str, type[nn.Module]] = {}
+    exec(compile(SOURCE, str(tmp_path / "net.py"), "exec"), space)
+    torch.manual_seed(4)
+    state = space["Load"]().state_dict()
+    torch.save(state, tmp_path / "w.pt")
+    save_file(state, tmp_path / "w.safetensors")
+    torch.save({"state_dict": {f"model.{k}": v for k, v in state.items()}, "epoch": 3}, tmp_path / "w.ckpt")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(12, 2)).astype(np.float32))
+    (tmp_path / "store").mkdir()
+    return tmp_path
+
+
+def arguments(place, factory="Load", weights="w.pt", example="x.npy", **more):
+    named = {"weights": place / weights, "example": place / example, "store": place / "store", "name": "load"} | more
+    return ["build", f"{place / 'net.py'}:{factory}", *(str(part) for k, v in named.items() for part in (f"--{k}", v))]
+
+
+@pytest.mark.parametrize("weights", ["w.pt", "w.safetensors", "w.ckpt"])
+def test_weights_in_every_format_make_the_same_archive(place, weights, capsys):
+    assert command.main(arguments(place, weights=weights, features="power,temperature", outputs="next")) == 0
+    assert "streaming: yes" in capsys.readouterr().out
+    assert command.main(["inspect", str(place / "store" / "load.mar"), "--json"]) == 0
+    document = orjson.loads(capsys.readouterr().out)
+    assert document["inputs"]["features"] == ["power", "temperature"]
+    assert [entry["name"] for entry in document["state"]] == ["h", "c"]
+    assert command.main(["inspect", str(place / "store" / "load.mar")]) == 0
+    assert "h_0 -> h_n  [1, B, 4] float32" in capsys.readouterr().out
+
+
+class Payload:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path / "ran"),)
+
+
+def spoil(place):
+    """Inputs that cannot be used, by the name of what is wrong."""
+    np.save(place / "wide.npy", np.zeros((12, 3), np.float32))
+    np.save(place / "objects.npy", np.array([Payload(place)], dtype=object), allow_pickle=True)
+    (place / "text.npy").write_text("1 2 3")
+    torch.save({"lstm.weight_ih_l0": torch.zeros(16, 2)}, place / "few.pt")
+    (place / "code.pt").write_bytes(pickle.dumps({"a": Payload(place)}))
+    torch.save({"model": Payload(place)}, place / "code.ckpt")
+    (place / "empty.safetensors").write_bytes(b"")
+    (place / "file").write_text("not a folder")
+
+
+ERRORS = {
+    "another width": ({"example": "wide.npy"}, "net.py:11"),
+    "missing weights": ({"weights": "few.pt"}, "are missing: "),
+    "a factory that raises": ({"factory": "broken"}, "broken raised RuntimeError: no such data set"),
+    "not a module": ({"factory": "number"}, "returned int"),
+    "no such factory": ({"factory": "Nothing"}, "defines no 'Nothing'"),
+    "pickled code": ({"weights": "code.pt"}, "save model.state_dict()"),
+    "pickled code in a checkpoint": ({"weights": "code.ckpt"}, "save model.state_dict()"),
+    "empty weights": ({"weights": "empty.safetensors"}, "empty.safetensors"),
+    "no weights": ({"weights": "none.pt"}, "none.pt"),
+    "no example": ({"example": "none.npy"}, "none.npy"),
+    "an example of text": ({"example": "text.npy"}, "text.npy"),
+    "an example of objects": ({"example": "objects.npy"}, "without pickled objects"),
+    "a name with a path in it": ({"name": "../load"}, "name: expected"),
+    "too many features": ({"features": "a,b,c"}, "3 names for 2 input columns"),
+    "too many outputs": ({"outputs": "a,b"}, "2 names for 1 output columns"),
+    "tokens for numbers": ({"tokens": "9"}, "example"),
+    "a store that is a file": ({"store": "file"}, "file"),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_an_error_is_one_line_and_leaves_the_store_as_it_was(place, name, capsys):
+    spoil(place)
+    (place / "store" / "load.mar").write_bytes(b"the old archive")
+    changed, expected = ERRORS[name]
+    changed = changed | {"store": place / changed.get("store", "store")}
+    assert command.main(arguments(place, **changed)) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("export: ")
+    assert expected in lines[0]
+    assert [(p.name, p.read_bytes()) for p in (place / "store").iterdir()] == [("load.mar", b"the old archive")]
+    assert not (place / "ran").exists()
+
+
+def test_the_process_says_so_too(place):
+    done = subprocess.run(
+        [sys.executable, "-m", "export", "build", str(place / "nothing")], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 half", "zip without a signature"])
+def test_inspecting_what_is_not_an_archive_is_one_line(tmp_path, content, capsys):
+    path = tmp_path / "model.mar"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content:
+        with zipfile.ZipFile(path, "w") as other:
+            other.writestr("readme", "hello")
+    assert command.main(["inspect", str(path)]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_killed_while_it_writes_the_old_archive_stands(tmp_path):
+    """The writer stops itself between the last byte and the rename, where a reader could meet half an archive."""
+    target = tmp_path / "load.mar"
+    archive.write_archive(target, {"signature.json": b"old"})
+    before = target.read_bytes()
+    code = (
+        "import os, signal, sys, pathlib\n"
+        "from export.archive import write_archive\n"
+        "os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "write_archive(pathlib.Path(sys.argv[1]), {'signature.json': b'new' * 100_000})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(target)], cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert target.read_bytes() == before

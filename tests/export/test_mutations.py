@@ -1,0 +1,137 @@
+"""The verifier can fail: each fault that exporters of recurrent models are known for, put in by hand, is found."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+
+from export import artefacts, verify
+from export.errors import ParityError
+from export.lifting import lift
+from tests.export.zoo import STREAMING, F, H, LastStep
+
+CASES = ("last step", "several LSTMs")
+
+
+class Normalised(LastStep):
+    def __init__(self, times=1):
+        super().__init__()
+        self.times = times
+
+    def forward(self, x):
+        for _ in range(self.times):
+            x = (x - 3.0) / 2.0
+        return super().forward(x)
+
+
+def written(lifted, folder, module=None):
+    path = folder / "model.onnx"
+    artefacts.write_onnx(module or artefacts.graph_module(lifted, lifted.window()), lifted, lifted.window(), path)
+    return path
+
+
+def check(model, lifted, path):
+    verify.verify(model, lifted, {"onnxruntime": path}).check()
+
+
+@pytest.fixture(autouse=True)
+def shorter(monkeypatch):
+    for name, value in {"STEPS": (1, 2, 24), "LONG": 60, "DRIFT": 200}.items():
+        monkeypatch.setattr(verify, name, value)
+
+
+@pytest.fixture
+def plain(tmp_path):
+    torch.manual_seed(2)
+    model = LastStep().eval()
+    lifted = lift(model, torch.randn(2, 12, F))
+    return model, lifted, written(lifted, tmp_path)
+
+
+class Mutant(nn.Module):
+    """The lifted module with its inputs and results changed on the way."""
+
+    def __init__(self, base, before=lambda x, states: (x, states), after=lambda results: results):
+        super().__init__()
+        self.base, self.before, self.after = base, before, after
+
+    def forward(self, x, *states):
+        x, states = self.before(x, states)
+        return tuple(self.after(list(self.base(x, *states))))
+
+
+def lose_the_second_layer(x, states):
+    return x, [torch.cat([part[:1], torch.zeros_like(part[1:])]) for part in states]
+
+
+def freeze_the_initial_state(x, states):
+    return x, [torch.zeros_like(part) for part in states]
+
+
+def exchange_rows(x, states):
+    return x, [part.flip(1) for part in states]
+
+
+def freeze_the_length(x, states):
+    return x[:, :12], states
+
+
+MUTANTS = {
+    "h in the place of c": {"before": lambda x, states: (x, states[::-1])},
+    "h_n in the place of c_n": {"after": lambda r: [r[0], r[1], r[3], r[2]]},
+    "a layer's state lost": {"before": lose_the_second_layer},
+    "the initial state frozen": {"before": freeze_the_initial_state},
+    "the batch exchanged": {"before": exchange_rows},
+    "T frozen": {"before": freeze_the_length},
+    "one layer's final state for another's": {"after": lambda r: [r[0], r[1], r[2].flip(0), r[3]]},
+    "y of the step before": {"after": lambda r: [r[0] * 1.001, *r[1:]]},
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_graph_with_a_fault_is_refused(plain, tmp_path, name):
+    model, lifted, _ = plain
+    path = written(lifted, tmp_path, Mutant(lifted.base, **MUTANTS[name]).eval())
+    with pytest.raises(ParityError, match="ONNX Runtime"):
+        check(model, lifted, path)
+
+
+def test_the_same_way_without_a_fault_passes(plain, tmp_path):
+    model, lifted, _ = plain
+    check(model, lifted, written(lifted, tmp_path, Mutant(lifted.base).eval()))
+
+
+def test_gates_in_another_order_are_found(plain):
+    model, lifted, path = plain
+    graph = onnx.load(path)
+    for tensor in graph.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        if array.ndim == 3 and array.shape[1] == 4 * H:
+            i, o, f, c = np.split(array, 4, axis=1)
+            tensor.CopyFrom(numpy_helper.from_array(np.concatenate([i, f, c, o], axis=1), tensor.name))
+    onnx.save(graph, path)
+    with pytest.raises(ParityError, match="ONNX Runtime"):
+        check(model, lifted, path)
+
+
+def test_normalising_twice_is_found(tmp_path):
+    torch.manual_seed(2)
+    once, twice = Normalised(1).eval(), Normalised(2).eval()
+    twice.load_state_dict(once.state_dict())
+    example = torch.randn(2, 12, F) * 2 + 3
+    lifted = lift(once, example)
+    path = written(lift(twice, example), tmp_path)
+    with pytest.raises(ParityError, match="ONNX Runtime"):
+        check(once, lifted, path)
+
+
+def test_two_modules_states_exchanged_are_found(tmp_path):
+    torch.manual_seed(2)
+    model = STREAMING["several LSTMs"].make().eval()
+    lifted = lift(model, STREAMING["several LSTMs"].example())
+    swap = {"before": lambda x, states: (x, [*states[2:4], *states[:2], *states[4:]])}
+    path = written(lifted, tmp_path, Mutant(lifted.base, **swap).eval())
+    with pytest.raises(ParityError, match="ONNX Runtime"):
+        check(model, lifted, path)
