@@ -1,6 +1,6 @@
 """What a batch of commits and reads costs in the candidates for the embedded store: `python -m benchmarks.embedded_store`.
 
-20,000 sessions of 2,300 bytes; a write reads each row, compares and replaces it, in one transaction. Medians of 200 batches, microseconds a batch.
+20,000 sessions of 2,300 bytes; a write reads each row and replaces it, in one transaction. Medians of 200 batches, microseconds a batch.
 """
 
 import os
@@ -8,7 +8,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import lmdb
@@ -76,7 +76,7 @@ def median(work: Work, batch: int) -> float:
 
 
 def main() -> None:
-    candidates = {
+    candidates: dict[str, Callable[[Path], AbstractContextManager[tuple[Work, Work]]]] = {
         "LMDB, fsync": lambda folder: lmdb_store(folder),
         "LMDB, no metadata fsync": lambda folder: lmdb_store(folder, metasync=False),
         "LMDB, no fsync": lambda folder: lmdb_store(folder, sync=False),

@@ -99,9 +99,7 @@ def main() -> int:
     torch.set_num_threads(1)
     window = json.dumps({"inputs": torch.randn(STEPS, FEATURES).round(decimals=3).tolist()})
     step = json.dumps({"inputs": torch.randn(1, FEATURES).round(decimals=3).tolist(), "session": "sSESSION"})
-    print(
-        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores, {platform.processor() or platform.machine()}; wrk -t1 on the same cores"
-    )
+    print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores, {platform.machine()}; wrk -t1 on the same cores")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         built = archive(folder / "store")

@@ -81,12 +81,16 @@ class Ledger:
             lost.update(id for id in ready if self._accounts[id].after in lost)
             changes = [id for id in ready if id not in lost]
             done = self._store.commit_many([self._change(id, self._accounts[id]) for id in changes])
-            lost.update(id for id, applied in zip(changes, done, strict=True) if not applied)
+            for id, applied in zip(changes, done, strict=True):
+                self._accounts[id].changed = not applied  # should the store fail on a later part, this one is not to be refused
+                if not applied:
+                    lost.add(id)
             waiting.difference_update(ready)
         return lost
 
     def _change(self, id: str, account: Account) -> Change:
         record = account.record
         assert record is not None  # `put` set it
-        version = account.version + 1 if account.version is not None else self._new_version
+        # Steps of a random size: after a failover that lost commits, the same number would not be the same record.
+        version = account.version + 1 + self._new_version % 1_024 if account.version is not None else self._new_version
         return Change(self.key(id), account.version, Entry(version, record.expires_at + self._tombstone_ttl, record.encode()))

@@ -5,7 +5,7 @@ seal. States are state bytes without their seal (handlers/state.py); one seal co
 """
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,11 @@ class Record:
     def earlier(self, position: int) -> State | None:
         """The kept state at `position`."""
         return next((kept for kept in (self.state, *self.history) if kept.position == position), None)
+
+    def tombstone(self, now: float) -> "Record":
+        """What closing leaves: position and last answer, no state."""
+        bare = State(np.empty(0, np.float32), self.state.position, self.state.digest)
+        return replace(self, state=bare, expires_at=now, closed=True, history=(), recent=None)
 
     def rewound(self, target: State, digest: bytes, expires_at: float) -> "Record":
         """The record back at `target`, one of its kept states, by a request of that digest."""

@@ -186,9 +186,7 @@ class Round:
         task.reply = self._response(b"", sessions.field(id, record))
 
     def _end(self, task: Task, account: Account) -> None:
-        record = _recorded(account)
-        bare = State(np.empty(0, np.float32), record.state.position, record.state.digest)
-        closed = replace(record, state=bare, expires_at=self._now, closed=True, history=(), recent=None)
+        closed = _recorded(account).tombstone(self._now)
         self._ledger.put(task.id, closed)
         task.reply = self._response(b"", sessions.field(task.id, closed))
 

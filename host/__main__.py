@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from handlers.settings import masked
 from host.archives import Archive, find
 from host.torchserve import HostError, Ports, TorchServe
 
@@ -63,7 +64,7 @@ def _greeting(server: TorchServe) -> str:
     body = json.dumps(archive.example() | ({"session": {"id": "my-stream", "step": 0}} if streams else {}))
     return f"""ready at {server.url}
 token     {server.token()}
-sessions  {server.folder / "sessions"}
+sessions  {masked(server.sessions)}
 try       curl -s {server.url}/predictions/{archive.name} -H 'Authorization: Bearer {server.token()}' \\
             -H 'Content-Type: application/json' -d '{body}'
 Ctrl-C drains and stops."""

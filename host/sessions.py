@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from handlers.opening import open_store
 from handlers.records import Record
 from handlers.sessions import Phase, phase, timestamp
 from handlers.settings import Settings
-from handlers.state import CorruptState, State
+from handlers.state import CorruptState
 from handlers.stores import Change, Entry, Store
 
 SOUND, PROBLEMS, NOT_OPEN = 0, 1, 2  # exit codes
@@ -272,10 +272,8 @@ def _tombstone(session: Session, now: float) -> Change | None:
     record, entry = session.record, session.entry
     if record is None or session.column(now) != "live":
         return None
-    bare = State(np.empty(0, np.float32), record.state.position, record.state.digest)
-    closed = replace(record, state=bare, expires_at=now, closed=True, history=(), recent=None)
     purge_at = now + entry.purge_at - record.expires_at
-    return Change(session.key, entry.version, Entry(entry.version + 1, purge_at, closed.encode()))
+    return Change(session.key, entry.version, Entry(entry.version + 1, purge_at, record.tombstone(now).encode()))
 
 
 if __name__ == "__main__":

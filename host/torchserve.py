@@ -150,11 +150,17 @@ class TorchServe:
             "LOG_LOCATION": str(self.folder / "logs"),
             "METRICS_LOCATION": str(self.folder / "logs"),
             "OMP_NUM_THREADS": "1",
-            "CELLSTATE_STORE": f"lmdb://{self.folder / 'sessions'}",
+            "CELLSTATE_STORE": self.sessions,
             "CELLSTATE_GATE_FILE": str(self.folder / "gate"),
         }
         inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # it would beat the archive
         return inherited | ours | dict(self.environment)
+
+    @property
+    def sessions(self) -> str:
+        """The store's URL: the operator's, else a folder of this server's own."""
+        chosen = self.environment.get("CELLSTATE_STORE") or os.environ.get("CELLSTATE_STORE")
+        return chosen or f"lmdb://{self.folder / 'sessions'}"
 
     def _write_configuration(self) -> None:
         base = (CONFIG / "config.properties").read_text()

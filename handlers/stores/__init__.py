@@ -32,7 +32,7 @@ class Change:
 
 class Store(Protocol):
     def get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
-        """The entries under `keys`, in order; one consistent read."""
+        """The entries under `keys`, in order; each as it was at some moment of the call."""
 
     def commit_many(self, changes: Sequence[Change]) -> list[bool]:
         """Apply each change whose `expected` holds; True for each that was applied. Keys are distinct."""
