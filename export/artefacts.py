@@ -156,6 +156,7 @@ def write_program(lifted: Lift, x: torch.Tensor, target: Path) -> None:
     x = x.repeat(2, *[1] * (x.dim() - 1))[:3]  # a batch of 2 could be taken for a constant, and so could a T of 1
     if x.shape[1] == 1 and lifted.steps[1] is None:
         x = x.repeat(1, max(5, lifted.steps[0]), *[1] * (x.dim() - 2))
+    torch._dynamo.reset()  # what it learnt of other models' sizes in this process becomes guards in this one
     with _exporting("torch.export"), lifted.scanning():
         program = _program(_scanned(lifted, x), lifted, x)
         buffer = io.BytesIO()

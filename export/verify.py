@@ -73,7 +73,8 @@ def verify(model: nn.Module, lifted: Lift, files: Mapping[str, Path], seed: int 
     reason, limits = bench.streaming_reason(), []
     found = list(bench.lift_differences())
     for backend, path in files.items():
-        label, runner = LABELS[backend], RUNNERS[backend](path)
+        label = LABELS[backend]
+        runner = refusing(label, RUNNERS[backend](path))
         found += bench.grid_differences(label, runner)
         limits.append(bench.input_limit(runner))
         if not reason:
@@ -143,7 +144,7 @@ class Bench:
             saturated = [torch.sign(state) * (1.0 if name == "h" else 8.0) for name, state in self._named(self.states(batch))]
             for kind, states in (("initial", self._lifted.start(batch)), ("random", self.states(batch)), ("saturated", saturated)):
                 where = f"B={batch} T={steps}, {kind} state"
-                for name, a, b in zip(self._names, run_or_refuse(runner, x, states, label, where), self._eager(x, states), strict=True):
+                for name, a, b in zip(self._names, runner(x, states), self._eager(x, states), strict=True):
                     yield Difference(label, name, difference(a, b), where)
 
     def _named(self, states: Sequence[Tensor]) -> list[tuple[str, Tensor]]:
@@ -228,13 +229,17 @@ def onnx_runner(path: Path) -> Runner:
     return run
 
 
-def run_or_refuse(runner: Runner, x: Tensor, states: Sequence[Tensor], label: str, where: str) -> list[Tensor]:
-    """Raises ParityError where an artefact fails: mostly one that a size was frozen into."""
-    try:
-        return runner(x, states)
-    except Exception as e:
-        reason = next((line.strip() for line in reversed(str(e).splitlines()) if line.strip()), type(e).__name__)
-        raise ParityError(f"{label} fails at {where}: {reason[:200]}; {FROZEN}") from e
+def refusing(label: str, runner: Runner) -> Runner:
+    """The same; raises ParityError where an artefact fails: mostly one that a size was frozen into."""
+
+    def run(x: Tensor, states: Sequence[Tensor]) -> list[Tensor]:
+        try:
+            return runner(x, states)
+        except Exception as e:
+            reason = next((line.strip() for line in reversed(str(e).splitlines()) if line.strip()), type(e).__name__)
+            raise ParityError(f"{label} fails at B={x.shape[0]} T={x.shape[1]}: {reason[:200]}; {FROZEN}") from e
+
+    return run
 
 
 def _runs(lifted: Lift) -> bool:
