@@ -1,0 +1,77 @@
+"""Models that nobody wrote for serving, through the service: a session cut in pieces is the unmodified module on the whole sequence."""
+
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from export import artefacts
+from export.build import build_checkpoint
+from export.card import Card
+from export.checkpoint import Checkpoint
+from export.lifting import lift
+from handlers.opening import open_backend
+from handlers.rounds import Deployment
+from handlers.service import Service
+from handlers.settings import Settings
+from handlers.signature import Signature
+from handlers.stores.memory import MemoryStore
+from tests.conftest import answer, assert_close, left_out
+from tests.export import zoo
+from tests.export.test_golden import NAMES as NAMED
+from tests.export.test_golden import as_torch
+from tests.export.test_golden import published as published
+
+NAMES = (
+    "several LSTMs", "two cells in a loop", "GRU", "packed sequences", "static covariates", "encoder and decoder", "learned initial state",
+    "mean and scale", "state as an argument", "the same LSTM twice",
+)  # fmt: skip
+PIECES = (1, 4, 5, 2)
+
+
+def served(model, card, example, backend, place):
+    """The service over an archive built of the model, and its signature."""
+    built = build_checkpoint(Checkpoint(model, card, example if isinstance(example, tuple) else (example,)), place)
+    with zipfile.ZipFile(built.archive) as archive:
+        archive.extractall(place / "unzipped")
+    settings, signature = Settings(backend=backend), Signature.load(place / "unzipped" / "signature.json")
+    backend = open_backend(place / "unzipped", signature, settings)
+    return Service(Deployment(backend, signature, MemoryStore(), settings)), signature
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "torchscript"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_session_in_pieces_is_the_unmodified_module_on_the_whole(name, backend, tmp_path, monkeypatch):
+    monkeypatch.setattr(artefacts, "write_program", left_out)
+    torch.manual_seed(3)
+    specimen = zoo.STREAMING[name]
+    model, example = specimen.make().eval(), specimen.example()
+    card = Card(name="specimen", version="1.0", factory="zoo.py:specimen", task="regress", tokens=specimen.tokens)
+    service, signature = served(model, card, example, backend, tmp_path)
+    lifted = lift(model, example)
+    x = lifted.inputs(1, sum(PIECES), torch.Generator().manual_seed(5))
+    expected = lifted.unmodified(model, x)[0].numpy()
+
+    position, predictions = 0, []
+    for piece in PIECES:
+        inputs = x[0, position : position + piece].tolist()
+        predictions.append(answer(service, {"inputs": inputs, "session": {"id": "s", "step": position}})["prediction"])
+        position += piece
+    whole = np.concatenate(predictions) if signature.per == "step" else predictions[-1]
+    assert_close(whole, expected, f"{name}, {backend}")
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "torchscript"])
+@pytest.mark.parametrize("name", NAMED)
+def test_the_published_vectors_of_the_onnx_operator_come_out_of_a_session(published, name, backend, tmp_path, monkeypatch):
+    """Its h_n after the published sequence, sent step by step: from the second step on the initial state is not zero."""
+    monkeypatch.setattr(artefacts, "write_program", left_out)
+    model, x, results, batchwise = as_torch(published[name])
+    card = Card(name="published", version="1.0", factory="golden.py:Bare", task="regress")
+    service, _ = served(model, card, torch.randn(2, 6, x.shape[2]), backend, tmp_path)
+    expected = (results["Y_h"].transpose(0, 1) if batchwise else results["Y_h"]).numpy()  # [D, B, H]
+    for row, sequence in enumerate(x):
+        for step, values in enumerate(sequence.tolist()):
+            reply = answer(service, {"inputs": [values], "session": {"id": f"s{row}", "step": step}, "return": ["h_n"]})
+        assert_close(reply["h_n"], expected[:, row], f"{name}, row {row}")
