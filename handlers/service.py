@@ -8,6 +8,8 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 
+import orjson
+
 from handlers import answers
 from handlers.answers import Outcome
 from handlers.errors import CellstateError, Draining, Overloaded, StoreUnavailable
@@ -43,6 +45,8 @@ class Service:
         else:
             fail(live, Draining("the service is stopping; nothing was changed: send it again to reach another, or the next"))
         self._sweep(now)
+        if log.isEnabledFor(logging.INFO):
+            self._log(tasks)
         return [_outcome(body, group) for body, group in zip(bodies, tasks, strict=True)]
 
     def _open(self, body: Body) -> list[Task]:
@@ -63,6 +67,21 @@ class Service:
         fail(
             tasks, Overloaded(f"the session changed under {self._settings.commit_attempts} tries to commit; nothing was applied: try again")
         )
+
+    def _log(self, groups: Sequence[Sequence[Task]]) -> None:
+        """One canonical line a request: names and numbers, no payloads. An id that reaches it has passed the parser's pattern."""
+        for task in (task for group in groups for task in group):
+            session, inputs, error = task.request.session, task.request.inputs, task.error
+            fields = {
+                "model": self._deployment.signature.label,
+                "session": task.id or None,
+                "action": session.action if session else None,
+                "steps": 0 if inputs is None else len(inputs),
+                "status": error.status if error else 200,
+                "code": error.code if error else "ok",
+                "batch": len(groups),
+            }
+            log.info("request %s", orjson.dumps(fields).decode())
 
     def _sweep(self, now: float) -> None:
         """One slice of the clean-up, now and then. A store that is away is the requests' news, not the sweep's."""
