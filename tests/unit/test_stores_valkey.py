@@ -134,7 +134,8 @@ def test_a_sweep_leaves_it_to_the_server(store):
 
 
 def test_keys_of_one_batch_may_lie_in_different_slots_of_a_cluster(tmp_path):
-    with serving(tmp_path, cluster_enabled="yes", databases="1") as server, server.client() as client:
+    bus = {"cluster_port": str(free_port())}  # by default the port plus 10,000, where outgoing connections have theirs
+    with serving(tmp_path, cluster_enabled="yes", databases="1", **bus) as server, server.client() as client:
         client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
         deadline = time.monotonic() + 30
         while client.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
