@@ -39,13 +39,6 @@ def graph_module(lifted: Lift, x: torch.Tensor) -> torch.nn.Module:
         return _traced(Stepped(lifted.step, lifted.state, x, lifted.per).eval(), lifted, x)
 
 
-def forget_class_names() -> None:
-    """TorchScript numbers the classes it meets in a process, and the numbers go into the file: begin anew, for the same bytes each time."""
-    torch._C._jit_clear_class_registry()
-    torch.jit._recursive.concrete_type_store = torch.jit._recursive.ConcreteTypeStore()
-    torch.jit._state._clear_class_state()
-
-
 def _traced(module: torch.nn.Module, lifted: Lift, x: torch.Tensor) -> torch.jit.ScriptModule:
     traced: torch.jit.ScriptModule = torch.jit.trace(  # type: ignore[no-untyped-call]
         module, (x, *lifted.zeros(len(x))), check_trace=False

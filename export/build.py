@@ -62,7 +62,6 @@ def build_checkpoint(loaded: Checkpoint, store: Path, config: Path = CONFIG) -> 
 def _write(lifted: Lift, folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
     """The artefacts by backend's name, and why one is left out. No server runs the torch.export program yet: it may be missing."""
     files = {backend: folder / name for backend, name in FILES.items()}
-    artefacts.forget_class_names()
     window, left_out = lifted.window(), {}
     module = artefacts.graph_module(lifted, window)
     artefacts.write_torchscript(module, lifted, window, files["torchscript"])

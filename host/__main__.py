@@ -8,12 +8,11 @@ import sys
 import threading
 from pathlib import Path
 
-import httpx
 import psutil
 
 from handlers.settings import masked
-from host.archives import Archive, find
-from host.torchserve import HostError, Ports, TorchServe
+from host.archives import find
+from host.torchserve import HostError, Ports, TorchServe, answers
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -89,16 +88,9 @@ def _health(options: argparse.Namespace) -> int:
     state = json.loads((folder / "server.json").read_text())
     keys = json.loads((folder / "key_file.json").read_text())
     headers = {"Authorization": f"Bearer {keys['inference']['key']}"}
-    failing = [archive.name for archive in find(Path(state["store"])) if not _answers(state["url"], archive, headers)]
+    failing = [archive.name for archive in find(Path(state["store"])) if not answers(state["url"], archive, headers)]
     print(f"not answering: {', '.join(failing)}" if failing else "healthy")
     return 1 if failing else 0
-
-
-def _answers(url: str, archive: Archive, headers: dict[str, str]) -> bool:
-    try:
-        return httpx.post(f"{url}/predictions/{archive.name}", json=archive.example(), headers=headers, timeout=5).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 if __name__ == "__main__":

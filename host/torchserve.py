@@ -33,6 +33,14 @@ class HostError(RuntimeError):
     """The server did not start, or is not what it should be; the text ends with the last lines of its log."""
 
 
+def answers(url: str, archive: Archive, headers: Mapping[str, str]) -> bool:
+    """Whether the server at `url` answers a real prediction of this model: what ready and healthy mean."""
+    try:
+        return httpx.post(f"{url}/predictions/{archive.name}", json=archive.example(), headers=headers, timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class Ports:
     """TCP ports. gRPC has ports too, whether or not one uses it."""
@@ -196,10 +204,8 @@ class TorchServe:
 
     def _answers(self, archive: Archive) -> bool:
         try:
-            if any(worker["status"] != "READY" for worker in self.describe(archive.name)["workers"]):
-                return False
-            url = f"{self.url}/predictions/{archive.name}"
-            return httpx.post(url, json=archive.example(), headers=self.headers(), timeout=10).status_code == 200
+            ready = all(worker["status"] == "READY" for worker in self.describe(archive.name)["workers"])
+            return ready and answers(self.url, archive, self.headers())
         except (httpx.HTTPError, OSError, ValueError, KeyError):
             return False
 
