@@ -1,7 +1,7 @@
 # Serves the checkpoints of model_store/ as a user without rights, from one volume that holds sessions, tokens and the log.
 #
 #   docker build -t cellstate .
-#   docker run --stop-timeout 40 -p 127.0.0.1:8080:8080 -v cellstate:/var/lib/cellstate cellstate
+#   docker run --stop-timeout 40 -p 127.0.0.1:8080:8080 -p 127.0.0.1:8082:8082 -v cellstate:/var/lib/cellstate cellstate
 #
 # Draining may take 20 s and stopping the server 10 more; docker's own patience is 10 s, hence the stop timeout.
 # torch is the build that pip finds: on PyPI the one for NVIDIA GPUs, gigabytes of it. For processors only:
@@ -58,8 +58,9 @@ COPY host host
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 ORT_DISABLE_TELEMETRY=1
 USER cellstate
 VOLUME /var/lib/cellstate
-EXPOSE 8080
+EXPOSE 8080 8082
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --retries=3 \
   CMD ["python", "-m", "host", "health", "--folder", "/var/lib/cellstate"]
-CMD ["python", "-m", "host", "serve", "--address", "0.0.0.0", "--port", "8080", "--folder", "/var/lib/cellstate"]
+CMD ["python", "-m", "host", "serve", "--address", "0.0.0.0", "--port", "8080", "--metrics-address", "0.0.0.0", "--metrics-port", "8082", \
+     "--folder", "/var/lib/cellstate"]

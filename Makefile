@@ -1,6 +1,7 @@
 # Few verbs: setup demo serve test check bench load image.
 PYTHON ?= python3
 PORT ?= 8080
+METRICS_PORT ?= 8082
 BIN := .venv/bin
 CHECKPOINTS := $(patsubst %/model.json,%,$(wildcard model_store/*/model.json))
 ARCHIVES := $(addsuffix .mar,$(CHECKPOINTS))
@@ -26,7 +27,7 @@ demo: .venv/ready
 	$(BIN)/python -m examples.demo
 
 serve: models
-	@$(BIN)/python -m host serve --port $(PORT)
+	@$(BIN)/python -m host serve --port $(PORT) --metrics-port $(METRICS_PORT)
 
 test: .venv/ready
 	$(BIN)/python -m pytest $(ARGS)

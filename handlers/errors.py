@@ -16,6 +16,7 @@
     │   └── SessionExpired       410
     ├── ServiceError             the service's side
     │   ├── Overloaded           429  retryable
+    │   ├── QuotaExceeded        429  retryable; there is no room for another session
     │   ├── StoreUnavailable     503  retryable
     │   ├── Draining             503  retryable
     │   ├── SessionUnreadable    503  the stored record is corrupt, or of a newer release
@@ -108,6 +109,10 @@ class ServiceError(CellstateError):
 
 class Overloaded(ServiceError):
     status, code, phrase, retryable = 429, "overloaded", "Too Many Requests", True
+
+
+class QuotaExceeded(ServiceError):
+    status, code, phrase, retryable = 429, "quota_exceeded", "Too Many Requests", True
 
 
 class StoreUnavailable(ServiceError):

@@ -8,20 +8,24 @@ protocol for logs and metrics.
 import json
 import logging
 import os
+import socket
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from handlers import answers
 from handlers.answers import Outcome
 from handlers.buffer import Buffer
+from handlers.deployment import Deployment
 from handlers.errors import ConfigurationError, StoreUnavailable
 from handlers.opening import open_backend, open_store
-from handlers.rounds import Deployment
 from handlers.service import Service
 from handlers.settings import Settings
 from handlers.signature import Signature
+from handlers.telemetry import Sample, Telemetry
 
 log = logging.getLogger("cellstate")
 KNOWN_HOST = "0.12.0"  # the release whose internals are known here
@@ -49,8 +53,11 @@ class LstmHandler:
         signature = Signature.load(folder / "signature.json")
         self._description = json.dumps(signature.raw).encode()
         backend = open_backend(folder, signature, settings)
-        deployment = Deployment(backend, signature, open_store(settings), settings)
+        telemetry = Telemetry((signature.name, signature.version))
+        deployment = Deployment(backend, signature, open_store(settings), settings, telemetry)
         _read_through_a_buffer()
+        if settings.metrics_interval:
+            Thread(target=_report, args=(telemetry, settings.metrics_interval), daemon=True).start()
         log.warning("started model=%s device=%s settings=%s", signature.label, backend.device, json.dumps(settings.effective()))
         return Service(deployment)
 
@@ -84,6 +91,22 @@ def _read_through_a_buffer() -> None:
     protocol = sys.modules.get("ts.protocol.otf_message_handler")
     if protocol is not None and getattr(sys.modules.get("ts"), "__version__", "") == KNOWN_HOST:
         protocol._retrieve_buffer = Buffer().read  # type: ignore[attr-defined]
+
+
+def _report(telemetry: Telemetry, interval: float) -> None:
+    """Hand what was counted to the host, which reads it from lines of the worker's output: a few now and then, for it parses each."""
+    host = socket.gethostname()
+    while True:
+        time.sleep(interval)
+        sys.stdout.write("".join(_line(sample, host) for sample in telemetry.take()))
+        sys.stdout.flush()
+
+
+def _line(sample: Sample, host: str) -> str:
+    """As `ts.metrics` writes it; the host knows no sign before an exponent but a minus."""
+    metric, value = sample.metric, f"{sample.value:.9f}".rstrip("0").rstrip(".")
+    labels = ",".join(f"{name}:{label}" for name, label in sample.labels.items())
+    return f"[METRICS]{sample.name}.{metric.unit}:{value}|#{labels}|#type:{metric.kind.name}|#hostname:{host},{int(time.time())}\n"
 
 
 def _configure_logging(settings: Settings) -> None:

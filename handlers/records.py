@@ -79,6 +79,11 @@ class Record:
         return cls(current, created, expires, last_step, digest, body[HEADER.size : start], bool(closed), tuple(history), recent)
 
 
+def was_closed(data: bytes) -> bool:
+    """Whether stored bytes are a closed session's tombstone, by their header alone; bytes that are no record are none."""
+    return len(data) > HEADER.size and HEADER.unpack_from(data)[:3] == (MAGIC, FORMAT, True)
+
+
 def _states(data: bytes, count: int) -> list[State]:
     """`count` states of equal length, end to end."""
     size, rest = divmod(len(data), count)

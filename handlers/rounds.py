@@ -8,14 +8,14 @@ import logging
 import math
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from handlers import answers, batching, sessions
-from handlers.backends import Backend
 from handlers.batching import Row
+from handlers.deployment import Deployment
 from handlers.errors import (
     CellstateError,
     InternalError,
@@ -29,27 +29,10 @@ from handlers.errors import (
 from handlers.ledger import Account, Ledger
 from handlers.records import Inputs, Record
 from handlers.sessions import Move
-from handlers.settings import Settings
-from handlers.signature import Signature
 from handlers.state import MAX_POSITION, State, Vector
-from handlers.stores import Store
 from handlers.tasks import Step, Task, fail, touching, waves
 
 log = logging.getLogger("cellstate")
-
-
-@dataclass(frozen=True, slots=True)
-class Deployment:
-    """What stays the same from round to round."""
-
-    backend: Backend
-    signature: Signature
-    store: Store
-    settings: Settings
-
-    @property
-    def key(self) -> bytes:
-        return self.settings.state_key.encode()
 
 
 class Round:
@@ -58,37 +41,53 @@ class Round:
     def __init__(self, deployment: Deployment, tasks: Sequence[Task], now: float, deadline: float = math.inf) -> None:
         self._backend, self._signature = deployment.backend, deployment.signature
         self._settings, self._key, self._now = deployment.settings, deployment.key, now
+        self._telemetry, self._quota = deployment.telemetry, deployment.quota
         self._ledger = Ledger(
             deployment.store, self._signature.name, self._signature.digest, self._settings.tombstone_ttl, now, secrets.randbits(48) + 1
         )
-        self._tasks, self._deadline = tasks, deadline
+        self._tasks, self._deadline, self._begun = tasks, deadline, 0
 
     def serve(self) -> Sequence[Task]:
         """Give every task its reply or error; returns those whose session another worker changed meanwhile, as if untouched."""
         self._read()
         for wave in waves(task for task in self._tasks if task.error is None):
             steps = [step for task in wave if (step := self._attempt(task, self._plan, task)) is not None]
+            if steps:
+                self._serve_wave(steps)
+        return self._commit()
+
+    def _serve_wave(self, steps: Sequence[Step]) -> None:
+        with self._telemetry.timing("run"):
             self._run(steps)
+        with self._telemetry.timing("encode"):
             for step in steps:
                 self._attempt(step.task, self._settle, step)
-        return self._commit()
 
     def _read(self) -> None:
         ids = {id for task in self._tasks for id in task.ids}
+        if not ids:
+            return
         try:
-            if ids:
+            with self._telemetry.timing("read"):
                 self._ledger.read(ids)
         except StoreUnavailable as e:
+            self._telemetry.count("store_errors_total", 1, "read")
             fail((task for task in self._tasks if task.ids), e)
 
     def _commit(self) -> Sequence[Task]:
+        if not self._ledger.changed:
+            return ()
         try:
-            lost = touching(self._tasks, self._ledger.commit())
+            with self._telemetry.timing("commit"):
+                ids = self._ledger.commit()
         except StoreUnavailable as e:
+            self._telemetry.count("store_errors_total", 1, "commit")
             fail(touching(self._tasks, self._ledger.changed), e)
             return ()
+        lost = touching(self._tasks, ids)
         for task in lost:
-            task.error, task.reply = None, b""
+            task.error, task.move, task.reply = None, None, b""
+        self._telemetry.count("commit_conflicts_total", len(ids))
         return lost
 
     def _attempt(self, task: Task, work: Callable[[Any], Step | None], argument: Any) -> Step | None:
@@ -111,8 +110,8 @@ class Round:
         account, begets = self._ledger[task.id], task.ref.action == "import"
         ask = sessions.begotten if begets else sessions.event
         what = ask(task.ref, task.digest, account.record, account.phase)
-        move = sessions.decide(what, account.phase, task.id, task.ref, account.record)
-        return self._MOVES[move](self, task, account)
+        task.move = sessions.decide(what, account.phase, task.id, task.ref, account.record)
+        return self._MOVES[task.move](self, task, account)
 
     def _step(self, task: Task, state: Vector | None, position: int, record: Record | None) -> Step:
         assert task.request.inputs is not None  # the parser demands it of a step
@@ -120,8 +119,20 @@ class Round:
         return Step(task, Row(task.request.inputs, initial, "output" in task.request.wants), position, record)
 
     def _create(self, task: Task, account: Account) -> Step:
+        self._admit(task.id)
         state = task.request.state
         return self._step(task, state.values if state else None, 0, None)
+
+    def _admit(self, id: str) -> None:
+        """Ask for room when the session is one more in the store."""
+        if self._ledger[id].record is not None:
+            return
+        try:
+            self._quota.admit(self._begun)
+            self._begun += 1
+        except StoreUnavailable:
+            self._telemetry.count("store_errors_total", 1, "usage")
+            raise
 
     def _apply(self, task: Task, account: Account) -> Step:
         record = _recorded(account)
@@ -170,7 +181,8 @@ class Round:
         id = task.ref.to or ""  # the parser demands one
         target = self._ledger[id]
         what = sessions.begotten(task.ref, task.digest, target.record, target.phase)
-        if sessions.decide(what, target.phase, id, task.ref, target.record) is Move.REPLAY:
+        task.move = sessions.decide(what, target.phase, id, task.ref, target.record)
+        if task.move is Move.REPLAY:
             task.reply = self._response(b"", sessions.field(id, _recorded(target), replayed=True))
         else:
             self._write(task, id, source.state, task.id)
@@ -181,6 +193,7 @@ class Round:
 
     def _write(self, task: Task, id: str, state: State, source: str | None = None) -> None:
         """A session that begins with a state instead of a step."""
+        self._admit(id)
         record = Record(state, self._now, self._now + self._settings.session_ttl, state.position, task.digest, b"")
         self._ledger.put(id, record, source)
         task.reply = self._response(b"", sessions.field(id, record))

@@ -48,6 +48,15 @@ class Request:
     future: Array | None = None
     commit: bool = True
 
+    @property
+    def action(self) -> str:
+        """What it asks, in one word; "unread" of what could not be parsed."""
+        return self.session.action if self.session else "unread" if self.inputs is None else "predict"
+
+    @property
+    def steps(self) -> int:
+        return 0 if self.inputs is None else len(self.inputs)
+
     def digest(self) -> bytes:
         """16 bytes that are equal for a request and its retry, and for no other; the position is compared apart from it."""
         head = f"{self.wants}|{self.horizon}".encode()

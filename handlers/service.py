@@ -12,10 +12,13 @@ import orjson
 
 from handlers import answers
 from handlers.answers import Outcome
-from handlers.errors import CellstateError, Draining, Overloaded, StoreUnavailable
+from handlers.deployment import Deployment
+from handlers.errors import CellstateError, Draining, Overloaded
 from handlers.gate import Gate
-from handlers.rounds import Deployment, Round
+from handlers.rounds import Round
 from handlers.schema import Body, Parser, Request
+from handlers.sweeping import Sweeper
+from handlers.tally import tally
 from handlers.tasks import Task, fail
 
 log = logging.getLogger("cellstate")
@@ -26,9 +29,10 @@ class Service:
 
     def __init__(self, deployment: Deployment, clock: Callable[[], float] = time.time) -> None:
         self._deployment, self._settings, self._clock = deployment, deployment.settings, clock
+        self._telemetry = deployment.telemetry
         self._parser = Parser(deployment.signature, deployment.settings)
         self._gate = Gate(deployment.settings.gate_file)
-        self._swept = clock()
+        self._sweeper = Sweeper(deployment.store, deployment.settings, deployment.telemetry, clock())
 
     def handle_batch(self, rows: Sequence[bytes]) -> list[Outcome]:
         """Answer each body, in order. Raises nothing that a client can cause."""
@@ -37,17 +41,20 @@ class Service:
 
     def _handle(self, rows: Sequence[bytes], is_open: bool) -> list[Outcome]:
         now = self._clock()
-        bodies = [self._parser.body(row) for row in rows]
-        tasks = [self._open(body) for body in bodies]
-        live = [task for group in tasks for task in group if task.error is None]
+        with self._telemetry.timing("decode"):
+            bodies = [self._parser.body(row) for row in rows]
+            groups = [self._open(body) for body in bodies]
+        tasks = [task for group in groups for task in group]
+        live = [task for task in tasks if task.error is None]
         if is_open:
             self._serve(live, now)
         else:
             fail(live, Draining("the service is stopping; nothing was changed: send it again to reach another, or the next"))
-        self._sweep(now)
+        self._sweeper.run_if_due(now)
+        tally(self._telemetry, tasks)
         if log.isEnabledFor(logging.INFO):
-            self._log(tasks)
-        return [_outcome(body, group) for body, group in zip(bodies, tasks, strict=True)]
+            self._log(tasks, len(rows))
+        return [_outcome(body, group) for body, group in zip(bodies, groups, strict=True)]
 
     def _open(self, body: Body) -> list[Task]:
         room = self._settings.max_reply // len(body.requests)
@@ -64,13 +71,14 @@ class Service:
         deadline = time.monotonic() + self._settings.batch_seconds
         for _ in range(self._settings.commit_attempts):
             tasks = Round(self._deployment, tasks, now, deadline).serve() if tasks else ()
+            self._telemetry.count("retries_total", len(tasks))
         fail(
             tasks, Overloaded(f"the session changed under {self._settings.commit_attempts} tries to commit; nothing was applied: try again")
         )
 
-    def _log(self, groups: Sequence[Sequence[Task]]) -> None:
+    def _log(self, tasks: Sequence[Task], batch: int) -> None:
         """One canonical line a request: names and numbers, no payloads. An id that reaches it has passed the parser's pattern."""
-        for task in (task for group in groups for task in group):
+        for task in tasks:
             session, inputs, error = task.request.session, task.request.inputs, task.error
             fields = {
                 "model": self._deployment.signature.label,
@@ -79,19 +87,9 @@ class Service:
                 "steps": 0 if inputs is None else len(inputs),
                 "status": error.status if error else 200,
                 "code": error.code if error else "ok",
-                "batch": len(groups),
+                "batch": batch,
             }
             log.info("request %s", orjson.dumps(fields).decode())
-
-    def _sweep(self, now: float) -> None:
-        """One slice of the clean-up, now and then. A store that is away is the requests' news, not the sweep's."""
-        if now - self._swept < self._settings.sweep_interval:
-            return
-        self._swept = now
-        try:
-            self._deployment.store.sweep(now, self._settings.sweep_slice)
-        except StoreUnavailable as e:
-            log.warning("sweep_failed %s", e.message)
 
 
 def _outcome(body: Body, tasks: Sequence[Task]) -> Outcome:

@@ -16,7 +16,7 @@ from handlers.errors import ConfigurationError
 
 PREFIX = "CELLSTATE_"
 SECRET = frozenset({"state_key"})
-MAY_BE_ZERO = frozenset({"store_replicas", "keep_versions", "rewarm_steps"})
+MAY_BE_ZERO = frozenset({"store_replicas", "keep_versions", "rewarm_steps", "max_sessions", "max_stored_bytes", "metrics_interval"})
 
 
 def default_store() -> str:
@@ -40,7 +40,9 @@ class Settings:
     tombstone_ttl: float = 3_600.0  # how long a closed or expired session still answers 410
     keep_versions: int = 0  # earlier states that a session keeps to be rewound to
     rewarm_steps: int = 0  # recent inputs that a session keeps, to rebuild its state when the model has changed
-    sweep_interval: float = 5.0  # between two slices of the sweep
+    max_sessions: int = 0  # in the store, above which no session is created; 0: no quota
+    max_stored_bytes: int = 0  # the same for what they take; 0: seven eighths of store_bytes
+    sweep_interval: float = 1.0  # between two slices of the sweep
     sweep_slice: int = 1_000  # entries looked at in one slice
     commit_attempts: int = 8  # tries at a contended session before 429
     max_steps: int = 10_000  # T of one request
@@ -53,6 +55,7 @@ class Settings:
     state_key: str = ""  # signs client-held state when set
     gate_file: str = ""  # shared with whoever stops the service: handlers/gate.py
     log_requests: bool = False  # one line per request
+    metrics_interval: float = 5.0  # between two reports of what was counted; 0: none
 
     @classmethod
     def read(cls, section: Mapping[str, Any] | None, environment: Mapping[str, str]) -> "Settings":
@@ -90,6 +93,11 @@ class Settings:
     @property
     def store_url(self) -> str:
         return self.store or default_store()
+
+    @property
+    def most_stored(self) -> int:
+        """Bytes; room is left for the steps of the sessions that are there."""
+        return self.max_stored_bytes or self.store_bytes // 8 * 7
 
     def effective(self) -> dict[str, Any]:
         """Every setting as it is in force, secrets masked; for the start-up log line."""

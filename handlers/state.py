@@ -19,7 +19,6 @@ know sessions, stores or graphs.
 """
 
 import base64
-import binascii
 import hashlib
 import hmac
 import struct
@@ -71,15 +70,17 @@ def pack(state: State, signed: bool = False) -> bytes:
     return header + np.ascontiguousarray(state.values, dtype="<f4").tobytes()
 
 
-def unpack(body: bytes) -> State:
-    """The state in an unsealed body; its values are a read-only view of `body`. Raises CorruptState."""
+def unpack(body: bytes, signed: bool = False) -> State:
+    """The state in an unsealed body, as `pack` made it; its values are a read-only view of `body`. Raises CorruptState."""
     if len(body) < HEADER.size:
         raise CorruptState(f"{len(body)} bytes are shorter than the header of {HEADER.size}")
-    magic, version, dtype, _, position, digest, count, _ = HEADER.unpack_from(body)
+    magic, version, dtype, flags, position, digest, count, reserved = HEADER.unpack_from(body)
     if magic != MAGIC:
         raise CorruptState("it does not begin with the magic of a state")
     if version != FORMAT or dtype != FLOAT32:
         raise CorruptState(f"format {version}, dtype {dtype}; this release reads format {FORMAT}, dtype {FLOAT32}")
+    if flags != (SIGNED if signed else 0) or reserved:  # a later release may give them a meaning, which must not pass unread
+        raise CorruptState(f"flags {flags}, reserved {reserved}; expected {SIGNED if signed else 0} and 0")
     if len(body) != HEADER.size + 4 * count or position > MAX_POSITION:
         raise CorruptState("its length does not match its header")
     return State(np.frombuffer(body, dtype="<f4", offset=HEADER.size), position, digest)
@@ -91,19 +92,31 @@ def to_text(state: State, key: bytes = b"") -> str:
 
 
 def text_length(signature: Signature) -> int:
-    """Characters of this model's opaque string: every other length is refused before it is decoded."""
+    """Characters of this model's opaque string."""
     return (HEADER.size + 4 * signature.state_length + SEAL + 2) // 3 * 4
 
 
+def _decode(text: str) -> bytes:
+    """The bytes of an opaque string; every other spelling of the same bytes is refused, so that no two strings are one state."""
+    data = base64.b64decode(text, altchars=b"-_", validate=True)
+    if base64.urlsafe_b64encode(data) != text.encode():
+        raise CorruptState("it is spelt otherwise than this service does")
+    return data
+
+
 def from_text(text: str, signature: Signature, key: bytes = b"") -> State:
-    """Read an opaque string for this model. Raises TooLarge, InvalidInput, or ModelChanged for an intact state of another model."""
+    """Read an opaque string for this model. Raises TooLarge, InvalidInput, or ModelChanged for an intact state of another model.
+
+    A string of more than four times this model's length is refused before it is decoded; up to that it is read, so that the intact
+    state of a larger model is told from a damaged one.
+    """
     if len(text) > 4 * text_length(signature):
         raise TooLarge(
             f"state: {len(text)} characters, this model's state has {text_length(signature)}: send the string as it was returned"
         )
     try:
-        state = unpack(unseal(base64.b64decode(text, altchars=b"-_", validate=True), key))
-    except (CorruptState, binascii.Error, ValueError) as e:
+        state = unpack(unseal(_decode(text), key), signed=bool(key))
+    except (CorruptState, ValueError) as e:
         raise InvalidInput(f"state: not an intact state string ({e}): send it as it was returned by this service") from e
     if state.digest != signature.digest or state.values.size != signature.state_length:
         raise ModelChanged(f"state: it belongs to another model than {signature.label}: start again, or ask the model that made it")

@@ -8,6 +8,7 @@ from handlers.batching import Row
 from handlers.errors import CellstateError, TooLarge
 from handlers.records import Record
 from handlers.schema import Request, SessionRef
+from handlers.sessions import Move
 from handlers.state import Vector
 
 
@@ -21,6 +22,7 @@ class Task:
     digest: bytes = b""
     reply: bytes = b""
     error: CellstateError | None = None
+    move: Move | None = None  # what was done for a session
     ids: tuple[str, ...] = field(init=False)  # the sessions it touches
 
     def __post_init__(self) -> None:

@@ -23,6 +23,10 @@ def main(arguments: list[str] | None = None) -> int:
     serve.add_argument("--folder", type=Path, help="keeps configuration, log, tokens and sessions (default: run)", default=Path("run"))
     serve.add_argument("--address", default="127.0.0.1", help="address of the inference port (default: loopback)")
     serve.add_argument("--port", type=int, default=8080, help="inference port; 0 picks a free one")
+    serve.add_argument(
+        "--metrics-address", default="127.0.0.1", help="address of the metrics port, which asks for no token (default: loopback)"
+    )
+    serve.add_argument("--metrics-port", type=int, default=8082, help="for Prometheus; 0 picks a free one")
     serve.add_argument("--drain", type=float, default=20.0, help="seconds that requests in flight get to finish")
     health = verbs.add_parser("health", help="exit 0 when every model answers a prediction")
     health.add_argument("--folder", type=Path, default=Path("run"))
@@ -40,10 +44,10 @@ def _serve(options: argparse.Namespace) -> int:
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
-    ports = Ports.free(options.port)
-    server = TorchServe(options.folder.resolve(), options.store.resolve(), options.address, ports)
+    ports = Ports.free(options.port, options.metrics_port)
+    server = TorchServe(options.folder.resolve(), options.store.resolve(), options.address, ports, options.metrics_address)
     print(f"starting TorchServe with {', '.join(a.name for a in server.archives)}; log: {server.log}", flush=True)
-    server.start()
+    server.start(stopping=stopping)
     try:
         print(_greeting(server), flush=True)
         while server.running and not stopping.wait(0.5):
@@ -64,6 +68,7 @@ def _greeting(server: TorchServe) -> str:
     return f"""ready at {server.url}
 token     {server.token()}
 sessions  {masked(server.sessions)}
+metrics   {server.metrics_url}
 try       curl -s {server.url}/predictions/{archive.name} -H 'Authorization: Bearer {server.token()}' \\
             -H 'Content-Type: application/json' -d '{body}'
 Ctrl-C drains and stops."""

@@ -210,8 +210,10 @@ def _problems(session: Session, lengths: dict[bytes, int]) -> Iterator[str]:
 
 
 def _sweep(store: Store, options: argparse.Namespace, now: float) -> int:
-    slices = sum(1 for _ in store.scan(b"")) // SLICE + 2
-    removed = sum(store.sweep(now, SLICE) for _ in range(slices))
+    removed, ends = 0, False
+    while not ends:
+        swept = store.sweep(now, SLICE)
+        removed, ends = removed + len(swept.removed), swept.ends_round
     print(f"{removed} removed" + ("; Valkey itself removes what is past its time" if options.url.startswith("valkey") else ""))
     return SOUND
 

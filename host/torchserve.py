@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import httpx
@@ -51,14 +52,19 @@ class Ports:
     grpc: tuple[int, int]
 
     @classmethod
-    def free(cls, inference: int = 0) -> "Ports":
-        """Ports that are free now; `inference` fixes the first when it is not 0."""
+    def free(cls, inference: int = 0, metrics: int = 0) -> "Ports":
+        """Ports that are free now; `inference` and `metrics` fix theirs when they are not 0."""
         with contextlib.ExitStack() as stack:
             sockets = [stack.enter_context(socket.socket()) for _ in range(5)]
             for s in sockets:
                 s.bind(("127.0.0.1", 0))
-            first, management, metrics, *grpc = [int(s.getsockname()[1]) for s in sockets]
-        return cls(inference or first, management, metrics, (grpc[0], grpc[1]))
+            first, second, management, *grpc = [int(s.getsockname()[1]) for s in sockets]
+        return cls(inference or first, management, metrics or second, (grpc[0], grpc[1]))
+
+
+def _near(address: str) -> str:
+    """How this machine reaches an address that a server listens on."""
+    return "127.0.0.1" if address == "0.0.0.0" else address
 
 
 @dataclass
@@ -69,17 +75,22 @@ class TorchServe:
     store: Path
     address: str = "127.0.0.1"
     ports: Ports = field(default_factory=Ports.free)
+    metrics_address: str = "127.0.0.1"
     environment: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         """Where this machine reaches it."""
-        return f"http://{'127.0.0.1' if self.address == '0.0.0.0' else self.address}:{self.ports.inference}"
+        return f"http://{_near(self.address)}:{self.ports.inference}"
 
     @property
     def management_url(self) -> str:
         return f"http://127.0.0.1:{self.ports.management}"
+
+    @property
+    def metrics_url(self) -> str:
+        return f"http://{_near(self.metrics_address)}:{self.ports.metrics}/metrics"
 
     @property
     def log(self) -> Path:
@@ -99,11 +110,11 @@ class TorchServe:
 
     # Start.
 
-    def start(self, deadline: float = 120.0) -> "TorchServe":
-        """Start and return once every model answers a prediction. Raises HostError after `deadline` seconds."""
+    def start(self, deadline: float = 120.0, stopping: Event | None = None) -> "TorchServe":
+        """Start and return once every model answers a prediction. Raises HostError after `deadline` seconds, or when `stopping` is set."""
         self.launch()
         try:
-            self.wait_ready(deadline)
+            self.wait_ready(deadline, stopping)
         except BaseException:
             self.kill()
             raise
@@ -175,15 +186,16 @@ class TorchServe:
         ours = {
             "inference_address": f"http://{self.address}:{self.ports.inference}",
             "management_address": self.management_url,
-            "metrics_address": f"http://127.0.0.1:{self.ports.metrics}",
+            "metrics_address": f"http://{self.metrics_address}:{self.ports.metrics}",
             "grpc_inference_port": self.ports.grpc[0],
             "grpc_management_port": self.ports.grpc[1],
             "allowed_urls": f"file://{self.store}/.*",
+            "metrics_config": CONFIG / "metrics.yaml",
         }
         lines = "".join(f"{name}={value}\n" for name, value in ours.items())
         (self.folder / "config.properties").write_text(f"{base}\n# Of this run.\n{lines}")
 
-    def wait_ready(self, deadline: float) -> None:
+    def wait_ready(self, deadline: float, stopping: Event | None = None) -> None:
         """Wait until every worker is READY and every model has answered a prediction: the host's own `/ping` says neither."""
         end = time.monotonic() + deadline
         waiting = self.archives
@@ -192,6 +204,8 @@ class TorchServe:
                 raise HostError(f"TorchServe ended with {self.process.returncode}\n{self._tail()}")
             if (refusal := self._refusal()) is not None:
                 raise HostError(refusal)
+            if stopping is not None and stopping.is_set():
+                raise HostError("stopped before it was ready")
             if time.monotonic() > end:
                 raise HostError(f"{waiting[0].name} did not answer within {deadline:.0f} s\n{self._tail()}")
             waiting = [archive for archive in waiting if not self._answers(archive)]

@@ -29,13 +29,14 @@ from export.build import Built, build
 from export.errors import LiftError
 from export.verify import TOLERANCE
 from handlers.backends import Backend
+from handlers.deployment import Deployment
 from handlers.opening import open_backend
-from handlers.rounds import Deployment
 from handlers.service import Service
 from handlers.settings import Settings
 from handlers.signature import Signature
 from handlers.stores import Store
 from handlers.stores.memory import MemoryStore
+from handlers.telemetry import Telemetry
 from tests.contract.learned import Learned
 from tests.unit.kinds import DURABLE, KINDS, Kind
 from tests.valkeys import SHARED, Server, serving
@@ -186,11 +187,18 @@ class Clock:
 
 
 def make_service(
-    model: Exported, backend: str = "onnxruntime", store: Store | None = None, clock: Callable[[], float] | None = None, **settings: Any
+    model: Exported,
+    backend: str = "onnxruntime",
+    store: Store | None = None,
+    clock: Callable[[], float] | None = None,
+    telemetry: Telemetry | None = None,
+    **settings: Any,
 ) -> Service:
     """A service as a worker has it, over the given store (a new one in memory) and clock (one that stands still)."""
     chosen = Settings(backend=backend, device="cpu", store="memory://", **settings)
-    deployment = Deployment(model.backend(backend), model.signature, MemoryStore() if store is None else store, chosen)
+    deployment = Deployment(
+        model.backend(backend), model.signature, MemoryStore() if store is None else store, chosen, telemetry or Telemetry()
+    )
     return Service(deployment, clock or Clock())
 
 

@@ -30,6 +30,23 @@ class Change:
     entry: Entry
 
 
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """One slice of a sweep: what was removed, when the rest may be, and whether the next slice begins a new round."""
+
+    removed: Sequence[Entry]
+    kept: Sequence[float]  # purge times
+    ends_round: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a store holds, others' data in it included, as cheaply as it can tell."""
+
+    entries: int
+    size: int  # bytes
+
+
 class Store(Protocol):
     def get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
         """The entries under `keys`, in order; each as it was at some moment of the call."""
@@ -37,8 +54,11 @@ class Store(Protocol):
     def commit_many(self, changes: Sequence[Change]) -> list[bool]:
         """Apply each change whose `expected` holds; True for each that was applied. Keys are distinct."""
 
-    def sweep(self, now: float, limit: int) -> int:
-        """Look at up to `limit` entries, carrying on where the last call stopped; remove those past `purge_at`; how many."""
+    def sweep(self, now: float, limit: int) -> Swept:
+        """Look at about `limit` entries, carrying on where the last call stopped; remove those past `purge_at`."""
+
+    def usage(self) -> Usage:
+        """How full it is."""
 
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, Entry]]:
         """Every entry whose key begins with `prefix`, in the order of keys."""

@@ -17,11 +17,12 @@ from typing import Any, TypeVar
 import lmdb
 
 from handlers.errors import StoreUnavailable
-from handlers.stores import Change, Entry
+from handlers.stores import Change, Entry, Swept, Usage
 
 HEADER = struct.Struct("<Qd")  # version, purge_at; the value follows
 PAGE = 1_000  # entries of one read while scanning
 READERS = 512  # threads and processes that may read at once; a slot costs 64 bytes
+UNWRITTEN = 1_024  # pages at the end that LMDB may have taken and given back without ever writing them
 T = TypeVar("T")
 
 
@@ -37,7 +38,14 @@ class EmbeddedStore:
         Path(self._folder).mkdir(parents=True, exist_ok=True, mode=0o700)
         env = lmdb.open(self._folder, map_size=size, max_readers=READERS, sync=sync, mode=0o600, max_spare_txns=2)
         env.reader_check()  # frees the slots of processes that were killed
+        self._refuse_truncated(env)
         return env
+
+    def _refuse_truncated(self, env: lmdb.Environment) -> None:
+        """A page read behind the end of its file is a SIGBUS, which no handler survives."""
+        pages, size = env.info()["last_pgno"] + 1, (Path(self._folder) / "data.mdb").stat().st_size
+        if size // env.stat()["psize"] < pages - UNWRITTEN:
+            raise StoreUnavailable(f"store {self._folder}: data.mdb is cut off after {size} bytes of {pages} pages: put a sound copy there")
 
     def _guard(self, work: Callable[[], T]) -> T:
         """Translate LMDB's errors, once."""
@@ -63,14 +71,24 @@ class EmbeddedStore:
         with self._env.begin(write=True) as transaction:  # an exception aborts it: all of the batch or nothing
             return [_commit(transaction, change) for change in changes]
 
-    def sweep(self, now: float, limit: int) -> int:
+    def sweep(self, now: float, limit: int) -> Swept:
         return self._guard(lambda: self._sweep(now, limit))
 
-    def _sweep(self, now: float, limit: int) -> int:
+    def _sweep(self, now: float, limit: int) -> Swept:
         seen = list(self._headers(self._sweep_after, limit))
-        self._sweep_after = seen[-1][0] if len(seen) == limit else b""
+        ends = len(seen) < limit
+        self._sweep_after = b"" if ends else seen[-1][0]
         stale = [(key, version) for key, version, purge_at in seen if purge_at < now]
-        return self._remove(stale) if stale else 0
+        return Swept(self._remove(stale) if stale else (), [purge_at for _, _, purge_at in seen if purge_at >= now], ends)
+
+    def usage(self) -> Usage:
+        return self._guard(self._usage)
+
+    def _usage(self) -> Usage:
+        """Free pages within the file are not counted: they are used again."""
+        stat = self._env.stat()
+        pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        return Usage(stat["entries"], pages * stat["psize"])
 
     def _headers(self, after: bytes, limit: int) -> Iterator[tuple[bytes, int, float]]:
         """Key, version and purge time of up to `limit` entries behind `after`; values stay where they are."""
@@ -80,9 +98,12 @@ class EmbeddedStore:
             for _, (key, value) in zip(range(limit), cursor.iternext(), strict=False):
                 yield bytes(key), *_head(value)
 
-    def _remove(self, stale: Sequence[tuple[bytes, int]]) -> int:
+    def _remove(self, stale: Sequence[tuple[bytes, int]]) -> list[Entry]:
+        """Those of `stale` that nobody renewed meanwhile."""
         with self._env.begin(write=True) as transaction:
-            return sum(transaction.delete(key) for key, version in stale if _version(transaction.get(key)) == version)
+            found = {key: value for key, _ in stale if (value := transaction.get(key)) is not None}
+            gone = [key for key, version in stale if _version(found.get(key)) == version and transaction.delete(key)]
+            return [_decode(found[key]) for key in gone]
 
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, Entry]]:
         """Page by page: a reader that stays open for the whole of a large store would keep old pages from being used again."""

@@ -1,8 +1,9 @@
 """Sessions in a dictionary: for tests, and for one worker whose sessions may die with it."""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
-from handlers.stores import Change, Entry
+from handlers.stores import Change, Entry, Swept, Usage
 
 
 class MemoryStore:
@@ -10,6 +11,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._entries: dict[bytes, Entry] = {}
+        self._swept = b""
 
     def get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
         return [self._entries.get(key) for key in keys]
@@ -24,11 +26,15 @@ class MemoryStore:
         self._entries[change.key] = change.entry
         return True
 
-    def sweep(self, now: float, limit: int) -> int:
-        stale = [key for key, entry in self._entries.items() if entry.purge_at < now][:limit]
-        for key in stale:
-            del self._entries[key]
-        return len(stale)
+    def sweep(self, now: float, limit: int) -> Swept:
+        seen = list(islice((key for key in sorted(self._entries) if key > self._swept), limit))
+        ends = len(seen) < limit
+        self._swept = b"" if ends else seen[-1]
+        removed = [self._entries.pop(key) for key in seen if self._entries[key].purge_at < now]
+        return Swept(removed, [self._entries[key].purge_at for key in seen if key in self._entries], ends)
+
+    def usage(self) -> Usage:
+        return Usage(len(self._entries), sum(len(key) + len(entry.value) for key, entry in self._entries.items()))
 
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, Entry]]:
         return ((key, self._entries[key]) for key in sorted(self._entries) if key.startswith(prefix))

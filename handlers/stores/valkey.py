@@ -25,7 +25,7 @@ from valkey.connection import Connection, ConnectionPool, parse_url
 from valkey.exceptions import NoScriptError, ReadOnlyError, ResponseError, ValkeyError
 
 from handlers.errors import ConfigurationError, StoreUnavailable
-from handlers.stores import Change, Entry
+from handlers.stores import Change, Entry, Swept, Usage
 
 Command = tuple[bytes, ...]
 HEADER = struct.Struct("<Qd")  # version, purge_at; the value follows
@@ -56,7 +56,7 @@ class ValkeyStore:
 
     def __init__(self, url: str, timeout: float = 2.0, replicas: int = 0) -> None:
         self._place, self._pool = _open(url, timeout)
-        self._replicas, self._closed = replicas, False
+        self._replicas, self._closed, self._cursor = replicas, False, b"0"
         wait: Command = (b"WAIT", b"%d" % replicas, b"%d" % max(1, int(timeout * 500)))
         self._wait: list[Command] = [wait] if replicas else []
         # WAIT waits for what its own connection wrote. PUBLISH is replicated too and stores nothing: behind it lies all that was just read.
@@ -77,9 +77,17 @@ class ValkeyStore:
     def commit_many(self, changes: Sequence[Change]) -> list[bool]:
         return [reply == 1 for reply in self._write([_compare_and_set(change) for change in changes])] if changes else []
 
-    def sweep(self, now: float, limit: int) -> int:
-        """Nothing to do: the server itself removes what is past its time."""
-        return 0
+    def sweep(self, now: float, limit: int) -> Swept:
+        """Removes nothing: the server itself forgets what is past its time. Keys may be seen twice in a round."""
+        ((self._cursor, keys),) = self._read([(b"SCAN", self._cursor, b"MATCH", PREFIX + b"*", b"COUNT", b"%d" % limit)])
+        expiries = self._read([(b"PEXPIRETIME", key) for key in keys]) if keys else []
+        return Swept((), [at / 1000 for at in expiries if at > 0], self._cursor == b"0")
+
+    def usage(self) -> Usage:
+        """Of the whole database, and the memory of the whole server."""
+        entries, memory = self._read([(b"DBSIZE",), (b"INFO", b"memory")])
+        used = re.search(rb"used_memory:(\d+)", memory)
+        return Usage(entries, int(used[1]) if used else 0)
 
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, Entry]]:
         for keys in self._keys(prefix):

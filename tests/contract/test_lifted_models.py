@@ -11,8 +11,8 @@ from export.build import build_checkpoint
 from export.card import Card
 from export.checkpoint import Checkpoint
 from export.lifting import lift
+from handlers.deployment import Deployment
 from handlers.opening import open_backend
-from handlers.rounds import Deployment
 from handlers.service import Service
 from handlers.settings import Settings
 from handlers.signature import Signature

@@ -4,8 +4,8 @@ import numpy as np
 import orjson
 import pytest
 
+from handlers.deployment import Deployment
 from handlers.errors import InternalError
-from handlers.rounds import Deployment
 from handlers.service import Service
 from handlers.settings import Settings
 from handlers.stores.memory import MemoryStore

@@ -69,7 +69,7 @@ def test_a_session_lives_to_the_second_it_was_promised(stage):
 def test_after_its_tombstone_a_session_is_absent(stage, swept):
     stage.clock.now += TTL + TOMBSTONE + 1
     if swept:
-        assert stage.store.sweep(stage.clock.now, 100) == 1
+        assert len(stage.store.sweep(stage.clock.now, 100).removed) == 1
     assert stage.next() == (404, "session_not_found")
     assert answer(stage.service, step("a", 0, stage.x[:1]))["session"] | {"expires_at": ""} == {
         "id": "a", "step": 1, "expires_at": "", "replayed": False,
@@ -78,7 +78,7 @@ def test_after_its_tombstone_a_session_is_absent(stage, swept):
 
 def test_no_sweep_takes_a_tombstone_before_its_time(stage):
     stage.clock.now += TTL + TOMBSTONE
-    assert stage.store.sweep(stage.clock.now, 100) == 0
+    assert not stage.store.sweep(stage.clock.now, 100).removed
     assert stage.next() == (410, "session_expired")
 
 

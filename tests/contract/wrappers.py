@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from handlers.errors import StoreUnavailable
-from handlers.stores import Change, Entry, Store
+from handlers.stores import Change, Entry, Store, Swept, Usage
 
 
 class Wrapped:
@@ -18,8 +18,11 @@ class Wrapped:
     def commit_many(self, changes: Sequence[Change]) -> list[bool]:
         return self.inner.commit_many(changes)
 
-    def sweep(self, now: float, limit: int) -> int:
+    def sweep(self, now: float, limit: int) -> Swept:
         return self.inner.sweep(now, limit)
+
+    def usage(self) -> Usage:
+        return self.inner.usage()
 
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, Entry]]:
         return self.inner.scan(prefix)
@@ -47,7 +50,7 @@ class Overtaken(Wrapped):
 
 
 class Broken(Wrapped):
-    """A store that is away for what is named in `away`: "read", "commit", "sweep"."""
+    """A store that is away for what is named in `away`: "read", "commit", "sweep", "usage"."""
 
     def __init__(self, inner: Store, *away: str) -> None:
         super().__init__(inner)
@@ -65,9 +68,13 @@ class Broken(Wrapped):
         self._reach("commit")
         return super().commit_many(changes)
 
-    def sweep(self, now: float, limit: int) -> int:
+    def sweep(self, now: float, limit: int) -> Swept:
         self._reach("sweep")
         return super().sweep(now, limit)
+
+    def usage(self) -> Usage:
+        self._reach("usage")
+        return super().usage()
 
 
 class GoesAway(Wrapped):

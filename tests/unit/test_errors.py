@@ -58,7 +58,7 @@ def test_every_leaf_has_a_status_and_a_phrase(kind):
 
 
 def test_what_may_be_tried_again_is_never_the_requests_fault():
-    assert {kind.code for kind in LEAVES if kind.retryable} == {"overloaded", "store_unavailable", "draining"}
+    assert {kind.code for kind in LEAVES if kind.retryable} == {"overloaded", "quota_exceeded", "store_unavailable", "draining"}
 
 
 def test_one_status_has_one_phrase():

@@ -75,26 +75,45 @@ def test_scan_gives_a_prefix_and_its_neighbours_not(store):
 
 def test_a_sweep_forgets_what_is_past_its_time_and_nothing_else(store, kind):
     store.commit_many([put(b"%d" % n, b"", purge_at=FAR + n) for n in range(10)])
-    removed = store.sweep(FAR + 5, 100)  # the entry of FAR + 5 is at its time, not past it
+    removed = len(store.sweep(FAR + 5, 100).removed)  # the entry of FAR + 5 is at its time, not past it
     assert removed == (5 if kind.sweeps else 0)
     assert sorted(contents(store)) == [b"%d" % n for n in range(removed, 10)]
-    assert store.sweep(FAR + 5, 100) == 0
+    assert not store.sweep(FAR + 5, 100).removed
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7])
 def test_slices_of_a_sweep_come_to_every_entry(store, kind, limit):
     keys = [b"%02d" % n for n in range(14)]
     store.commit_many([put(key, b"", purge_at=FAR if n % 3 else FAR + 9) for n, key in enumerate(keys)])
-    removed = [store.sweep(FAR + 1, limit) for _ in range(2 * len(keys) // limit + 4)]
+    removed = [len(store.sweep(FAR + 1, limit).removed) for _ in range(2 * len(keys) // limit + 4)]
     assert max(removed) <= limit
     assert sorted(contents(store)) == (keys[::3] if kind.sweeps else keys)
     assert sum(removed) == len(keys) - len(contents(store))
 
 
+@pytest.mark.parametrize("limit", [3, 100])
+def test_a_round_of_sweeping_sees_when_each_entry_that_stays_may_be_forgotten(store, limit):
+    times = [FAR + n for n in range(10)]
+    store.commit_many([put(b"%d" % n, b"", purge_at=purge_at) for n, purge_at in enumerate(times)])
+    for _ in range(2):  # a round begins anew where the last one ended
+        seen = []
+        while not (swept := store.sweep(FAR, limit)).ends_round:
+            seen += swept.kept
+        assert set(seen + list(swept.kept)) == set(times)
+
+
+def test_usage_tells_how_many_entries_there_are_and_about_how_large(store):
+    before = store.usage()
+    store.commit_many([put(b"%03d" % n, b"x" * 1_000) for n in range(200)])
+    after = store.usage()
+    assert (before.entries, after.entries) == (0, 200)
+    assert after.size - before.size >= 200_000
+
+
 def test_an_entry_that_was_renewed_is_not_swept(store):
     store.commit_many([put(b"a", b"old", purge_at=FAR)])
     store.commit_many([put(b"a", b"new", version=2, expected=1, purge_at=FAR + 9)])
-    assert store.sweep(FAR + 1, 10) == 0
+    assert not store.sweep(FAR + 1, 10).removed
     assert store.get_many([b"a"]) == [Entry(2, FAR + 9, b"new")]
 
 
@@ -132,6 +151,8 @@ def test_a_store_that_is_gone_is_unavailable_and_nothing_worse(durable, tmp_path
         lambda: store.commit_many([put(b"a", b"2", expected=1)]),
         lambda: list(store.scan(b"")),
         lambda: store.check(),
+        lambda: store.usage(),
+        lambda: store.sweep(0.0, 10),
     ):
         with pytest.raises(StoreUnavailable):
             work()

@@ -42,7 +42,7 @@ class Overtaken(EmbeddedStore):
 def test_an_entry_renewed_amid_a_sweep_stays(tmp_path):
     store = Overtaken(str(tmp_path), 1 << 20)
     store.commit_many([put(b"a", b"old", purge_at=1.0)])
-    assert store.sweep(2.0, 10) == 0
+    assert not store.sweep(2.0, 10).removed
     assert [entry.value for _, entry in store.scan(b"")] == [b"renewed"]
     store.close()
 
@@ -81,5 +81,5 @@ def test_an_entry_that_is_none_keeps_no_other_from_being_read_or_swept(tmp_path)
     good = put(b"b", b"1")
     assert store.commit_many([good, put(b"c", b"1", purge_at=1.0)]) == [True, True]
     assert store.get_many([b"a", b"b"])[1] == good.entry
-    assert store.sweep(2.0, 10) == 1
+    assert len(store.sweep(2.0, 10).removed) == 1
     store.close()

@@ -48,11 +48,12 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(now=times, limit=st.integers(1, 6))
     def sweep(self, now, limit):
-        removed = self.store.sweep(now, limit)
+        removed = self.store.sweep(now, limit).removed
         left = dict(self.store.scan(b""))
         gone = self.expected.keys() - left.keys()
-        assert len(gone) == removed <= limit
-        assert all(self.expected[key].purge_at < now for key in gone)
+        assert len(gone) == len(removed) <= limit
+        assert sorted(entry.value for entry in removed) == sorted(self.expected[key].value for key in gone)
+        assert all(entry.purge_at < now for entry in removed)
         self.expected = {key: entry for key, entry in self.expected.items() if key not in gone}
 
     @rule(prefix=st.sampled_from([b"", b"a", b"a/2", b"b/", b"c", b"b/\xff"]))
@@ -69,6 +70,7 @@ class StoreMachine(RuleBasedStateMachine):
     def both_hold_the_same(self):
         assert dict(self.store.scan(b"")) == self.expected
         assert self.store.check() == []
+        assert self.store.usage().entries == len(self.expected)
 
 
 def test_a_store_is_a_dictionary_that_compares_before_it_sets(kind):

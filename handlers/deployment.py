@@ -1,0 +1,29 @@
+"""One deployed model, and all that its requests share."""
+
+from dataclasses import dataclass, field
+
+from handlers.backends import Backend
+from handlers.quota import Quota
+from handlers.settings import Settings
+from handlers.signature import Signature
+from handlers.stores import Store
+from handlers.telemetry import Telemetry
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What stays the same from batch to batch. `quota` looks at the store by itself."""
+
+    backend: Backend
+    signature: Signature
+    store: Store
+    settings: Settings
+    telemetry: Telemetry = field(default_factory=Telemetry)
+    quota: Quota = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "quota", Quota(self.store, self.settings))
+
+    @property
+    def key(self) -> bytes:
+        return self.settings.state_key.encode()

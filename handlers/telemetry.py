@@ -1,0 +1,142 @@
+"""What one worker counts and measures: gathered in memory, taken now and then as increments. Who carries them where, the adapter knows.
+
+`METRICS` is the one table of names; config/metrics.yaml and docs/metrics.md say the same, and a test compares. A histogram is carried as
+Prometheus has it: cumulative counters by upper bound (`le`), a sum and a count, so that those of several workers add up.
+"""
+
+import time
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from threading import Lock
+
+
+class Kind(Enum):
+    COUNTER = "counter"
+    GAUGE = "gauge"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One name as it is exported, without its prefix."""
+
+    kind: Kind
+    unit: str
+    labels: tuple[str, ...]
+    help: str
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Three counters under one name; `bounds` are upper bounds, the last of them infinite."""
+
+    unit: str
+    labels: tuple[str, ...]
+    bounds: tuple[float, ...]
+    help: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What to add to a counter, or to set a gauge to."""
+
+    name: str
+    metric: Metric
+    labels: Mapping[str, str]
+    value: float
+
+
+PREFIX = "cellstate_"
+MODEL = ("model_name", "model_version")
+INFINITE = float("inf")
+SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0, INFINITE)
+ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 1024.0, INFINITE)
+
+COUNTERS = {
+    "requests_total": (
+        ("action", "code"),
+        "request objects answered, by what they asked (predict, step, fork …; unread if not to be told) and code",
+    ),
+    "steps_applied_total": ((), "time steps that sessions consumed"),
+    "steps_replayed_total": ((), "time steps of requests answered again from the record"),
+    "steps_refused_total": (("code",), "time steps of sessions that were refused, by code"),
+    "sessions_created_total": (("by",), "sessions created, by step, fork or import"),
+    "sessions_closed_total": ((), "sessions closed by a request"),
+    "sessions_expired_total": ((), "sessions that expired, counted when the sweep removes them; Valkey removes them itself, uncounted"),
+    "commit_conflicts_total": ((), "records that another worker had changed first"),
+    "retries_total": ((), "request objects served once more after such a conflict"),
+    "store_errors_total": (("operation",), "failures of the store, by read, commit, sweep or usage"),
+}
+HISTOGRAMS = {
+    "batch_rows": Histogram("Count", MODEL, ROWS, "request objects in one batch of the host"),
+    "stage_seconds": Histogram("Seconds", (*MODEL, "stage"), SECONDS, "time in one decode, read, run, commit or encode of a batch"),
+}
+METRICS: dict[str, Metric] = {
+    **{name: Metric(Kind.COUNTER, "Count", (*MODEL, *labels), help) for name, (labels, help) in COUNTERS.items()},
+    "sessions": Metric(Kind.GAUGE, "Count", ("phase",), "sessions in the store, of all models: live, or ended and still remembered"),
+    **{
+        f"{name}_{part}": Metric(Kind.COUNTER, unit, (*h.labels, *more), h.help)
+        for name, h in HISTOGRAMS.items()
+        for part, unit, more in (("bucket", "Count", ("le",)), ("sum", h.unit, ()), ("count", "Count", ()))
+    },
+}
+
+Key = tuple[str, tuple[str, ...]]
+
+
+class Telemetry:
+    """One worker's. `model` is its name and version. Any thread may take."""
+
+    def __init__(self, model: Sequence[str] = ("", "")) -> None:
+        self._model, self._lock = tuple(model), Lock()
+        self._counts: dict[Key, float] = {(name, ()): 0.0 for name, (labels, _) in COUNTERS.items() if not labels}
+        self._gauges: dict[Key, float] = {}
+        self._observed: dict[Key, list[float]] = {}  # a number for each bound, then the sum
+
+    def count(self, name: str, amount: float = 1, *labels: str) -> None:
+        with self._lock:
+            self._counts[name, labels] = self._counts.get((name, labels), 0.0) + amount
+
+    def set(self, name: str, value: float, *labels: str) -> None:
+        with self._lock:
+            self._gauges[name, labels] = value
+
+    def observe(self, name: str, value: float, *labels: str) -> None:
+        bounds = HISTOGRAMS[name].bounds
+        with self._lock:
+            numbers = self._observed.setdefault((name, labels), [0.0] * (len(bounds) + 1))
+            numbers[bisect_left(bounds, value)] += 1
+            numbers[-1] += value
+
+    @contextmanager
+    def timing(self, stage: str) -> Iterator[None]:
+        """Observe what the block takes, also when it raises."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.observe("stage_seconds", time.perf_counter() - began, stage)
+
+    def take(self) -> list[Sample]:
+        """What came together since the last time."""
+        with self._lock:
+            counts, gauges, observed = self._counts, self._gauges, self._observed
+            self._counts, self._gauges, self._observed = {}, {}, {}
+        samples = [self._sample(name, (*self._model, *labels), value) for (name, labels), value in counts.items()]
+        samples += [self._sample(name, labels, value) for (name, labels), value in gauges.items()]
+        return samples + [sample for key, numbers in observed.items() for sample in self._unfold(key, numbers)]
+
+    def _unfold(self, key: Key, numbers: Sequence[float]) -> Iterator[Sample]:
+        (name, labels), below = key, 0.0
+        labels = (*self._model, *labels)
+        for bound, number in zip(HISTOGRAMS[name].bounds, numbers, strict=False):
+            below += number
+            yield self._sample(f"{name}_bucket", (*labels, "+Inf" if bound == INFINITE else f"{bound:g}"), below)
+        yield self._sample(f"{name}_sum", labels, numbers[-1])
+        yield self._sample(f"{name}_count", labels, below)
+
+    def _sample(self, name: str, labels: tuple[str, ...], value: float) -> Sample:
+        metric = METRICS[name]
+        return Sample(PREFIX + name, metric, dict(zip(metric.labels, labels, strict=True)), value)
