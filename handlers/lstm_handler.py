@@ -53,8 +53,9 @@ class LstmHandler:
         signature = Signature.load(folder / "signature.json")
         self._description = json.dumps(signature.raw).encode()
         backend = open_backend(folder, signature, settings)
-        telemetry = Telemetry((signature.name, signature.version))
-        deployment = Deployment(backend, signature, open_store(settings), settings, telemetry)
+        store, telemetry = open_store(settings), Telemetry((signature.name, signature.version))
+        store.probe()
+        deployment = Deployment(backend, signature, store, settings, telemetry)
         _read_through_a_buffer()
         if settings.metrics_interval:
             Thread(target=_report, args=(telemetry, settings.metrics_interval), daemon=True).start()

@@ -57,6 +57,9 @@ class Store(Protocol):
     def sweep(self, now: float, limit: int) -> Swept:
         """Look at about `limit` entries, carrying on where the last call stopped; remove those past `purge_at`."""
 
+    def probe(self) -> None:
+        """Commit something and leave nothing: a store that can only be read is no store. Raises StoreUnavailable."""
+
     def usage(self) -> Usage:
         """How full it is."""
 

@@ -22,6 +22,7 @@ from handlers.stores import Change, Entry, Swept, Usage
 HEADER = struct.Struct("<Qd")  # version, purge_at; the value follows
 PAGE = 1_000  # entries of one read while scanning
 READERS = 512  # threads and processes that may read at once; a slot costs 64 bytes
+PROBE = b"\0probe"
 UNWRITTEN = 1_024  # pages at the end that LMDB may have taken and given back without ever writing them
 T = TypeVar("T")
 
@@ -80,6 +81,14 @@ class EmbeddedStore:
         self._sweep_after = b"" if ends else seen[-1][0]
         stale = [(key, version) for key, version, purge_at in seen if purge_at < now]
         return Swept(self._remove(stale) if stale else (), [purge_at for _, _, purge_at in seen if purge_at >= now], ends)
+
+    def probe(self) -> None:
+        self._guard(self._probe)
+
+    def _probe(self) -> None:
+        with self._env.begin(write=True) as transaction:
+            transaction.put(PROBE, b"")
+            transaction.delete(PROBE)
 
     def usage(self) -> Usage:
         return self._guard(self._usage)

@@ -33,6 +33,9 @@ class MemoryStore:
         removed = [self._entries.pop(key) for key in seen if self._entries[key].purge_at < now]
         return Swept(removed, [self._entries[key].purge_at for key in seen if key in self._entries], ends)
 
+    def probe(self) -> None:
+        pass
+
     def usage(self) -> Usage:
         return Usage(len(self._entries), sum(len(key) + len(entry.value) for key, entry in self._entries.items()))
 

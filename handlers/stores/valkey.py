@@ -83,6 +83,10 @@ class ValkeyStore:
         expiries = self._read([(b"PEXPIRETIME", key) for key in keys]) if keys else []
         return Swept((), [at / 1000 for at in expiries if at > 0], self._cursor == b"0")
 
+    def probe(self) -> None:
+        """An entry whose time was over long ago is written, and gone."""
+        self.commit_many([Change(b"\0probe", None, Entry(1, 1.0, b""))])
+
     def usage(self) -> Usage:
         """Of the whole database, and the memory of the whole server."""
         entries, memory = self._read([(b"DBSIZE",), (b"INFO", b"memory")])

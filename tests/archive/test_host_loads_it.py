@@ -1,13 +1,17 @@
 """The archive loaded as the host's worker loads it: its folder and the installed packages on the path, no source tree in sight."""
 
+import os
 import subprocess
 import sys
+from contextlib import closing
 
 import orjson
 import pytest
 
+from handlers.stores.embedded import EmbeddedStore
 from tests.conftest import assert_close
 from tests.contract import eager
+from tests.unit.kinds import put
 
 WORKER = """
 import json, sys
@@ -92,6 +96,27 @@ def test_a_worker_that_cannot_be_configured_refuses_and_its_log_says_why(two, en
     assert result is None
     assert process.returncode != 0
     assert f"refused_to_start {message}" in process.stdout + process.stderr
+
+
+def test_a_store_that_can_be_read_and_not_written_is_refused(two, valkey):
+    with valkey.client() as client:
+        client.execute_command(
+            "ACL", "SETUSER", "reader", "on", ">sesame", "~*", "&*", "+@read", "+@connection", "+info", "+eval", "+evalsha"
+        )
+    process, result = work(two.folder, b"{}", CELLSTATE_STORE=f"valkey://reader:sesame@127.0.0.1:{valkey.port}/0")
+    assert result is None
+    assert f"refused_to_start store valkey://127.0.0.1:{valkey.port}/0: " in process.stdout
+    assert "sesame" not in process.stdout + process.stderr
+
+
+def test_a_store_that_was_cut_off_is_refused(two, tmp_path):
+    with closing(EmbeddedStore(str(tmp_path), 1 << 30)) as store:
+        store.commit_many([put(b"two/%d" % n, b"x" * 100_000) for n in range(100)])
+    os.truncate(tmp_path / "data.mdb", 100_000)
+    process, result = work(two.folder, b"{}", CELLSTATE_STORE=f"lmdb://{tmp_path}")
+    assert result is None
+    assert "refused_to_start store" in process.stdout
+    assert "cut off" in process.stdout
 
 
 def test_the_secret_is_not_in_the_log(two):

@@ -21,6 +21,9 @@ class Wrapped:
     def sweep(self, now: float, limit: int) -> Swept:
         return self.inner.sweep(now, limit)
 
+    def probe(self) -> None:
+        self.inner.probe()
+
     def usage(self) -> Usage:
         return self.inner.usage()
 

@@ -102,6 +102,13 @@ def test_a_round_of_sweeping_sees_when_each_entry_that_stays_may_be_forgotten(st
         assert set(seen + list(swept.kept)) == set(times)
 
 
+def test_a_probe_leaves_nothing(store):
+    store.commit_many([put(b"a", b"1")])
+    before = contents(store)
+    store.probe()
+    assert (contents(store), store.usage().entries, store.check()) == (before, 1, [])
+
+
 def test_usage_tells_how_many_entries_there_are_and_about_how_large(store):
     before = store.usage()
     store.commit_many([put(b"%03d" % n, b"x" * 1_000) for n in range(200)])
@@ -152,6 +159,7 @@ def test_a_store_that_is_gone_is_unavailable_and_nothing_worse(durable, tmp_path
         lambda: list(store.scan(b"")),
         lambda: store.check(),
         lambda: store.usage(),
+        lambda: store.probe(),
         lambda: store.sweep(0.0, 10),
     ):
         with pytest.raises(StoreUnavailable):

@@ -1,5 +1,7 @@
 """What the embedded store promises beyond the contract: a full disk, a folder that cannot be, a foreign entry."""
 
+import os
+
 import lmdb
 import pytest
 
@@ -57,6 +59,16 @@ def test_a_file_that_is_no_store_is_unavailable(tmp_path):
     (tmp_path / "data.mdb").write_bytes(b"something else" * 1_000)
     with pytest.raises(StoreUnavailable):
         EmbeddedStore(str(tmp_path), 1 << 20)
+
+
+def test_a_file_that_was_cut_off_is_unavailable_before_a_page_behind_its_end_is_read(tmp_path):
+    store = EmbeddedStore(str(tmp_path), 64 << 20)
+    store.commit_many([put(b"%d" % n, b"x" * 100_000) for n in range(100)])
+    store.close()
+    whole = (tmp_path / "data.mdb").stat().st_size
+    os.truncate(tmp_path / "data.mdb", whole // 2)
+    with pytest.raises(StoreUnavailable, match=r"data\.mdb is cut off after \d+ bytes of \d+ pages: put a sound copy there"):
+        EmbeddedStore(str(tmp_path), 64 << 20)
 
 
 def test_the_folder_and_its_files_are_the_owners_alone(small, tmp_path):
