@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 
 from handlers.backends import Backend
+from handlers.errors import ConfigurationError
 from handlers.quota import Quota
+from handlers.records import MOST_COLUMNS
 from handlers.settings import Settings
 from handlers.signature import Signature
 from handlers.stores import Store
@@ -22,6 +24,10 @@ class Deployment:
     quota: Quota = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.settings.rewarm_steps and len(self.signature.features) > MOST_COLUMNS:
+            raise ConfigurationError(
+                f"rewarm_steps: a session keeps inputs of up to {MOST_COLUMNS} features, this model has {len(self.signature.features)}"
+            )
         object.__setattr__(self, "quota", Quota(self.store, self.settings))
 
     @property

@@ -18,6 +18,8 @@ MAGIC, FORMAT = b"CSRE", 1
 HEADER = struct.Struct("<4sBBHddQ16sIBxHI")
 KINDS: dict[int, np.dtype[Any]] = {0: np.dtype("<f4"), 1: np.dtype("<i8")}  # of the recent inputs: features, token ids
 
+MOST_COLUMNS = 2**16 - 1  # of the recent inputs
+
 Inputs = npt.NDArray[Any]  # [W, F] float32, or [W] int64
 
 

@@ -160,12 +160,12 @@ class Round:
             kept = ", ".join(str(s.position) for s in (record.state, *record.history))
             raise InvalidInput(f"session.step: {task.ref.step} is not kept; kept: {kept} (keep_versions is {self._settings.keep_versions})")
         rewound = record.rewound(target, task.digest, self._now + self._settings.session_ttl)
+        self._answer(task, task.id, rewound)
         self._ledger.put(task.id, rewound)
-        task.reply = self._response(b"", sessions.field(task.id, rewound))
 
     def _replay(self, task: Task, account: Account) -> None:
         record = _recorded(account)
-        task.reply = self._response(task.fit(record.answer), sessions.field(task.id, record, replayed=True))
+        self._answer(task, task.id, record, task.fit(record.answer), replayed=True)
 
     def _show(self, task: Task, account: Account) -> None:
         record = _recorded(account)
@@ -175,7 +175,7 @@ class Round:
             task.reply = self._response(b"", sessions.describe(task.id, record))
         else:
             text = answers.state_text(record.state, self._key) if task.ref.action == "export" else b""
-            task.reply = self._response(task.fit(text), sessions.field(task.id, record))
+            self._answer(task, task.id, record, task.fit(text))
 
     def _fork(self, task: Task, source: Record) -> None:
         id = task.ref.to or ""  # the parser demands one
@@ -183,7 +183,7 @@ class Round:
         what = sessions.begotten(task.ref, task.digest, target.record, target.phase)
         task.move = sessions.decide(what, target.phase, id, task.ref, target.record)
         if task.move is Move.REPLAY:
-            task.reply = self._response(b"", sessions.field(id, _recorded(target), replayed=True))
+            self._answer(task, id, _recorded(target), replayed=True)
         else:
             self._write(task, id, source.state, task.id)
 
@@ -195,13 +195,13 @@ class Round:
         """A session that begins with a state instead of a step."""
         self._admit(id)
         record = Record(state, self._now, self._now + self._settings.session_ttl, state.position, task.digest, b"")
+        self._answer(task, id, record)
         self._ledger.put(id, record, source)
-        task.reply = self._response(b"", sessions.field(id, record))
 
     def _end(self, task: Task, account: Account) -> None:
         closed = _recorded(account).tombstone(self._now)
+        self._answer(task, task.id, closed)
         self._ledger.put(task.id, closed)
-        task.reply = self._response(b"", sessions.field(task.id, closed))
 
     _MOVES: ClassVar[dict[Move, Callable[..., Step | None]]] = {
         Move.CREATE: _create,
@@ -233,27 +233,32 @@ class Round:
                 f"the batch did not end within {self._settings.batch_seconds:g} s; nothing was applied: try again, or ask for less at once"
             )
         if row.error is not None:
+            log.error("model_failed %.500r", str(row.error))
             raise InternalError("the model's runtime failed on this request; nothing was applied") from row.error
         if not row.finite or (step.forecast is not None and not np.isfinite(step.forecast).all()):
             raise NonFiniteResult("inputs: the model's result for them is not finite; nothing was applied: send inputs in its range")
         row.forget(step.rewarmed)
         position = step.position + len(row.x)
         if position > MAX_POSITION:
-            raise InvalidInput(f"session.step: {position} would be beyond the last position, {MAX_POSITION}; start another session")
+            raise InvalidInput(f"session, state: {position} would be beyond the last position, {MAX_POSITION}; start another stream")
         fragment = task.fit(answers.result(row, step.forecast, task.request.wants, position, self._signature, self._key))
-        task.reply = self._response(fragment, self._advance(step, position, fragment) if task.request.session else None)
+        if task.request.session is None:
+            task.reply = self._response(fragment, None)
+        else:
+            self._advance(step, position, fragment)
 
-    def _advance(self, step: Step, position: int, fragment: bytes) -> dict[str, Any]:
-        """Put the session's new record in the ledger, unless the request said `commit: false`; the response's session field."""
+    def _advance(self, step: Step, position: int, fragment: bytes) -> None:
+        """The session's new record, unless the request said `commit: false`."""
         task, old = step.task, step.record
         state, created_at = State(step.row.state, position, self._signature.digest), old.created_at if old else self._now
         record = Record(state, created_at, self._now + self._settings.session_ttl, step.position, task.digest, fragment)
         record = replace(record, history=self._history(step), recent=self._recent(step))
+        more = {"rewarmed": True} if step.rewarmed else {}
         if task.request.commit:
+            self._answer(task, task.id, record, fragment, **more)
             self._ledger.put(task.id, record)
         else:
-            record = old or replace(record, state=replace(state, position=0))
-        return sessions.field(task.id, record) | ({"rewarmed": True} if step.rewarmed else {})
+            self._answer(task, task.id, old or replace(record, state=replace(state, position=0)), fragment, **more)
 
     def _history(self, step: Step) -> tuple[State, ...]:
         """The states to keep behind the new one; those of another model are of no use."""
@@ -267,6 +272,10 @@ class Round:
         keep = self._settings.rewarm_steps
         earlier = [step.record.recent] if step.record and step.record.recent is not None else []
         return np.concatenate([*earlier, step.row.x])[-keep:] if keep else None
+
+    def _answer(self, task: Task, id: str, record: Record, fragment: bytes = b"", **more: Any) -> None:
+        """Reply with where a session stands; before it is put in the ledger, for what cannot be answered must not be committed."""
+        task.reply = self._response(fragment, sessions.field(id, record) | more)
 
     def _response(self, fragment: bytes, session: dict[str, Any] | None) -> bytes:
         return answers.response(fragment, self._signature, session)

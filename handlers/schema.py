@@ -167,7 +167,7 @@ class Parser:
     def _shape(self) -> str:
         if self.signature.tokens:
             return f"a list of T token ids from 0 to {self.signature.vocabulary - 1}"
-        return f"T lists of {len(self.signature.features)} numbers ({', '.join(self.signature.features)})"
+        return f"T lists of {len(self.signature.features)} numbers ({values.listed(self.signature.features)})"
 
     def _inputs(self, document: Mapping[str, Any]) -> Array | None:
         if "inputs" not in document:
@@ -258,7 +258,7 @@ class Parser:
         columns = len(self.signature.future_columns)
         if "future" not in document:
             if horizon and columns:
-                names = ", ".join(self.signature.features[i] for i in self.signature.future_columns)
+                names = values.listed([self.signature.features[i] for i in self.signature.future_columns])
                 raise InvalidInput(f"future: missing; a horizon of {horizon} needs {horizon} lists of {columns} numbers ({names})")
             return None
         value = document["future"]

@@ -141,9 +141,9 @@ def refuse(error: type[errors.SessionError], where: Phase, id: str, ref: Session
     raise error(f"session {id} is {where.value}{where_it_is}; {asked} cannot be served: {REMEDY[error]}", **details)
 
 
-def field(id: str, record: Record, replayed: bool = False) -> dict[str, Any]:
+def field(id: str, record: Record) -> dict[str, Any]:
     """The `session` field of a response."""
-    shown = {"id": id, "step": record.state.position, "expires_at": timestamp(record.expires_at), "replayed": replayed}
+    shown = {"id": id, "step": record.state.position, "expires_at": timestamp(record.expires_at), "replayed": False}
     return shown | {"closed": True} if record.closed else shown
 
 

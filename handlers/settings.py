@@ -16,6 +16,7 @@ from handlers.errors import ConfigurationError
 
 PREFIX = "CELLSTATE_"
 SECRET = frozenset({"state_key"})
+LONGEST = 1e9  # seconds; a calendar must have the time at which a session expires
 MAY_BE_ZERO = frozenset({"store_replicas", "keep_versions", "rewarm_steps", "max_sessions", "max_stored_bytes", "metrics_interval"})
 
 
@@ -85,6 +86,9 @@ class Settings:
         for name, allowed in (("backend", ("onnxruntime", "torchscript")), ("device", ("auto", "cpu", "cuda"))):
             if getattr(self, name) not in allowed:
                 raise ConfigurationError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        for name in ("session_ttl", "tombstone_ttl"):
+            if getattr(self, name) > LONGEST:
+                raise ConfigurationError(f"{name}: at most {LONGEST:g} seconds, got {getattr(self, name):g}")
         if self.keep_versions > 255:
             raise ConfigurationError(f"keep_versions: at most 255, got {self.keep_versions}")
         if len(self.state_key.encode()) > 64:

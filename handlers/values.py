@@ -17,6 +17,7 @@ from handlers.signature import Signature
 
 Array = npt.NDArray[Any]
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+MANY = 8  # names in a message
 ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
 
 
@@ -54,6 +55,11 @@ def session_id(value: Any, where: str) -> str:
     if not isinstance(value, str) or not ID.fullmatch(value):
         raise InvalidInput(f"{where}: expected 1 to 128 of the characters A-Z a-z 0-9 . _ : @ / + = -, got {shown(value)}")
     return value
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for a message, the first few of many."""
+    return ", ".join([*names[:MANY], "…"] if len(names) > MANY else names)
 
 
 def matrix(value: list[Any], columns: int, where: str, signature: Signature, noun: str = "features", limit: float = FLOAT32_MAX) -> Array:

@@ -1,11 +1,14 @@
 """One row failing never touches another: in a body of instances, in a batch of bodies, in one model run."""
 
+from contextlib import nullcontext
+from dataclasses import replace
+
 import numpy as np
 import orjson
 import pytest
 
 from handlers.deployment import Deployment
-from handlers.errors import InternalError
+from handlers.errors import ConfigurationError, InternalError
 from handlers.service import Service
 from handlers.settings import Settings
 from handlers.stores.memory import MemoryStore
@@ -81,6 +84,19 @@ def test_a_row_that_the_runtime_refuses_is_a_500_of_its_own():
     assert replies[1][1]["error"]["code"] == InternalError.code
     assert replies[0][1]["prediction"] == [3.0, 2.0]
     assert (position(service, "a"), position(service, "b")) == ("session_not_found", 1)
+
+
+def test_why_the_runtime_failed_is_in_the_log_and_not_in_the_answer(caplog):
+    [(_, error)] = ask(adder_service(Adder()), {"inputs": [POISON]})
+    assert "poison" not in str(error)
+    assert [record.getMessage() for record in caplog.records] == ["model_failed 'poison'"]
+
+
+def test_inputs_that_no_record_has_room_for_refuse_to_start():
+    wide = replace(ADDER, features=tuple(f"f{n}" for n in range(2**16)))
+    for rewarm_steps, works in ((0, True), (1, False)):
+        with nullcontext() if works else pytest.raises(ConfigurationError, match="up to 65535 features, this model has 65536"):
+            Deployment(Adder(), wide, MemoryStore(), Settings(store="memory://", rewarm_steps=rewarm_steps))
 
 
 def test_a_forecast_that_the_runtime_refuses_is_a_500_of_its_own():
