@@ -12,7 +12,8 @@ import psutil
 
 from handlers.settings import masked
 from host.archives import find
-from host.torchserve import HostError, Ports, TorchServe, answers
+from host.ports import Ports
+from host.torchserve import HostError, TorchServe, answers
 
 
 def main(arguments: list[str] | None = None) -> int:
