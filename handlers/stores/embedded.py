@@ -37,7 +37,8 @@ class EmbeddedStore:
 
     def _open(self, size: int, sync: bool) -> lmdb.Environment:
         Path(self._folder).mkdir(parents=True, exist_ok=True, mode=0o700)
-        env = lmdb.open(self._folder, map_size=size, max_readers=READERS, sync=sync, mode=0o600, max_spare_txns=2)
+        # Sessions are read at random: the kernel's readahead would pull in megabytes for each page of a store that is not in memory.
+        env = lmdb.open(self._folder, map_size=size, max_readers=READERS, sync=sync, mode=0o600, max_spare_txns=2, readahead=False)
         env.reader_check()  # frees the slots of processes that were killed
         self._refuse_truncated(env)
         return env
