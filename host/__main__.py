@@ -12,8 +12,7 @@ import psutil
 
 from handlers.settings import masked
 from host.archives import find
-from host.ports import Ports
-from host.torchserve import HostError, TorchServe, answers
+from host.torchserve import HostError, Ports, TorchServe, answers
 
 
 def main(arguments: list[str] | None = None) -> int:

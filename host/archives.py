@@ -1,4 +1,4 @@
-"""What the launcher must know of an archive before a worker loads it: its name, how to run it, and a request that it can answer."""
+"""What the launcher must know of an archive before a worker loads it: the model's name, and a request that it can answer."""
 
 import zipfile
 from dataclasses import dataclass
@@ -6,28 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import yaml
-
-# How the host runs a model, where the archive does not say: its own defaults, but for a delay that nobody asked for.
-UNSAID = {"minWorkers": 1, "maxWorkers": 1, "batchSize": 1, "maxBatchDelay": 0, "responseTimeout": 120, "startupTimeout": 120}
 
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """One `.mar`, its signature's document, and what its YAML says."""
+    """One `.mar` and its signature's document."""
 
     path: Path
     signature: dict[str, Any]
-    config: dict[str, Any]
 
     @property
     def name(self) -> str:
         return str(self.signature["name"])
-
-    def registration(self) -> dict[str, Any]:
-        """What the host must be told to serve it."""
-        said = {name: int(self.config.get(name, value)) for name, value in UNSAID.items()}
-        return {"defaultVersion": True, "marName": self.path.name, **said}
 
     def example(self) -> dict[str, Any]:
         """The smallest request that asks for a real prediction."""
@@ -45,6 +35,4 @@ def find(store: Path) -> list[Archive]:
 
 def _read(path: Path) -> Archive:
     with zipfile.ZipFile(path) as contents:
-        manifest = orjson.loads(contents.read("MAR-INF/MANIFEST.json"))
-        config = yaml.safe_load(contents.read(manifest["model"]["configFile"]))
-        return Archive(path, orjson.loads(contents.read("signature.json")), config or {})
+        return Archive(path, orjson.loads(contents.read("signature.json")))

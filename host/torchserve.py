@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -24,7 +25,6 @@ import psutil
 
 from handlers.gate import Gate
 from host.archives import Archive, find
-from host.ports import Ports, near
 
 CONFIG = Path(__file__).resolve().parent.parent / "config"
 POLL = 0.1  # seconds between two looks while waiting
@@ -42,6 +42,31 @@ def answers(url: str, archive: Archive, headers: Mapping[str, str]) -> bool:
         return False
 
 
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """TCP ports. gRPC has ports too, whether or not one uses it."""
+
+    inference: int
+    management: int
+    metrics: int
+    grpc: tuple[int, int]
+
+    @classmethod
+    def free(cls, inference: int = 0, metrics: int = 0) -> "Ports":
+        """Ports that are free now; `inference` and `metrics` fix theirs when they are not 0."""
+        with contextlib.ExitStack() as stack:
+            sockets = [stack.enter_context(socket.socket()) for _ in range(5)]
+            for s in sockets:
+                s.bind(("127.0.0.1", 0))
+            first, second, management, *grpc = [int(s.getsockname()[1]) for s in sockets]
+        return cls(inference or first, management, metrics or second, (grpc[0], grpc[1]))
+
+
+def _near(address: str) -> str:
+    """How this machine reaches an address that a server listens on."""
+    return "127.0.0.1" if address == "0.0.0.0" else address
+
+
 @dataclass
 class TorchServe:
     """A server over the archives in `store`. `folder` is its own: configuration, log, tokens, temporary files, and the sessions."""
@@ -57,7 +82,7 @@ class TorchServe:
     @property
     def url(self) -> str:
         """Where this machine reaches it."""
-        return f"http://{near(self.address)}:{self.ports.inference}"
+        return f"http://{_near(self.address)}:{self.ports.inference}"
 
     @property
     def management_url(self) -> str:
@@ -65,7 +90,7 @@ class TorchServe:
 
     @property
     def metrics_url(self) -> str:
-        return f"http://{near(self.metrics_address)}:{self.ports.metrics}/metrics"
+        return f"http://{_near(self.metrics_address)}:{self.ports.metrics}/metrics"
 
     @property
     def log(self) -> Path:
@@ -131,9 +156,10 @@ class TorchServe:
         return lock
 
     def _command(self) -> list[str]:
+        models = [f"{archive.name}={archive.path.name}" for archive in self.archives]
         start = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--ncs"]
         files = ["--ts-config", str(self.folder / "config.properties"), "--log-config", str(CONFIG / "log4j2.xml")]
-        return [*start, *files, "--model-store", str(self.store)]
+        return [*start, *files, "--model-store", str(self.store), "--models", *models]
 
     def _environment(self) -> dict[str, str]:
         ours = {
@@ -165,15 +191,9 @@ class TorchServe:
             "grpc_management_port": self.ports.grpc[1],
             "allowed_urls": f"file://{self.store}/.*",
             "metrics_config": CONFIG / "metrics.yaml",
-            "model_snapshot": json.dumps(self._snapshot()),
         }
         lines = "".join(f"{name}={value}\n" for name, value in ours.items())
         (self.folder / "config.properties").write_text(f"{base}\n# Of this run.\n{lines}")
-
-    def _snapshot(self) -> dict[str, Any]:
-        """The models to load. Only a snapshot may say that a batch waits for nobody: elsewhere the host takes a delay of 0 for 100 ms."""
-        models = {archive.name: {archive.signature["version"]: archive.registration()} for archive in self.archives}
-        return {"name": "cellstate", "created": 0, "modelCount": len(models), "models": models}
 
     def wait_ready(self, deadline: float, stopping: Event | None = None) -> None:
         """Wait until every worker is READY and every model has answered a prediction: the host's own `/ping` says neither."""
