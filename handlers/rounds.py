@@ -30,7 +30,7 @@ from handlers.ledger import Account, Ledger
 from handlers.records import Inputs, Record
 from handlers.sessions import Move
 from handlers.state import MAX_POSITION, State, Vector
-from handlers.tasks import Step, Task, fail, touching, waves
+from handlers.tasks import Step, Task, fail, hanging_on, waves
 
 log = logging.getLogger("cellstate")
 
@@ -82,11 +82,11 @@ class Round:
                 ids = self._ledger.commit()
         except StoreUnavailable as e:
             self._telemetry.count("store_errors_total", 1, "commit")
-            fail(touching(self._tasks, self._ledger.changed), e)
+            fail(hanging_on(self._tasks, self._ledger.changed), e)
             return ()
-        lost = touching(self._tasks, ids)
+        lost = hanging_on(self._tasks, ids)
         for task in lost:
-            task.error, task.move, task.reply = None, None, b""
+            task.begin_again()
         self._telemetry.count("commit_conflicts_total", len(ids))
         return lost
 
@@ -186,6 +186,7 @@ class Round:
             self._answer(task, id, _recorded(target), replayed=True)
         else:
             self._write(task, id, source.state, task.id)
+            task.hangs_on = (id,)  # should the source lose a change of this very round, the ledger takes its copy along
 
     def _bear(self, task: Task, account: Account) -> None:
         assert task.request.state is not None  # the parser demands it of an import

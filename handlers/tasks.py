@@ -24,15 +24,21 @@ class Task:
     error: CellstateError | None = None
     move: Move | None = None  # what was done for a session
     ids: tuple[str, ...] = field(init=False)  # the sessions it touches
+    hangs_on: tuple[str, ...] = field(init=False)  # those of them whose commit decides whether its answer stands
 
     def __post_init__(self) -> None:
         session = self.request.session
         self.ids = () if session is None else (self.id,) if session.to is None else (self.id, session.to)
+        self.hangs_on = self.ids
 
     @property
     def ref(self) -> SessionRef:
         assert self.request.session is not None  # only asked of requests that name a session
         return self.request.session
+
+    def begin_again(self) -> None:
+        """As if untouched: another worker was first."""
+        self.reply, self.error, self.move, self.hangs_on = b"", None, None, self.ids
 
     def fit(self, fragment: bytes) -> bytes:
         """`fragment` itself. Raises TooLarge before anything is changed: a reply that cannot be sent must not be committed."""
@@ -77,5 +83,5 @@ def fail(tasks: Iterable[Task], error: CellstateError) -> None:
         task.error = error
 
 
-def touching(tasks: Iterable[Task], ids: Collection[str]) -> list[Task]:
-    return [task for task in tasks if any(id in ids for id in task.ids)]
+def hanging_on(tasks: Iterable[Task], ids: Collection[str]) -> list[Task]:
+    return [task for task in tasks if any(id in ids for id in task.hangs_on)]

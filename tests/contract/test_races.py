@@ -167,6 +167,21 @@ def test_a_step_of_a_fork_whose_source_lost_is_applied_once(two, shared):
     assert_at(two, rival, "b", x[:5], x[5:])
 
 
+@pytest.mark.parametrize("beside", ["a step of the copy", "a look at the source", "nothing else"])
+def test_a_fork_that_was_done_is_not_done_again_when_a_neighbour_loses_its_source(two, shared, beside):
+    """The copy is committed, a later request of the same batch on the source is not: only that one is served anew."""
+    x = two.sequence(4)
+    ours, rival, _ = pair(two, shared, step("a", 2, x[2:3]))
+    answer(rival, step("a", 0, x[:2]))
+    between = {"a step of the copy": [step("b", 2, x[3:])], "a look at the source": [act("a", "describe")], "nothing else": []}[beside]
+    (forked, copy), *others, (late, conflict) = ask(ours, act("a", "fork", to="b"), *between, step("a", 2, x[3:]))
+    assert (forked, copy["session"]["step"], copy["session"]["replayed"]) == (200, 2, False), copy
+    assert [status for status, _ in others] == [200] * len(others)
+    assert (late, conflict["error"]["details"]["expected"]) == (409, 3)
+    assert_at(two, rival, "a", x[:3])
+    assert_at(two, rival, "b", x[:2], *([x[3:]] if beside == "a step of the copy" else []))
+
+
 def test_a_clients_retries_reach_both_workers_at_any_moment_and_come_out_as_one_stream(two, shared):
     """Between our read and our commit of each of three steps the rival gets nothing, the same step, or the one before it once more."""
     x = two.sequence(3)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from handlers.errors import TooLarge
 from handlers.schema import Request, SessionRef
-from handlers.tasks import Task, touching, waves
+from handlers.tasks import Task, hanging_on, waves
 
 ids = st.sampled_from("abc")
 refs = st.one_of(
@@ -44,8 +44,8 @@ def test_requests_of_different_sessions_run_together():
 
 def test_a_fork_touches_both_its_sessions():
     fork, a, b = task(SessionRef("a", action="fork", to="b")), task(SessionRef("a")), task(SessionRef("b"))
-    assert touching([fork, a, b], {"b"}) == [fork, b]
-    assert touching([fork, a, b], {"a"}) == [fork, a]
+    assert hanging_on([fork, a, b], {"b"}) == [fork, b]
+    assert hanging_on([fork, a, b], {"a"}) == [fork, a]
 
 
 def test_a_reply_over_its_room_is_refused_with_both_numbers():
