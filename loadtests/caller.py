@@ -140,7 +140,7 @@ def answer(status: int, item: dict[str, Any]) -> Answer:
 
 STATUS = {  # of errors inside a body of several, which carry none
     "session_not_found": 404, "step_conflict": 409, "session_exists": 409, "model_changed": 409, "session_closed": 410,
-    "session_expired": 410, "too_large": 413, "invalid_input": 422, "non_finite_result": 422, "overloaded": 429,
+    "session_expired": 410, "too_large": 413, "invalid_input": 422, "non_finite_result": 422, "overloaded": 429, "quota_exceeded": 429,
     "store_unavailable": 503, "draining": 503, "session_unreadable": 503, "internal_error": 500, "malformed_json": 400,
     "unknown_field": 400,
 }  # fmt: skip
