@@ -1,7 +1,8 @@
 """Whether there is room for another session. Sessions that are there already are never refused for it.
 
-What the store holds is looked up once a second and counted on meanwhile, so that a quota costs no step anything; near the quota each new
-session is worth a look. Workers that look at the same moment may overshoot by one each. It knows stores. It does not know sessions.
+What the store holds is looked up at most once a second while there is room, and counted on meanwhile; sooner once a worker has used up a
+quarter of what was left, because others may have done so, too. What is on its way in other workers' batches is not seen: the quota may be
+overshot by about a batch each. It knows stores. It does not know sessions.
 """
 
 import time
@@ -12,31 +13,34 @@ from handlers.settings import Settings
 from handlers.stores import Store, Usage
 
 FRESH = 1.0  # seconds for which a look holds
-NEAR = 100  # sessions below the quota, or a tenth of it: other workers may have used them up since the last look
+RATION = 4  # a worker admits one in so many of the sessions that there is room for, and looks again
 
 
 class Quota:
     """`clock` gives seconds and never goes back."""
 
     def __init__(self, store: Store, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
-        self._store, self._sessions, self._size, self._clock = store, settings.max_sessions, settings.most_stored, clock
-        self._looked, self._usage, self._since = -FRESH, Usage(0, 0), 0
+        self._store, self._sessions, self._size, self._clock = store, settings.max_sessions, settings.max_stored_bytes, clock
+        self._looked, self._usage, self._since, self._ration = -FRESH, Usage(0, 0, 0), 0, 0
 
     def admit(self, uncommitted: int = 0) -> None:
         """Count one more session beside those `uncommitted` ones that the store does not hold yet.
 
         Raises QuotaExceeded when there is no room for it, StoreUnavailable when the store cannot tell.
         """
-        now = self._clock()
-        near = self._sessions - max(NEAR, self._sessions // 10)
-        if now - self._looked >= FRESH or near <= self._entries < self._sessions:
-            self._usage, self._looked, self._since = self._store.usage(), now, uncommitted
-        entries, size = self._entries, self._usage.size
-        if self._sessions and entries >= self._sessions:
-            raise QuotaExceeded(_full(f"{entries} sessions, at most {self._sessions} (max_sessions)"), limit=self._sessions)
-        if size >= self._size:
-            raise QuotaExceeded(_full(f"{size} bytes, no new session from {self._size} on (max_stored_bytes)"), limit=self._size)
+        used_up = 0 < self._sessions > self._entries and self._since >= self._ration
+        if used_up or self._clock() - self._looked >= FRESH:
+            self._look(uncommitted)
+        if 0 < self._sessions <= self._entries:
+            raise QuotaExceeded(_full(f"{self._entries} sessions, at most {self._sessions} (max_sessions)"), limit=self._sessions)
+        most = self._size or self._usage.capacity // 8 * 7  # the rest is for the steps of the sessions that are there
+        if 0 < most <= self._usage.size:
+            raise QuotaExceeded(_full(f"{self._usage.size} bytes, no new session from {most} on (max_stored_bytes)"), limit=most)
         self._since += 1
+
+    def _look(self, uncommitted: int) -> None:
+        self._usage, self._looked, self._since = self._store.usage(), self._clock(), uncommitted
+        self._ration = uncommitted + max(1, (self._sessions - self._entries) // RATION)
 
     @property
     def _entries(self) -> int:

@@ -119,7 +119,8 @@ class Round:
         return Step(task, Row(task.request.inputs, initial, "output" in task.request.wants), position, record)
 
     def _create(self, task: Task, account: Account) -> Step:
-        self._admit(task.id)
+        if task.request.commit:
+            self._admit(task.id)
         state = task.request.state
         return self._step(task, state.values if state else None, 0, None)
 

@@ -69,11 +69,12 @@ class Service:
 
     def _serve(self, tasks: Sequence[Task], now: float) -> None:
         deadline = time.monotonic() + self._settings.batch_seconds
-        for _ in range(self._settings.commit_attempts if tasks else 0):
-            tasks = Round(self._deployment, tasks, now, deadline).serve()
+        for attempt in range(self._settings.commit_attempts):
             if not tasks:
                 return
-            self._telemetry.count("retries_total", len(tasks))
+            if attempt:
+                self._telemetry.count("retries_total", len(tasks))
+            tasks = Round(self._deployment, tasks, now, deadline).serve()
         fail(
             tasks, Overloaded(f"the session changed under {self._settings.commit_attempts} tries to commit; nothing was applied: try again")
         )

@@ -42,7 +42,7 @@ class Settings:
     keep_versions: int = 0  # earlier states that a session keeps to be rewound to
     rewarm_steps: int = 0  # recent inputs that a session keeps, to rebuild its state when the model has changed
     max_sessions: int = 0  # in the store, above which no session is created; 0: no quota
-    max_stored_bytes: int = 0  # the same for what they take; 0: seven eighths of store_bytes
+    max_stored_bytes: int = 0  # the same for what they take; 0: seven eighths of what the store has room for
     sweep_interval: float = 1.0  # between two slices of the sweep
     sweep_slice: int = 1_000  # entries looked at in one slice
     commit_attempts: int = 8  # tries at a contended session before 429
@@ -97,11 +97,6 @@ class Settings:
     @property
     def store_url(self) -> str:
         return self.store or default_store()
-
-    @property
-    def most_stored(self) -> int:
-        """Bytes; room is left for the steps of the sessions that are there."""
-        return self.max_stored_bytes or self.store_bytes // 8 * 7
 
     def effective(self) -> dict[str, Any]:
         """Every setting as it is in force, secrets masked; for the start-up log line."""

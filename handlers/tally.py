@@ -15,15 +15,13 @@ def tally(telemetry: Telemetry, tasks: Sequence[Task]) -> None:
     telemetry.observe("batch_rows", len(tasks))
     for task in tasks:
         telemetry.count("requests_total", 1, task.request.action, task.error.code if task.error else "ok")
-        if task.error is not None:
-            _refused(telemetry, task, task.error.code)
-        elif task.request.commit:
-            _done(telemetry, task)
+        if task.request.commit:
+            (_done if task.error is None else _refused)(telemetry, task)
 
 
-def _refused(telemetry: Telemetry, task: Task, code: str) -> None:
-    if task.request.action == "step":
-        telemetry.count("steps_refused_total", task.request.steps, code)
+def _refused(telemetry: Telemetry, task: Task) -> None:
+    if task.error is not None and task.request.action == "step":
+        telemetry.count("steps_refused_total", task.request.steps, task.error.code)
 
 
 def _done(telemetry: Telemetry, task: Task) -> None:

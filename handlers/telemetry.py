@@ -61,13 +61,24 @@ COUNTERS = {
     ),
     "steps_applied_total": ((), "time steps that sessions consumed"),
     "steps_replayed_total": ((), "time steps of requests answered again from the record"),
-    "steps_refused_total": (("code",), "time steps of sessions that were refused, by code"),
+    "steps_refused_total": (
+        ("code",),
+        "time steps of sessions that were refused, by code; what could not be read as a step is in requests_total alone",
+    ),
     "sessions_created_total": (("by",), "sessions created, by step, fork or import"),
     "sessions_closed_total": ((), "sessions closed by a request"),
-    "sessions_expired_total": ((), "sessions that expired, counted when the sweep removes them; Valkey removes them itself, uncounted"),
-    "commit_conflicts_total": ((), "records that another worker had changed first"),
+    "sessions_expired_total": (
+        (),
+        "sessions that expired, counted when the sweep removes them: not those that began anew before, nor in Valkey",
+    ),
+    "commit_conflicts_total": ((), "records that another worker had changed first, and forks of those"),
     "retries_total": ((), "request objects served once more after such a conflict"),
     "store_errors_total": (("operation",), "failures of the store, by read, commit, sweep or usage"),
+}
+KNOWN: dict[str, list[tuple[str, ...]]] = {  # labels that are there from the start: a rate cannot see how a series begins
+    **{name: [()] for name, (labels, _) in COUNTERS.items() if not labels},
+    "sessions_created_total": [("step",), ("fork",), ("import",)],
+    "store_errors_total": [("read",), ("commit",), ("sweep",), ("usage",)],
 }
 HISTOGRAMS = {
     "batch_rows": Histogram("Count", MODEL, ROWS, "request objects in one batch of the host"),
@@ -91,7 +102,7 @@ class Telemetry:
 
     def __init__(self, model: Sequence[str] = ("", "")) -> None:
         self._model, self._lock = tuple(model), Lock()
-        self._counts: dict[Key, float] = {(name, ()): 0.0 for name, (labels, _) in COUNTERS.items() if not labels}
+        self._counts: dict[Key, float] = {(name, labels): 0.0 for name, known in KNOWN.items() for labels in known}
         self._gauges: dict[Key, float] = {}
         self._observed: dict[Key, list[float]] = {}  # a number for each bound, then the sum
 

@@ -12,7 +12,8 @@ import psutil
 
 from handlers.settings import masked
 from host.archives import find
-from host.torchserve import HostError, Ports, TorchServe, answers
+from host.ports import HostError, Ports
+from host.torchserve import TorchServe, answers
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,7 +48,13 @@ def _serve(options: argparse.Namespace) -> int:
     ports = Ports.free(options.port, options.metrics_port)
     server = TorchServe(options.folder.resolve(), options.store.resolve(), options.address, ports, options.metrics_address)
     print(f"starting TorchServe with {', '.join(a.name for a in server.archives)}; log: {server.log}", flush=True)
-    server.start(stopping=stopping)
+    try:
+        server.start(stopping=stopping)
+    except HostError:
+        if not stopping.is_set():
+            raise
+        print("stopped before it was ready", flush=True)
+        return 0
     try:
         print(_greeting(server), flush=True)
         while server.running and not stopping.wait(0.5):

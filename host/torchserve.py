@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,13 +24,10 @@ import psutil
 
 from handlers.gate import Gate
 from host.archives import Archive, find
+from host.ports import HostError, Ports, near
 
 CONFIG = Path(__file__).resolve().parent.parent / "config"
 POLL = 0.1  # seconds between two looks while waiting
-
-
-class HostError(RuntimeError):
-    """The server did not start, or is not what it should be; the text ends with the last lines of its log."""
 
 
 def answers(url: str, archive: Archive, headers: Mapping[str, str]) -> bool:
@@ -40,31 +36,6 @@ def answers(url: str, archive: Archive, headers: Mapping[str, str]) -> bool:
         return httpx.post(f"{url}/predictions/{archive.name}", json=archive.example(), headers=headers, timeout=5).status_code == 200
     except httpx.HTTPError:
         return False
-
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """TCP ports. gRPC has ports too, whether or not one uses it."""
-
-    inference: int
-    management: int
-    metrics: int
-    grpc: tuple[int, int]
-
-    @classmethod
-    def free(cls, inference: int = 0, metrics: int = 0) -> "Ports":
-        """Ports that are free now; `inference` and `metrics` fix theirs when they are not 0."""
-        with contextlib.ExitStack() as stack:
-            sockets = [stack.enter_context(socket.socket()) for _ in range(5)]
-            for s in sockets:
-                s.bind(("127.0.0.1", 0))
-            first, second, management, *grpc = [int(s.getsockname()[1]) for s in sockets]
-        return cls(inference or first, management, metrics or second, (grpc[0], grpc[1]))
-
-
-def _near(address: str) -> str:
-    """How this machine reaches an address that a server listens on."""
-    return "127.0.0.1" if address == "0.0.0.0" else address
 
 
 @dataclass
@@ -82,7 +53,7 @@ class TorchServe:
     @property
     def url(self) -> str:
         """Where this machine reaches it."""
-        return f"http://{_near(self.address)}:{self.ports.inference}"
+        return f"http://{near(self.address)}:{self.ports.inference}"
 
     @property
     def management_url(self) -> str:
@@ -90,7 +61,7 @@ class TorchServe:
 
     @property
     def metrics_url(self) -> str:
-        return f"http://{_near(self.metrics_address)}:{self.ports.metrics}/metrics"
+        return f"http://{near(self.metrics_address)}:{self.ports.metrics}/metrics"
 
     @property
     def log(self) -> Path:
@@ -124,6 +95,7 @@ class TorchServe:
         """Start without waiting."""
         for name in ("tmp", "logs", "sessions"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
+        self.ports.refuse_taken()
         lock = self._lock()
         for stale in ("key_file.json", "gate", "tmp/.model_server.pid"):
             (self.folder / stale).unlink(missing_ok=True)

@@ -19,7 +19,8 @@ from typing import Any
 import orjson
 
 from host.archives import Archive, find
-from host.torchserve import HostError, serving
+from host.ports import HostError
+from host.torchserve import serving
 from loadtests.expected import KINDS, PREDICT, Expected
 from loadtests.offline import expected
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+HEAD = 64  # bytes of a value by which it can be told what it was
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -34,7 +36,7 @@ class Change:
 class Swept:
     """One slice of a sweep: what was removed, when the rest may be, and whether the next slice begins a new round."""
 
-    removed: Sequence[Entry]
+    removed: Sequence[bytes]  # the first HEAD bytes of each value
     kept: Sequence[float]  # purge times
     ends_round: bool
 
@@ -45,6 +47,7 @@ class Usage:
 
     entries: int
     size: int  # bytes
+    capacity: int  # bytes that it may come to; 0 when nothing says
 
 
 class Store(Protocol):
@@ -58,7 +61,7 @@ class Store(Protocol):
         """Look at about `limit` entries, carrying on where the last call stopped; remove those past `purge_at`."""
 
     def probe(self) -> None:
-        """Commit something and leave nothing: a store that can only be read is no store. Raises StoreUnavailable."""
+        """Do a little of everything and leave nothing: a store that can only be read is no store. Raises StoreUnavailable."""
 
     def usage(self) -> Usage:
         """How full it is."""

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import lmdb
 
 from handlers.errors import StoreUnavailable
-from handlers.stores import Change, Entry, Swept, Usage
+from handlers.stores import HEAD, Change, Entry, Swept, Usage
 
 HEADER = struct.Struct("<Qd")  # version, purge_at; the value follows
 PAGE = 1_000  # entries of one read while scanning
@@ -98,7 +98,7 @@ class EmbeddedStore:
         """Free pages within the file are not counted: they are used again."""
         stat = self._env.stat()
         pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
-        return Usage(stat["entries"], pages * stat["psize"])
+        return Usage(stat["entries"], pages * stat["psize"], self._env.info()["map_size"])
 
     def _headers(self, after: bytes, limit: int) -> Iterator[tuple[bytes, int, float]]:
         """Key, version and purge time of up to `limit` entries behind `after`; values stay where they are."""
@@ -108,12 +108,21 @@ class EmbeddedStore:
             for _, (key, value) in zip(range(limit), cursor.iternext(), strict=False):
                 yield bytes(key), *_head(value)
 
-    def _remove(self, stale: Sequence[tuple[bytes, int]]) -> list[Entry]:
-        """Those of `stale` that nobody renewed meanwhile."""
-        with self._env.begin(write=True) as transaction:
-            found = {key: value for key, _ in stale if (value := transaction.get(key)) is not None}
+    def _remove(self, stale: Sequence[tuple[bytes, int]]) -> list[bytes]:
+        """The heads of those that nobody renewed meanwhile. Removing needs pages, too: where few are left, a few are removed at a time."""
+        try:
+            return self._delete(stale)
+        except lmdb.MapFullError:
+            if len(stale) == 1:
+                raise
+        few = max(1, len(stale) // 10)
+        return [head for i in range(0, len(stale), few) for head in self._remove(stale[i : i + few])]
+
+    def _delete(self, stale: Sequence[tuple[bytes, int]]) -> list[bytes]:
+        with self._env.begin(write=True, buffers=True) as transaction:
+            found = {key: bytes(value[: HEADER.size + HEAD]) for key, _ in stale if (value := transaction.get(key)) is not None}
             gone = [key for key, version in stale if _version(found.get(key)) == version and transaction.delete(key)]
-            return [_decode(found[key]) for key in gone]
+        return [found[key][HEADER.size :] for key in gone]
 
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, Entry]]:
         """Page by page: a reader that stays open for the whole of a large store would keep old pages from being used again."""

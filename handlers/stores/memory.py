@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
-from handlers.stores import Change, Entry, Swept, Usage
+from handlers.stores import HEAD, Change, Entry, Swept, Usage
 
 
 class MemoryStore:
@@ -30,14 +30,14 @@ class MemoryStore:
         seen = list(islice((key for key in sorted(self._entries) if key > self._swept), limit))
         ends = len(seen) < limit
         self._swept = b"" if ends else seen[-1]
-        removed = [self._entries.pop(key) for key in seen if self._entries[key].purge_at < now]
+        removed = [self._entries.pop(key).value[:HEAD] for key in seen if self._entries[key].purge_at < now]
         return Swept(removed, [self._entries[key].purge_at for key in seen if key in self._entries], ends)
 
     def probe(self) -> None:
         pass
 
     def usage(self) -> Usage:
-        return Usage(len(self._entries), sum(len(key) + len(entry.value) for key, entry in self._entries.items()))
+        return Usage(len(self._entries), sum(len(key) + len(entry.value) for key, entry in self._entries.items()), 0)
 
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, Entry]]:
         return ((key, self._entries[key]) for key in sorted(self._entries) if key.startswith(prefix))

@@ -137,6 +137,21 @@ def test_sessions_are_counted_by_the_sweep_live_and_ended_and_gone(two):
     assert later(6) == [0, 0, 4]
 
 
+def test_who_is_given_up_was_tried_again_one_time_less_than_it_was_tried(two):
+    x, store = two.sequence(1), MemoryStore()
+    rival = make_service(two, store=store)
+    ask(rival, step("a", 0, x))
+    overtaken = Overtaken(store, *[lambda: answer(rival, {"inputs": x.tolist(), "session": "a"})] * 3)
+    watched = Watched(two, overtaken, commit_attempts=3)
+    seen = watched.asked({"inputs": x.tolist(), "session": "a"})
+    assert (seen["requests_total/step/overloaded"], seen["commit_conflicts_total"], seen["retries_total"]) == (1, 3, 2)
+
+
+def test_a_what_if_is_no_step_whatever_becomes_of_it(watched):
+    x = watched.model.sequence(1)
+    assert watched.asked(step("a", 3, x, commit=False)) == {"requests_total/step/session_not_found": 1}
+
+
 def test_a_sweep_that_fails_is_counted(two):
     watched = Watched(two, Broken(MemoryStore(), "sweep"), sweep_interval=1.0)
     watched.clock.now += 2

@@ -9,7 +9,7 @@ from handlers.quota import Quota
 from handlers.settings import Settings
 from handlers.stores import Usage
 from handlers.stores.memory import MemoryStore
-from tests.conftest import KINDS, Clock, answer, ask, make_service, refusal
+from tests.conftest import Clock, answer, ask, make_service, refusal
 from tests.contract.streams import contents, step
 from tests.contract.wrappers import Broken, Wrapped
 
@@ -76,23 +76,40 @@ def test_in_one_batch_as_many_begin_as_there_is_room_for(two):
     assert sorted(statuses) == [200] * 3 + [429] * 5
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_bytes_are_a_quota_too(two, name, request, tmp_path):
-    if name == "valkey":
-        request.getfixturevalue("valkey")
-    store = KINDS[name].open(tmp_path)
+def test_a_what_if_needs_no_room_and_takes_none(two):
+    row = two.sequence(1)
+    service = make_service(two, max_sessions=1)
+    assert [status for status, _ in ask(service, step("a", 0, row, commit=False), step("a", 0, row), step("b", 0, row, commit=False))] == [
+        200
+    ] * 3
+
+
+def test_bytes_are_a_quota_too(two, kind, tmp_path):
+    store = kind.open(tmp_path)
     ask(make_service(two, store=store), step("a", 0, two.sequence(1)))
-    service = make_service(two, store=store, max_stored_bytes=store.usage().size)
+    service = make_service(two, store=store, max_stored_bytes=1)
     status, code, error = refusal(service, step("b", 0, two.sequence(1)))
     assert (status, code) == (429, "quota_exceeded")
-    assert "(max_stored_bytes)" in error["message"]
+    assert "no new session from 1 on (max_stored_bytes)" in error["message"]
     answer(service, step("a", 1, two.sequence(1)))
     store.close()
 
 
-def test_without_a_quota_of_bytes_an_eighth_of_the_store_is_kept_for_the_sessions_that_are_there():
-    assert Settings(store_bytes=8 << 30).most_stored == 7 << 30
-    assert Settings(store_bytes=8 << 30, max_stored_bytes=5).most_stored == 5
+@pytest.mark.parametrize(("capacity", "size", "admits"), [(8_000, 6_999, 1), (8_000, 7_000, 0), (0, 10**15, 1)])
+def test_without_a_quota_of_bytes_an_eighth_of_the_store_is_kept_for_the_sessions_that_are_there(capacity, size, admits):
+    store = Counted(1)
+    store.size, store.capacity = size, capacity
+    assert admitted(Quota(store, Settings(), Clock()), 1) == admits
+
+
+def test_two_workers_that_create_as_fast_as_they_can_come_to_the_quota_and_not_far_beyond(two):
+    """Each sees the other's when it looks; what is under way in the other's batch it cannot see."""
+    store = MemoryStore()
+    one, other = (make_service(two, store=store, max_sessions=200) for _ in range(2))
+    for n in range(20):
+        for service, name in ((one, "one"), (other, "other")):
+            ask(service, *(step(f"{name}-{n}-{i}", 0, two.sequence(1)) for i in range(16)))
+    assert 200 <= store.usage().entries <= 200 + 16
 
 
 class Counted(Wrapped):
@@ -100,11 +117,11 @@ class Counted(Wrapped):
 
     def __init__(self, entries):
         super().__init__(MemoryStore())
-        self.entries, self.looks = entries, 0
+        self.entries, self.looks, self.size, self.capacity = entries, 0, 0, 0
 
     def usage(self):
         self.looks += 1
-        return Usage(self.entries, 0)
+        return Usage(self.entries, self.size, self.capacity)
 
 
 def admitted(quota, tries):
@@ -117,7 +134,7 @@ def admitted(quota, tries):
     return count
 
 
-@pytest.mark.parametrize("limit", [0, 1_000])
+@pytest.mark.parametrize("limit", [0, 10_000])
 def test_far_from_the_quota_the_store_is_asked_once_a_second(limit):
     store, clock = Counted(10), Clock()
     quota = Quota(store, Settings(max_sessions=limit), clock)
@@ -128,7 +145,7 @@ def test_far_from_the_quota_the_store_is_asked_once_a_second(limit):
 
 
 def test_near_the_quota_it_is_asked_for_each_session_as_others_may_have_come_meanwhile():
-    store = Counted(1_850)
+    store = Counted(1_996)
     quota = Quota(store, Settings(max_sessions=2_000), Clock())
     assert admitted(quota, 3) == 3
     store.entries = 2_000

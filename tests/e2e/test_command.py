@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 import host
@@ -107,3 +109,21 @@ def test_a_store_without_archives_is_named_in_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "holds no .mar archive" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_port_that_is_taken_is_named_in_one_line(lone_store: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for option in ("--port", "--metrics-port"):
+            arguments = ("serve", "--folder", tmp_path / "run", "--store", lone_store, option, str(port))
+            done = subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+            assert done.returncode == 2
+            assert done.stderr == f"host: port {port}: Address already in use; choose another, or 0 for a free one\n"
+
+
+def test_a_server_that_is_stopped_while_it_starts_is_gone_soon(running: Running) -> None:
+    until(lambda: (running.folder / "server.json").exists(), "a server that starts")
+    running.process.send_signal(signal.SIGTERM)
+    assert running.wait(30) == 0, "".join(running.lines)
+    assert running.said(r"^stopped before it was ready$")
+    assert not psutil.pid_exists(json.loads((running.folder / "server.json").read_text())["pid"])

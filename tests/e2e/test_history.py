@@ -17,7 +17,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from host.torchserve import Ports, TorchServe, serving
+from host.ports import Ports
+from host.torchserve import TorchServe, serving
 from loadtests import history, oracle
 from loadtests.history import History, Recorder
 from loadtests.oracle import Report

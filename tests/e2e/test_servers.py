@@ -9,7 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from host.torchserve import HostError, TorchServe, serving
+from host.ports import HostError
+from host.torchserve import TorchServe, serving
 
 from .client import Connect, until
 from .zoo import Model, assert_close

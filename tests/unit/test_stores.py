@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from handlers.errors import StoreUnavailable
-from handlers.stores import Change, Entry
+from handlers.stores import HEAD, Change, Entry
 from tests.unit.kinds import FAR, KINDS, put
 
 
@@ -115,6 +115,11 @@ def test_usage_tells_how_many_entries_there_are_and_about_how_large(store):
     after = store.usage()
     assert (before.entries, after.entries) == (0, 200)
     assert after.size - before.size >= 200_000
+
+
+def test_of_what_a_sweep_removes_no_more_is_held_than_tells_what_it_was(store, kind):
+    store.commit_many([put(b"a", bytes(range(200)) * 5_000, purge_at=FAR)])
+    assert list(store.sweep(FAR + 1, 10).removed) == ([bytes(range(HEAD))] if kind.sweeps else [])
 
 
 def test_an_entry_that_was_renewed_is_not_swept(store):

@@ -33,6 +33,22 @@ def test_room_that_a_sweep_made_is_used_again(small):
     assert small.check() == []
 
 
+@pytest.mark.parametrize("size", [500, 2_000])
+def test_a_store_that_is_full_of_what_is_past_its_time_can_be_swept_empty(small, size):
+    """Removing takes pages, too; a store that could not be swept for want of them would stay full for ever."""
+    n, full = 0, False
+    while not full:
+        try:
+            small.commit_many([put(b"%05d" % n, b"x" * size, purge_at=1.0)])
+        except StoreUnavailable:
+            full = True
+        n += 1
+    removed = 0
+    for _ in range(20):
+        removed += len(small.sweep(2.0, 1_000).removed)
+    assert (removed, small.usage().entries) == (n - 1, 0)
+
+
 class Overtaken(EmbeddedStore):
     """Another worker renews the entries between the look of a sweep and its removal."""
 

@@ -1,7 +1,10 @@
 """What the Valkey store promises beyond the contract: its URL, its clock, its slots, and what it says when the server refuses."""
 
+import re
+import secrets
 import time
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +14,7 @@ from handlers.settings import Settings
 from handlers.stores import Entry
 from handlers.stores.valkey import ValkeyStore
 from tests.unit.kinds import put
-from tests.valkeys import free_port, serving, shared_store
+from tests.valkeys import free_port, serving, shared_database, shared_store
 
 
 @pytest.fixture
@@ -25,6 +28,38 @@ def own(tmp_path):
     """A server whose settings a test may change."""
     with serving(tmp_path) as server:
         yield server
+
+
+SETTINGS = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
+[(SERVICE, OPERATOR)] = re.findall(r"an ACL of at least \| `(.+?)`, and for `python -m host\.sessions` `(.+?)` \|", SETTINGS)
+
+
+def with_rights(valkey, tmp_path, rights):
+    """The store that belongs to a folder, opened by a user who may do this and no more."""
+    user = f"u{secrets.token_hex(4)}"
+    with valkey.client() as client:
+        client.execute_command("ACL", "SETUSER", user, "on", ">sesame", *rights)
+    return ValkeyStore(f"valkey://{user}:sesame@127.0.0.1:{valkey.port}/{shared_database(tmp_path)}")
+
+
+def test_the_documented_rights_are_enough_for_the_service_and_for_the_operator(valkey, tmp_path):
+    with closing(with_rights(valkey, tmp_path, SERVICE.split())) as store:
+        store.probe()
+        assert store.commit_many([put(b"a", b"1")]) == [True]
+        assert store.get_many([b"a"]) == [put(b"a", b"1").entry]
+        assert store.sweep(0.0, 10).ends_round
+    with closing(with_rights(valkey, tmp_path, (SERVICE + " " + OPERATOR).split())) as store:
+        assert len(list(store.scan(b""))) == 1
+        assert store.check() == []
+
+
+@pytest.mark.parametrize(
+    "right", sorted({"+get", "+set", "+getrange", "+eval", "+ping", "+info", "+select", "+scan", "+pexpiretime", "+dbsize"})
+)
+def test_each_right_that_is_wanting_is_found_at_the_start(valkey, tmp_path, right):
+    assert right in SERVICE.split()
+    with pytest.raises(StoreUnavailable), closing(with_rights(valkey, tmp_path, [r for r in SERVICE.split() if r != right])) as store:
+        store.probe()
 
 
 MALFORMED = {
