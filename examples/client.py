@@ -1,21 +1,24 @@
 """A client of a streaming session, as short as it may be: it names each step, so it may send one again until it is answered."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import httpx
 
 RETRY = 0.05  # seconds before the same step is sent again
-TRANSIENT = frozenset({429, 500, 502, 503, 507})  # the host answers 500 for a worker that died
+TRANSIENT = frozenset({429, 500, 502, 503, 507})  # the host answers 500 or 507 for a worker that died
 
 
 class Stream:
-    """One session of one model. `position` is the number of steps that the service has acknowledged."""
+    """One session of one model. `position` is the number of steps that the service has acknowledged.
 
-    def __init__(self, url: str, headers: Mapping[str, str], session: str, patience: float = 60.0) -> None:
-        self._http = httpx.Client(headers=headers, timeout=30.0)
-        self._url, self._id, self._patience = url, session, patience
+    `headers` gives those of a request; it is asked again when a token is refused, for a server that was started anew has another one.
+    """
+
+    def __init__(self, url: str, headers: Callable[[], Mapping[str, str]], session: str, patience: float = 60.0) -> None:
+        self._http = httpx.Client(headers=headers(), timeout=30.0)
+        self._url, self._headers, self._id, self._patience = url, headers, session, patience
         self.position = self.retries = self.replayed = 0
 
     def step(self, inputs: Sequence[Sequence[float]], **more: Any) -> dict[str, Any]:
@@ -48,6 +51,9 @@ class Stream:
         except httpx.TransportError:
             return None
         if response.status_code in TRANSIENT:
+            return None
+        if response.status_code == 400 and "InvalidKeyException" in response.text:
+            self._http.headers.update(self._headers())
             return None
         if response.status_code != 200:
             raise RuntimeError(f"{response.status_code}: {response.text}")

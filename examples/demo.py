@@ -67,7 +67,7 @@ def say(step: str, text: str) -> None:
 
 def stream(server: TorchServe, series: Series) -> Streamed:
     """Send hour after hour; end the worker with SIGKILL half way; with the last hour ask for the forecast."""
-    client = Stream(f"{server.url}/predictions/traffic", server.headers(), "i94-westbound")
+    client = Stream(f"{server.url}/predictions/traffic", server.headers, "i94-westbound")
     calendar, seen, began = traffic_data.calendar(series.timestamps), Streamed(), time.monotonic()
     for hour in range(HOURS):
         if hour == HOURS // 2:

@@ -2,16 +2,14 @@
 
 import argparse
 import json
-import os
 import signal
 import sys
 import threading
 from pathlib import Path
 
-import psutil
-
 from handlers.settings import masked
 from host.archives import find
+from host.folder import stop
 from host.ports import HostError, Ports
 from host.torchserve import TorchServe, answers
 
@@ -31,8 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     serve.add_argument("--drain", type=float, default=20.0, help="seconds that requests in flight get to finish")
     health = verbs.add_parser("health", help="exit 0 when every model answers a prediction")
     health.add_argument("--folder", type=Path, default=Path("run"))
-    stop = verbs.add_parser("stop", help="end a server whose `serve` was killed")
-    stop.add_argument("--folder", type=Path, default=Path("run"))
+    end = verbs.add_parser("stop", help="end a server whose `serve` was killed")
+    end.add_argument("--folder", type=Path, default=Path("run"))
     options = parser.parse_args(arguments)
     try:
         return {"serve": _serve, "health": _health, "stop": _stop}[options.verb](options)
@@ -82,15 +80,8 @@ Ctrl-C drains and stops."""
 
 
 def _stop(options: argparse.Namespace) -> int:
-    """End the group that the server in the folder leads, if it is still that server."""
-    pid = int(json.loads((options.folder / "server.json").read_text())["pid"])
-    try:
-        ours = psutil.Process(pid).cwd() == str(options.folder.resolve())
-    except psutil.NoSuchProcess:
-        ours = False
-    if ours:
-        os.killpg(pid, signal.SIGTERM)
-    print("stopped" if ours else "not running")
+    """End what is left of the server in the folder, without draining."""
+    print("stopped" if stop(options.folder) else "not running")
     return 0
 
 

@@ -19,14 +19,11 @@ class Ports:
     grpc: tuple[int, int]
 
     def refuse_taken(self) -> None:
-        """Raises HostError: the host itself would end with a page of its insides."""
+        """Raises HostError where somebody listens already: the host itself would end with a page of its insides."""
         for port in (self.inference, self.management, self.metrics):
             with socket.socket() as s:
-                s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    s.bind(("127.0.0.1", port))
-                except OSError as e:
-                    raise HostError(f"port {port}: {e.strerror}; choose another, or 0 for a free one") from e
+                if s.connect_ex(("127.0.0.1", port)) == 0 and s.getsockname() != s.getpeername():
+                    raise HostError(f"port {port} is taken: choose another, or 0 for a free one")
 
     @classmethod
     def free(cls, inference: int = 0, metrics: int = 0) -> "Ports":

@@ -4,7 +4,6 @@ Everything it starts is in one process group that it made, and is ended by that 
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -24,6 +23,7 @@ import psutil
 
 from handlers.gate import Gate
 from host.archives import Archive, find
+from host.folder import take
 from host.ports import HostError, Ports, near
 
 CONFIG = Path(__file__).resolve().parent.parent / "config"
@@ -95,12 +95,19 @@ class TorchServe:
         """Start without waiting."""
         for name in ("tmp", "logs", "sessions"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-        self.ports.refuse_taken()
-        lock = self._lock()
+        lock = take(self.folder)
+        try:
+            self.ports.refuse_taken()
+            self._launch(lock)
+        finally:
+            os.close(lock)  # the launcher has it
+
+    def _launch(self, lock: int) -> None:
         for stale in ("key_file.json", "gate", "tmp/.model_server.pid"):
             (self.folder / stale).unlink(missing_ok=True)
         self._write_configuration()
-        self.log.unlink(missing_ok=True)
+        if self.log.exists():
+            self.log.replace(self.log.with_suffix(".log.1"))  # it may say why the last one ended
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self._command(),
@@ -110,22 +117,9 @@ class TorchServe:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                pass_fds=[lock],  # held as long as one process of the group lives
+                pass_fds=[lock],
             )
-        os.close(lock)
         (self.folder / "server.json").write_text(json.dumps({"url": self.url, "pid": self.process.pid, "store": str(self.store)}))
-
-    def _lock(self) -> int:
-        """Take the folder for one server. Raises HostError while another has it: the two would take each other's tokens and gate."""
-        lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            raise HostError(
-                f"{self.folder} is being served already; stop that server (python -m host stop), or use another folder"
-            ) from None
-        return lock
 
     def _command(self) -> list[str]:
         models = [f"{archive.name}={archive.path.name}" for archive in self.archives]

@@ -118,7 +118,7 @@ def test_a_port_that_is_taken_is_named_in_one_line(lone_store: Path, tmp_path: P
             arguments = ("serve", "--folder", tmp_path / "run", "--store", lone_store, option, str(port))
             done = subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
             assert done.returncode == 2
-            assert done.stderr == f"host: port {port}: Address already in use; choose another, or 0 for a free one\n"
+            assert done.stderr == f"host: port {port} is taken: choose another, or 0 for a free one\n"
 
 
 def test_a_server_that_is_stopped_while_it_starts_is_gone_soon(running: Running) -> None:

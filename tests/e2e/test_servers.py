@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from host.folder import stop
 from host.ports import HostError
 from host.torchserve import TorchServe, serving
 
@@ -82,3 +83,22 @@ def test_a_setting_that_is_unknown_or_out_of_range_refuses_to_start_and_is_named
     assert time.monotonic() - began < 40, "it took as long as a start that fails"
     assert server.process is None
     assert not (tmp_path / "tmp").exists()
+
+
+def test_a_server_whose_launcher_was_killed_keeps_its_folder_until_it_is_stopped(lone_store: Path, tmp_path: Path) -> None:
+    orphaned = TorchServe(tmp_path, lone_store).start()
+    assert orphaned.process is not None
+    number = orphaned.process.pid
+    try:
+        orphaned.process.kill()
+        orphaned.process.wait(10)
+        assert list(group(number)), "Java and the worker go on"
+        with pytest.raises(HostError, match=r"is being served already; stop that server \(python -m host stop"):
+            TorchServe(tmp_path, lone_store).launch()
+        assert stop(tmp_path)
+        assert not list(group(number))
+        assert not stop(tmp_path)
+    finally:
+        orphaned.kill()
+    with serving(tmp_path, lone_store):
+        assert (tmp_path / "server.log.1").is_file()
