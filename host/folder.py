@@ -78,5 +78,7 @@ def _works_in(process: psutil.Process, folder: Path) -> bool:
     """A number may have been given to a stranger since."""
     try:
         return Path(process.cwd()).is_relative_to(folder)
-    except psutil.Error:
+    except psutil.NoSuchProcess:
+        return True  # it is ending, and may hold its ports a moment longer
+    except psutil.AccessDenied:
         return False

@@ -2,7 +2,10 @@
 
 import contextlib
 import socket
+import time
 from dataclasses import dataclass
+
+LINGER = 3.0  # seconds for which a server that was killed may still hold its ports
 
 
 class HostError(RuntimeError):
@@ -19,11 +22,13 @@ class Ports:
     grpc: tuple[int, int]
 
     def refuse_taken(self) -> None:
-        """Raises HostError where somebody listens already: the host itself would end with a page of its insides."""
+        """Raises HostError where somebody listens already, and goes on to: the host itself would end with a page of its insides."""
+        end = time.monotonic() + LINGER
         for port in (self.inference, self.management, self.metrics):
-            with socket.socket() as s:
-                if s.connect_ex(("127.0.0.1", port)) == 0 and s.getsockname() != s.getpeername():
+            while _listens(port):
+                if time.monotonic() > end:
                     raise HostError(f"port {port} is taken: choose another, or 0 for a free one")
+                time.sleep(0.05)
 
     @classmethod
     def free(cls, inference: int = 0, metrics: int = 0) -> "Ports":
@@ -34,6 +39,11 @@ class Ports:
                 s.bind(("127.0.0.1", 0))
             first, second, management, *grpc = [int(s.getsockname()[1]) for s in sockets]
         return cls(inference or first, management, metrics or second, (grpc[0], grpc[1]))
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as s:
+        return s.connect_ex(("127.0.0.1", port)) == 0 and s.getsockname() != s.getpeername()  # a socket can reach itself
 
 
 def near(address: str) -> str:
