@@ -1,4 +1,4 @@
-"""`make bench`: every benchmark, one after the other, but for `benchmarks.capacity`, which takes ten minutes and 5 GB of disk."""
+"""`make bench`: every benchmark, one after the other, but for `benchmarks.capacity`, which takes ten minutes and 6 GB of disk."""
 
 import sys
 

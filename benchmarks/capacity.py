@@ -1,4 +1,4 @@
-"""What a million live sessions cost: `python -m benchmarks.capacity`. Not part of `make bench`: it takes some ten minutes and 5 GB of disk.
+"""What a million live sessions cost: `python -m benchmarks.capacity`. Not part of `make bench`: it takes some ten minutes and 6 GB of disk.
 
 LSTM 2 x 128, 8 features, exported as always; its service core over the embedded store with the default settings (a commit is on the disk
 before its answer), fed batches of 64 JSON bodies as a worker gets them: no HTTP. One store grows from size to size. A step is one

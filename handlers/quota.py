@@ -28,7 +28,7 @@ class Quota:
 
         Raises QuotaExceeded when there is no room for it, StoreUnavailable when the store cannot tell.
         """
-        used_up = 0 < self._sessions > self._entries and self._since >= self._ration
+        used_up = self._entries < self._sessions and self._since >= self._ration
         if used_up or self._clock() - self._looked >= FRESH:
             self._look(uncommitted)
         if 0 < self._sessions <= self._entries:

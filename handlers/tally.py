@@ -15,13 +15,12 @@ def tally(telemetry: Telemetry, tasks: Sequence[Task]) -> None:
     telemetry.observe("batch_rows", len(tasks))
     for task in tasks:
         telemetry.count("requests_total", 1, task.request.action, task.error.code if task.error else "ok")
-        if task.request.commit:
-            (_done if task.error is None else _refused)(telemetry, task)
-
-
-def _refused(telemetry: Telemetry, task: Task) -> None:
-    if task.error is not None and task.request.action == "step":
-        telemetry.count("steps_refused_total", task.request.steps, task.error.code)
+        if not task.request.commit:
+            continue
+        if task.error is None:
+            _done(telemetry, task)
+        elif task.request.action == "step":
+            telemetry.count("steps_refused_total", task.request.steps, task.error.code)
 
 
 def _done(telemetry: Telemetry, task: Task) -> None:

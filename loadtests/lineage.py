@@ -4,7 +4,6 @@ A lineage is a node of a tree whose root is the start of a stream. Equal inputs 
 are compared by identity. It knows ONNX Runtime and NumPy; it does not know sessions or histories.
 """
 
-import os
 import zipfile
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,10 +12,7 @@ import numpy as np
 import orjson
 
 from loadtests.expected import Array
-from loadtests.offline import expected
-
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-import onnxruntime
+from loadtests.offline import expected, load
 
 State = Any  # a model's own
 Rows = tuple[int, int]  # of the pool: start, stop
@@ -42,10 +38,7 @@ class OfflineModel:
             self.signature: dict[str, Any] = orjson.loads(contents.read("signature.json"))
             graph = contents.read(self.signature["artefacts"]["onnxruntime"])
         self.tolerance = float(self.signature["parity"]["tolerance"])
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self._session = load(graph)
         self._names = [entry["name"] for entry in self.signature["state"]]
         self._outputs = ["y", *(f"{name}_n" for name in self._names)]
 

@@ -39,11 +39,16 @@ def expected(archive: Path, seed: int = 0) -> Expected:
     raise ValueError(f"{archive}: the model answers all random inputs alike: nothing could be told from such answers")
 
 
-def _model(graph: bytes, signature: dict[str, Any]) -> Model:
+def load(graph: bytes) -> Any:
+    """ONNX Runtime's session for a graph, on one thread of the processor."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def _model(graph: bytes, signature: dict[str, Any]) -> Model:
+    session = load(graph)
 
     def run(x: Array) -> Array:
         zeros = {f"{e['name']}_0": np.zeros((e["rows"], len(x), e["size"]), np.float32) for e in signature["state"]}

@@ -41,7 +41,10 @@ class Running:
     def __init__(self, folder: Path, store: Path) -> None:
         self.folder, self.lines = folder, [""]
         self.process = subprocess.Popen(
-            command("serve", "--port", "0", "--folder", folder, "--store", store), cwd=ROOT, stdout=subprocess.PIPE, text=True
+            command("serve", "--port", "0", "--metrics-port", "0", "--folder", folder, "--store", store),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -114,8 +117,9 @@ def test_a_store_without_archives_is_named_in_one_line(tmp_path: Path) -> None:
 def test_a_port_that_is_taken_is_named_in_one_line(lone_store: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        for option in ("--port", "--metrics-port"):
-            arguments = ("serve", "--folder", tmp_path / "run", "--store", lone_store, option, str(port))
+        for inference, metrics in ((port, 0), (0, port)):
+            ports = ("--port", inference, "--metrics-port", metrics)
+            arguments = ("serve", "--folder", tmp_path / "run", "--store", lone_store, *map(str, ports))
             done = subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
             assert done.returncode == 2
             assert done.stderr == f"host: port {port} is taken: choose another, or 0 for a free one\n"
