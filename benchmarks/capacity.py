@@ -29,13 +29,13 @@ import lmdb
 import numpy as np
 import onnxruntime as ort
 
-from handlers.deployment import Deployment
-from handlers.opening import open_backend
-from handlers.service import Service
+from handlers.engine.context import Deployment
+from handlers.engine.factory import open_backend
+from handlers.engine.service import Service
 from handlers.settings import Settings
 from handlers.signature import Signature
-from handlers.stores import Change, Entry
-from handlers.stores.embedded import HEADER, EmbeddedStore
+from handlers.stores.base import Change, Entry
+from handlers.stores.lmdb import HEADER, EmbeddedStore
 
 SIZES, RAW = (1_000, 100_000, 1_000_000), 2 * 2 * 128 * 4  # RAW: bytes of h and c
 BATCH, BATCHES, COLD, STEADY = 64, 1_000, 100, 5  # rows; batches measured, after a cold start, and while the file is watched (thousands)

@@ -25,10 +25,10 @@ import httpx
 import torch
 
 from export.build import build_checkpoint
-from export.card import Card
-from export.checkpoint import Checkpoint
 from export.models import Forecaster
-from host.torchserve import serving
+from export.packaging.checkpoint import Checkpoint
+from export.packaging.model_spec import Card
+from host.torchserve.launcher import serving
 
 FEATURES, STEPS, HIDDEN, SESSIONS = 8, 24, 128, 1_000
 CONNECTIONS = (1, 16, 64)

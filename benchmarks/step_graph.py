@@ -15,7 +15,7 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
-from export.recurrence import step
+from export.graph.rnn import step
 
 HIDDEN, LAYERS, FEATURES = 128, 2, 8
 BATCHES = (1, 16, 64, 256, 1024)

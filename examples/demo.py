@@ -18,10 +18,10 @@ import torch
 from examples import demo_report, traffic_data
 from examples.client import Stream
 from examples.traffic_data import Floats, Series
-from export import checkpoint
 from export.build import Built, build
 from export.models import Forecaster
-from host.torchserve import TorchServe, serving
+from export.packaging import checkpoint
+from host.torchserve.launcher import TorchServe, serving
 
 CHECKPOINT = Path("model_store/traffic")
 HOURS = 2 * traffic_data.WEEK  # streamed

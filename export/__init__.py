@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime's wheels report home unless told before the import
 
 if TYPE_CHECKING:
-    from export.lifting import lift as lift
+    from export.lift.lifted import lift as lift
 
 
 def __getattr__(name: str) -> Any:
     if name == "lift":  # torch takes seconds to import: not for `python -m export --help`
-        from export.lifting import lift
+        from export.lift.lifted import lift
 
         return lift
     raise AttributeError(f"module 'export' has no attribute {name!r}")

@@ -68,7 +68,8 @@ def _json(text: str) -> dict[str, Any]:
 def _build(options: argparse.Namespace) -> int:
     import torch  # takes seconds to import: not for --help
 
-    from export import build, checkpoint
+    from export import build
+    from export.packaging import checkpoint
 
     torch.set_num_threads(1)  # the grid is many small runs: more threads only wait for each other
     for model in options.models:
@@ -88,8 +89,8 @@ def _build(options: argparse.Namespace) -> int:
 
 
 def _from_factory(reference: str, options: argparse.Namespace) -> Any:
-    from export import checkpoint
-    from export.card import Card
+    from export.packaging import checkpoint
+    from export.packaging.model_spec import Card
 
     if len(options.models) > 1 or not options.weights or not options.example:
         raise ExportError("a factory is built alone, with --weights and --example")

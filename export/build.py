@@ -13,13 +13,15 @@ import orjson
 import torch
 
 import handlers.signature
-from export import artefacts, checkpoint, verify
-from export.archive import handler_files, manifest, write_archive
-from export.card import Card
-from export.checkpoint import Checkpoint
 from export.errors import ExportError, LiftError
-from export.lifting import Lift, lift
-from export.verify import Report
+from export.lift.lifted import Lift, lift
+from export.packaging import checkpoint
+from export.packaging.checkpoint import Checkpoint
+from export.packaging.mar import handler_files, manifest, write_archive
+from export.packaging.model_spec import Card
+from export.verify import parity as verify
+from export.verify.parity import Report
+from export.writers import artefacts
 
 CONFIG = Path(__file__).resolve().parent.parent / "config" / "model-config.yaml"
 FILES = {"torchscript": "model.pt", "onnxruntime": "model.onnx", "torch.export": "model.pt2"}

@@ -16,16 +16,16 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from handlers import answers
-from handlers.answers import Outcome
-from handlers.buffer import Buffer
-from handlers.deployment import Deployment
+from handlers.engine.context import Deployment
+from handlers.engine.factory import open_backend, open_store
+from handlers.engine.service import Service
 from handlers.errors import ConfigurationError, StoreUnavailable
-from handlers.opening import open_backend, open_store
-from handlers.service import Service
+from handlers.metrics import Sample, Telemetry
+from handlers.protocols.native import encode as answers
+from handlers.protocols.native.encode import Outcome
 from handlers.settings import Settings
 from handlers.signature import Signature
-from handlers.telemetry import Sample, Telemetry
+from handlers.torchserve.socket_reader import Buffer
 
 log = logging.getLogger("cellstate")
 KNOWN_HOST = "0.12.0"  # the release whose internals are known here

@@ -54,7 +54,7 @@ class Settings:
     max_batch: int = 256  # rows in one model run
     batch_seconds: float = 10.0  # after which the rest of a batch is answered 429; below the host's responseTimeout
     state_key: str = ""  # signs client-held state when set
-    gate_file: str = ""  # shared with whoever stops the service: handlers/gate.py
+    gate_file: str = ""  # shared with whoever stops the service: handlers/engine/drain.py
     log_requests: bool = False  # one line per request
     metrics_interval: float = 5.0  # between two reports of what was counted; 0: none
 

@@ -11,7 +11,7 @@ from handlers.settings import masked
 from host.archives import find
 from host.folder import stop
 from host.ports import HostError, Ports
-from host.torchserve import TorchServe, answers
+from host.torchserve.launcher import TorchServe, answers
 
 
 def main(arguments: list[str] | None = None) -> int:

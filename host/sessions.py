@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from handlers.engine.factory import open_store
 from handlers.errors import ConfigurationError, StoreUnavailable
-from handlers.opening import open_store
-from handlers.records import Record
-from handlers.sessions import Phase, phase, timestamp
+from handlers.sessions.machine import Phase, phase, timestamp
+from handlers.sessions.record import Record
+from handlers.sessions.state import CorruptState
 from handlers.settings import Settings
-from handlers.state import CorruptState
-from handlers.stores import Change, Entry, Store
+from handlers.stores.base import Change, Entry, Store
 
 SOUND, PROBLEMS, NOT_OPEN = 0, 1, 2  # exit codes
 BATCH = 256  # sessions closed in one commit

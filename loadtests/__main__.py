@@ -20,7 +20,7 @@ import orjson
 
 from host.archives import Archive, find
 from host.ports import HostError
-from host.torchserve import serving
+from host.torchserve.launcher import serving
 from loadtests.expected import KINDS, PREDICT, Expected
 from loadtests.offline import expected
 

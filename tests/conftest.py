@@ -24,22 +24,22 @@ from safetensors.torch import save_file
 from torch import nn
 
 import export.models
-from export import artefacts
 from export.build import Built, build
 from export.errors import LiftError
-from export.verify import TOLERANCE
-from handlers.backends import Backend
-from handlers.deployment import Deployment
-from handlers.opening import open_backend
-from handlers.service import Service
+from export.verify.parity import TOLERANCE
+from export.writers import artefacts
+from handlers.engine.context import Deployment
+from handlers.engine.factory import open_backend
+from handlers.engine.service import Service
+from handlers.inference.backends.base import Backend
+from handlers.metrics import Telemetry
 from handlers.settings import Settings
 from handlers.signature import Signature
-from handlers.stores import Store
+from handlers.stores.base import Store
 from handlers.stores.memory import MemoryStore
-from handlers.telemetry import Telemetry
-from tests.contract.learned import Learned
-from tests.unit.kinds import DURABLE, KINDS, Kind
-from tests.valkeys import SHARED, Server, serving
+from tests.support.learned_model import Learned
+from tests.support.store_kinds import DURABLE, KINDS, Kind
+from tests.support.valkey_server import SHARED, Server, serving
 
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("cellstate", deadline=None, database=None, print_blob=True, max_examples=40)

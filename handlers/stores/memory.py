@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
-from handlers.stores import HEAD, Change, Entry, Swept, Usage
+from handlers.stores.base import HEAD, Change, Entry, Swept, Usage
 
 
 class MemoryStore:

@@ -25,7 +25,7 @@ from valkey.connection import Connection, ConnectionPool, parse_url
 from valkey.exceptions import NoScriptError, ReadOnlyError, ResponseError, ValkeyError
 
 from handlers.errors import ConfigurationError, StoreUnavailable
-from handlers.stores import Change, Entry, Swept, Usage
+from handlers.stores.base import Change, Entry, Swept, Usage
 
 Command = tuple[bytes, ...]
 HEADER = struct.Struct("<Qd")  # version, purge_at; the value follows

@@ -15,8 +15,8 @@ import orjson
 import pytest
 import torch
 
-from export import artefacts
 from export.build import build
+from export.writers import artefacts
 from tests.conftest import MODELS, assert_close, left_out
 
 ROOT = Path(__file__).parents[2]

@@ -8,10 +8,10 @@ from contextlib import closing
 import orjson
 import pytest
 
-from handlers.stores.embedded import EmbeddedStore
+from handlers.stores.lmdb import EmbeddedStore
 from tests.conftest import assert_close
-from tests.contract import eager
-from tests.unit.kinds import put
+from tests.support import eager
+from tests.support.store_kinds import put
 
 WORKER = """
 import json, sys

@@ -9,11 +9,11 @@ import torch
 from onnx import numpy_helper
 from safetensors.torch import save_file
 
-from export import artefacts
 from export.build import build
 from export.errors import ExportError, ParityError
-from export.lifting import lift
-from export.verify import verify
+from export.lift.lifted import lift
+from export.verify.parity import verify
+from export.writers import artefacts
 from tests.conftest import NUMERIC, left_out, write_checkpoint
 
 

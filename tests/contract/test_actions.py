@@ -2,11 +2,11 @@
 
 import pytest
 
-from handlers import state
+from handlers.sessions import state
 from handlers.stores.memory import MemoryStore
 from tests.conftest import BACKENDS, Clock, answer, ask, assert_close, make_service, refusal
-from tests.contract import eager
-from tests.contract.streams import act, contents, position, step
+from tests.support import eager
+from tests.support.requests import act, contents, position, step
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import BACKENDS, STREAMING, answer, ask, assert_close, make_service
-from tests.contract import eager
-from tests.contract.streams import ARRAYS, step
+from tests.support import eager
+from tests.support.requests import ARRAYS, step
 
 pieces = st.lists(st.integers(1, 6), min_size=1, max_size=6)
 every_model = pytest.mark.parametrize("name", STREAMING)

@@ -5,8 +5,8 @@ import pytest
 
 from handlers.stores.memory import MemoryStore
 from tests.conftest import BACKENDS, Clock, answer, ask, assert_close, make_service, refusal
-from tests.contract import eager
-from tests.contract.streams import EVERYTHING, contents, fields, position, raw, step
+from tests.support import eager
+from tests.support.requests import EVERYTHING, contents, fields, position, raw, step
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.conftest import BACKENDS, MODELS, answer, ask, assert_close, make_service
-from tests.contract import eager
+from tests.support import eager
 
 ALL = ["prediction", "output", "h_n", "c_n"]
 T = 9

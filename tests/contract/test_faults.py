@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from handlers.stores.memory import MemoryStore
 from tests.conftest import answer, ask, assert_close, make_service
-from tests.contract import eager
-from tests.contract.faulty import AFTER, FAULTS, HALF, READ, Faulty, insist, once
-from tests.contract.streams import act, contents, position, step
+from tests.support import eager
+from tests.support.faulty_store import AFTER, FAULTS, HALF, READ, Faulty, insist, once
+from tests.support.requests import act, contents, position, step
 
 IDS, STEPS = ("a", "b", "c", "d"), 3
 CALLS = 2 * STEPS + 1  # of one batch a step: a read and a commit each; at the end no fault is met any more

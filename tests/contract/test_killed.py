@@ -9,17 +9,18 @@ from pathlib import Path
 import orjson
 import pytest
 
-from handlers.deployment import Deployment
-from handlers.opening import open_backend
-from handlers.service import Service
+from handlers.engine.context import Deployment
+from handlers.engine.factory import open_backend
+from handlers.engine.service import Service
 from handlers.settings import Settings
 from handlers.signature import Signature
-from handlers.stores import embedded, valkey
+from handlers.stores import lmdb as embedded
+from handlers.stores import valkey
 from tests.conftest import Clock, ask, assert_close, make_service
-from tests.contract import eager
-from tests.contract.streams import act, step
-from tests.contract.wrappers import Wrapped
-from tests.unit.kinds import KINDS
+from tests.support import eager
+from tests.support.requests import act, step
+from tests.support.store_kinds import KINDS
+from tests.support.store_wrappers import Wrapped
 
 SPAWN = multiprocessing.get_context("spawn")
 IDS = ("a", "b", "c")

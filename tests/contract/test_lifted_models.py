@@ -6,22 +6,22 @@ import numpy as np
 import pytest
 import torch
 
-from export import artefacts
 from export.build import build_checkpoint
-from export.card import Card
-from export.checkpoint import Checkpoint
-from export.lifting import lift
-from handlers.deployment import Deployment
-from handlers.opening import open_backend
-from handlers.service import Service
+from export.lift.lifted import lift
+from export.packaging.checkpoint import Checkpoint
+from export.packaging.model_spec import Card
+from export.writers import artefacts
+from handlers.engine.context import Deployment
+from handlers.engine.factory import open_backend
+from handlers.engine.service import Service
 from handlers.settings import Settings
 from handlers.signature import Signature
 from handlers.stores.memory import MemoryStore
 from tests.conftest import answer, assert_close, left_out
-from tests.export import zoo
 from tests.export.test_golden import NAMES as NAMED
 from tests.export.test_golden import as_torch
 from tests.export.test_golden import published as published
+from tests.support import model_zoo as zoo
 
 NAMES = (
     "several LSTMs", "two cells in a loop", "GRU", "packed sequences", "static covariates", "encoder and decoder", "learned initial state",

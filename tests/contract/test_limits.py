@@ -5,10 +5,10 @@ import time
 import orjson
 import pytest
 
-from handlers.gate import Gate
+from handlers.engine.drain import Gate
 from handlers.stores.memory import MemoryStore
 from tests.conftest import answer, ask, make_service, refusal
-from tests.contract.streams import EVERYTHING, act, contents, step
+from tests.support.requests import EVERYTHING, act, contents, step
 
 
 def test_a_reply_that_is_too_large_is_refused_before_the_step_is_applied(two):

@@ -8,16 +8,16 @@ import numpy as np
 import orjson
 import pytest
 
-from handlers import state
 from handlers.errors import ConfigurationError, InvalidInput
-from handlers.records import Record
-from handlers.schema import Parser, Request
+from handlers.protocols.native.decode import Parser, Request
+from handlers.sessions import state
+from handlers.sessions.record import Record
+from handlers.sessions.state import MAX_POSITION, State
 from handlers.settings import Settings
-from handlers.state import MAX_POSITION, State
 from handlers.stores.memory import MemoryStore
 from tests.conftest import answer, ask, make_service, refusal
-from tests.contract.streams import act, contents, position, step
-from tests.unit.signatures import TRAFFIC
+from tests.support.requests import act, contents, position, step
+from tests.support.signatures import TRAFFIC
 
 ROW = [[1.0, 2.0, 3.0]]
 LONGEST = "x" * 128

@@ -5,13 +5,14 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from handlers import answers, sessions
-from handlers.schema import Parser
+from handlers.protocols.native import encode as answers
+from handlers.protocols.native.decode import Parser
+from handlers.sessions import machine as sessions
 from handlers.settings import Settings
 from handlers.stores.memory import MemoryStore
 from tests.conftest import answer, ask, make_service, refusal
-from tests.contract.streams import EVERYTHING, act, contents, position, step
-from tests.unit.signatures import TRAFFIC
+from tests.support.requests import EVERYTHING, act, contents, position, step
+from tests.support.signatures import TRAFFIC
 
 LARGE = {"return": ["output"]}
 SMALL = 200  # bytes: less than any of the replies below, and enough for a prediction

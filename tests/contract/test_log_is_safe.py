@@ -9,16 +9,16 @@ import orjson
 import pytest
 from hypothesis import given
 
-from handlers import answers
-from handlers.schema import ACTIONS, Parser, Request
+from handlers.protocols.native import encode as answers
+from handlers.protocols.native.decode import ACTIONS, Parser, Request
 from handlers.settings import Settings
 from handlers.stores.memory import MemoryStore
 from tests.archive.test_host_loads_it import work
 from tests.conftest import answer, ask, make_service
-from tests.contract.streams import act, step
-from tests.contract.wrappers import Broken
-from tests.unit.documents import bodies, requests
-from tests.unit.signatures import TRAFFIC
+from tests.support.json_strategies import bodies, requests
+from tests.support.requests import act, step
+from tests.support.signatures import TRAFFIC
+from tests.support.store_wrappers import Broken
 
 MARK = "hostile"
 HOSTILE = (

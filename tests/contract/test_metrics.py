@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 import pytest
 
+from handlers.metrics import PREFIX, Telemetry
 from handlers.stores.memory import MemoryStore
-from handlers.telemetry import PREFIX, Telemetry
 from tests.conftest import Clock, answer, ask, make_service
-from tests.contract.streams import step
-from tests.contract.wrappers import Broken, Overtaken
+from tests.support.requests import step
+from tests.support.store_wrappers import Broken, Overtaken
 
 
 class Watched:

@@ -4,8 +4,8 @@ import pytest
 
 from handlers.stores.memory import MemoryStore
 from tests.conftest import answer, assert_close, make_service, refusal
-from tests.contract import eager
-from tests.contract.streams import act, contents, fields, position, raw, step
+from tests.support import eager
+from tests.support.requests import act, contents, fields, position, raw, step
 
 
 @pytest.fixture

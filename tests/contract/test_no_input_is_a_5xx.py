@@ -6,12 +6,12 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handlers import state
-from handlers.records import Record
-from handlers.state import State
+from handlers.sessions import state
+from handlers.sessions.record import Record
+from handlers.sessions.state import State
 from handlers.stores.memory import MemoryStore
 from tests.conftest import Clock, ask, make_service
-from tests.unit.documents import ANYTHING, bodies, requests
+from tests.support.json_strategies import ANYTHING, bodies, requests
 
 
 def held(model):

@@ -10,16 +10,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from handlers.opening import open_store
-from handlers.records import Record
+from handlers.engine.factory import open_store
+from handlers.sessions.record import Record
+from handlers.sessions.state import State
 from handlers.settings import Settings
-from handlers.state import State
-from handlers.stores import Change, Entry
+from handlers.stores.base import Change, Entry
 from host import sessions
 from tests.conftest import answer, ask, make_service, refusal
-from tests.contract.streams import act, position, step
-from tests.contract.wrappers import Wrapped
-from tests.valkeys import free_port, shared_database
+from tests.support.requests import act, position, step
+from tests.support.store_wrappers import Wrapped
+from tests.support.valkey_server import free_port, shared_database
 
 AGO = 1_000.0
 

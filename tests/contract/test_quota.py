@@ -5,13 +5,13 @@ from contextlib import suppress
 import pytest
 
 from handlers.errors import QuotaExceeded
-from handlers.quota import Quota
+from handlers.sessions.quota import Quota
 from handlers.settings import Settings
-from handlers.stores import Usage
+from handlers.stores.base import Usage
 from handlers.stores.memory import MemoryStore
 from tests.conftest import Clock, answer, ask, make_service, refusal
-from tests.contract.streams import contents, step
-from tests.contract.wrappers import Broken, Wrapped
+from tests.support.requests import contents, step
+from tests.support.store_wrappers import Broken, Wrapped
 
 
 def full(two, store, **settings):

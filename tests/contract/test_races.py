@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tests.conftest import answer, ask, assert_close, make_service, refusal
-from tests.contract import eager
-from tests.contract.streams import act, contents, fields, position, raw, step
-from tests.contract.wrappers import Overtaken
+from tests.support import eager
+from tests.support.requests import act, contents, fields, position, raw, step
+from tests.support.store_wrappers import Overtaken
 
 
 @pytest.fixture

@@ -7,15 +7,15 @@ import numpy as np
 import orjson
 import pytest
 
-from handlers.deployment import Deployment
+from handlers.engine.context import Deployment
+from handlers.engine.service import Service
 from handlers.errors import ConfigurationError, InternalError
-from handlers.service import Service
 from handlers.settings import Settings
 from handlers.stores.memory import MemoryStore
 from tests.conftest import BACKENDS, Clock, answer, ask, assert_close, make_service, refusal
-from tests.contract import eager
-from tests.contract.streams import contents, position, step
-from tests.unit.adder import ADDER, POISON, Adder, Overflowing
+from tests.support import eager
+from tests.support.adder import ADDER, POISON, Adder, Overflowing
+from tests.support.requests import contents, position, step
 
 
 def column(*values):

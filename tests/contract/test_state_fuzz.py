@@ -10,16 +10,17 @@ import numpy as np
 import orjson
 import pytest
 
-from handlers import errors, state
+from handlers import errors
 from handlers.errors import CellstateError
+from handlers.sessions import state
+from handlers.sessions.state import HEADER, State
 from handlers.settings import Settings
 from handlers.signature import StateEntry
-from handlers.state import HEADER, State
 from handlers.stores.memory import MemoryStore
 from tests.conftest import answer, ask, make_service, refusal
-from tests.contract.forgeries import Forger, encode
-from tests.contract.streams import act, contents
-from tests.unit.signatures import TRAFFIC
+from tests.support.forgeries import Forger, encode
+from tests.support.requests import act, contents
+from tests.support.signatures import TRAFFIC
 
 KEY = "the operator's key"
 MUTATIONS, BATCH = 50_000, 500  # for each of: a key, no key

@@ -2,9 +2,9 @@
 
 import pytest
 
-from handlers import state
+from handlers.sessions import state
 from tests.conftest import answer, ask, make_service, refusal
-from tests.contract.streams import act, step
+from tests.support.requests import act, step
 
 KEY = "the operator's key"
 

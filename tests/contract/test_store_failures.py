@@ -2,14 +2,14 @@
 
 import pytest
 
-from handlers.state import seal, unseal
-from handlers.stores import Change, Entry
-from handlers.stores.embedded import EmbeddedStore
+from handlers.sessions.state import seal, unseal
+from handlers.stores.base import Change, Entry
+from handlers.stores.lmdb import EmbeddedStore
 from handlers.stores.memory import MemoryStore
 from tests.conftest import Clock, answer, ask, assert_close, make_service, refusal
-from tests.contract import eager
-from tests.contract.streams import act, contents, position, step
-from tests.contract.wrappers import Broken, GoesAway
+from tests.support import eager
+from tests.support.requests import act, contents, position, step
+from tests.support.store_wrappers import Broken, GoesAway
 
 
 @pytest.mark.parametrize("away", ["read", "commit"])

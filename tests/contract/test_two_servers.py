@@ -10,10 +10,10 @@ import pytest
 
 from handlers.stores.valkey import ValkeyStore
 from tests.conftest import answer, ask, assert_close, make_service, refusal
-from tests.contract import eager
-from tests.contract.streams import act, fields, position, raw, step
-from tests.cutting import cutting
-from tests.valkeys import shared_database, shared_store
+from tests.support import eager
+from tests.support.proxy import cutting
+from tests.support.requests import act, fields, position, raw, step
+from tests.support.valkey_server import shared_database, shared_store
 
 STEPS = 40
 

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from handlers.stores.memory import MemoryStore
 from tests.conftest import BACKENDS, answer, ask, assert_close, make_service, refusal
-from tests.contract import eager
-from tests.contract.streams import contents, position, step
+from tests.support import eager
+from tests.support.requests import contents, position, step
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from export.build import CONFIG, build
-from host.torchserve import TorchServe, serving
-
-from .client import Client, Connect
-from .zoo import Model, classifier, forecaster, write_checkpoint
+from host.torchserve.launcher import TorchServe, serving
+from tests.support.http_client import Client, Connect
+from tests.support.served_models import Model, classifier, forecaster, write_checkpoint
 
 STATE_KEY = "a key of these tests"
 TWO_WORKERS = {"minWorkers: 1": "minWorkers: 2", "maxWorkers: 1": "maxWorkers: 2"}

@@ -18,9 +18,8 @@ import psutil
 import pytest
 
 import host
-
-from .client import until
-from .zoo import Model, assert_close
+from tests.support.http_client import until
+from tests.support.served_models import Model, assert_close
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(host.__file__).resolve().parent.parent

@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from host.torchserve import TorchServe
-
-from .client import Connect
-from .zoo import Json, Model, assert_close
+from host.torchserve.launcher import TorchServe
+from tests.support.http_client import Connect
+from tests.support.served_models import Json, Model, assert_close
 
 pytestmark = pytest.mark.e2e
 STEPS = 180

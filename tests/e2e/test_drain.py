@@ -8,10 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from host.torchserve import TorchServe
-
-from .client import Stream, error_code, until
-from .zoo import Json, Model
+from host.torchserve.launcher import TorchServe
+from tests.support.http_client import Stream, error_code, until
+from tests.support.served_models import Json, Model
 
 pytestmark = pytest.mark.e2e
 HORIZON = 400  # steps of forecast with every request: each takes a while

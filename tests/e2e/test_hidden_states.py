@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from host.torchserve import TorchServe
-
-from .client import Connect
-from .zoo import Model, assert_close
+from host.torchserve.launcher import TorchServe
+from tests.support.http_client import Connect
+from tests.support.served_models import Model, assert_close
 
 pytestmark = pytest.mark.e2e
 EVERYTHING = ["prediction", "output", "h_n", "c_n"]

@@ -18,13 +18,13 @@ import httpx
 import pytest
 
 from host.ports import Ports
-from host.torchserve import TorchServe, serving
-from loadtests import history, oracle
+from host.torchserve.launcher import TorchServe, serving
+from loadtests import history
 from loadtests.history import History, Recorder
-from loadtests.oracle import Report
-from tests import valkeys
-
-from .client import until
+from loadtests.oracle import judge as oracle
+from loadtests.oracle.judge import Report
+from tests.support import valkey_server as valkeys
+from tests.support.http_client import until
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).resolve().parents[2]

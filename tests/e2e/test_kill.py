@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from handlers.records import Record
+from handlers.sessions.record import Record
 from handlers.settings import Settings
-from handlers.stores.embedded import EmbeddedStore
-from host.torchserve import TorchServe
-
-from .client import Stream, until
-from .zoo import Model
+from handlers.stores.lmdb import EmbeddedStore
+from host.torchserve.launcher import TorchServe
+from tests.support.http_client import Stream, until
+from tests.support.served_models import Model
 
 pytestmark = pytest.mark.e2e
 HORIZON = 150  # steps of forecast with every request: the worker is busy while the kill comes

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from host.torchserve import TorchServe
+from host.torchserve.launcher import TorchServe
 from loadtests.expected import CLOSE, KINDS, OPEN, RETRY, STEP, Ask, Expected, script, wrong_session
 from loadtests.offline import STEPS, expected
 

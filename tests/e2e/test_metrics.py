@@ -7,10 +7,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from host.torchserve import TorchServe, serving
-
-from .client import Client, until
-from .zoo import Model
+from host.torchserve.launcher import TorchServe, serving
+from tests.support.http_client import Client, until
+from tests.support.served_models import Model
 
 pytestmark = pytest.mark.e2e
 SAMPLE = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")

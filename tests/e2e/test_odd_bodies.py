@@ -8,11 +8,10 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from host.torchserve import TorchServe
-
-from .client import Client, Connect, Stream, error_code, until
-from .odd import Odd, bodies, mutations, undecodable
-from .zoo import Model, assert_close
+from host.torchserve.launcher import TorchServe
+from tests.support.http_client import Client, Connect, Stream, error_code, until
+from tests.support.odd_bodies import Odd, bodies, mutations, undecodable
+from tests.support.served_models import Model, assert_close
 
 pytestmark = pytest.mark.e2e
 CALLERS = 6

@@ -11,10 +11,9 @@ import httpx
 import numpy as np
 import pytest
 
-from host.torchserve import TorchServe
-
-from .client import Client, Connect, Stream, error_code, until
-from .zoo import Json, Model, assert_close
+from host.torchserve.launcher import TorchServe
+from tests.support.http_client import Client, Connect, Stream, error_code, until
+from tests.support.served_models import Json, Model, assert_close
 
 pytestmark = pytest.mark.e2e
 EVERYTHING = ["prediction", "output", "h_n", "c_n", "state"]

@@ -4,10 +4,9 @@ from typing import Any
 
 import pytest
 
-from host.torchserve import TorchServe
-
-from .client import Client, Connect, until
-from .zoo import VERSION, Model, assert_close
+from host.torchserve.launcher import TorchServe
+from tests.support.http_client import Client, Connect, until
+from tests.support.served_models import VERSION, Model, assert_close
 
 pytestmark = pytest.mark.e2e
 

@@ -11,10 +11,9 @@ import pytest
 
 from host.folder import stop
 from host.ports import HostError
-from host.torchserve import TorchServe, serving
-
-from .client import Connect, until
-from .zoo import Model, assert_close
+from host.torchserve.launcher import TorchServe, serving
+from tests.support.http_client import Connect, until
+from tests.support.served_models import Model, assert_close
 
 pytestmark = pytest.mark.e2e
 

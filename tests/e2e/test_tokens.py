@@ -5,10 +5,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from host.torchserve import TorchServe
-
-from .client import Connect
-from .zoo import Model
+from host.torchserve.launcher import TorchServe
+from tests.support.http_client import Connect
+from tests.support.served_models import Model
 
 pytestmark = pytest.mark.e2e
 

@@ -2,11 +2,10 @@
 
 import pytest
 
-from host.torchserve import serving
-from tests import valkeys
-
-from .client import Client
-from .zoo import assert_close
+from host.torchserve.launcher import serving
+from tests.support import valkey_server as valkeys
+from tests.support.http_client import Client
+from tests.support.served_models import assert_close
 
 STEPS = 24
 

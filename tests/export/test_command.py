@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from export import __main__ as command
-from export import archive
+from export.packaging import mar as archive
 
 ROOT = Path(__file__).parents[2]
 SOURCE = """
@@ -158,7 +158,7 @@ def test_killed_while_it_writes_the_old_archive_stands(tmp_path):
     before = target.read_bytes()
     code = (
         "import os, signal, sys, pathlib\n"
-        "from export.archive import write_archive\n"
+        "from export.packaging.mar import write_archive\n"
         "os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)\n"
         "write_archive(pathlib.Path(sys.argv[1]), {'signature.json': b'new' * 100_000})\n"
     )

@@ -13,9 +13,9 @@ import torch
 from onnx.backend.test.case.node import collect_testcases
 from torch import nn
 
-from export import artefacts
-from export.lifting import lift
-from export.verify import onnx_runner, run_in_pieces, torchscript_runner
+from export.lift.lifted import lift
+from export.verify.parity import onnx_runner, run_in_pieces, torchscript_runner
+from export.writers import artefacts
 
 NAMES = ("test_lstm_defaults", "test_lstm_with_initial_bias", "test_lstm_batchwise")
 

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from export import artefacts, verify
 from export.errors import ExportError
-from export.lifting import lift
-from export.verify import TOLERANCE, difference, onnx_runner, random_cuts, run_in_pieces, torchscript_runner
-from tests.export import zoo, zoo_tutorials
+from export.lift.lifted import lift
+from export.verify import parity as verify
+from export.verify.parity import TOLERANCE, difference, onnx_runner, random_cuts, run_in_pieces, torchscript_runner
+from export.writers import artefacts
+from tests.support import model_zoo as zoo
+from tests.support import tutorial_zoo as zoo_tutorials
 
 STREAMING = zoo.STREAMING | zoo_tutorials.STREAMING
 WHOLE = zoo.WHOLE | zoo_tutorials.WHOLE

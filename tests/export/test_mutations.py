@@ -7,10 +7,11 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from export import artefacts, verify
 from export.errors import ParityError
-from export.lifting import lift
-from tests.export.zoo import STREAMING, F, H, LastStep
+from export.lift.lifted import lift
+from export.verify import parity as verify
+from export.writers import artefacts
+from tests.support.model_zoo import STREAMING, F, H, LastStep
 
 CASES = ("last step", "several LSTMs")
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers import batching
-from handlers.batching import OutOfTime, Row, join, split
-from tests.unit.adder import ADDER, PER_STEP, POISON, WHOLE, Adder
+from handlers.inference import batching
+from handlers.inference.batching import OutOfTime, Row, join, split
+from tests.support.adder import ADDER, PER_STEP, POISON, WHOLE, Adder
 
 FORMS = {"sequence": ADDER, "step": PER_STEP}
 lengths = st.lists(st.integers(1, 7), min_size=1, max_size=8)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from handlers.sessions import TABLE, Move, Phase
+from handlers.sessions.machine import TABLE, Move, Phase
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -10,9 +10,9 @@ ROOT = Path(__file__).parents[2]
 SERVED = sorted((ROOT / "handlers").rglob("*.py"))
 STARTED = [*SERVED, *sorted((ROOT / "host").rglob("*.py"))]
 PLACES = {
-    "torch": "handlers/backends/torchscript.py",
-    "onnxruntime": "handlers/backends/ort.py",
-    "lmdb": "handlers/stores/embedded.py",
+    "torch": "handlers/inference/backends/torchscript.py",
+    "onnxruntime": "handlers/inference/backends/onnxruntime.py",
+    "lmdb": "handlers/stores/lmdb.py",
     "valkey": "handlers/stores/valkey.py",
 }
 

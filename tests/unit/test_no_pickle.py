@@ -11,7 +11,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from handlers import state
+from handlers.sessions import state
 
 ROOT = Path(__file__).parents[2]
 SERVED = sorted((ROOT / "handlers").rglob("*.py"))
@@ -88,9 +88,9 @@ WORKER = """
 import sys
 from base64 import b64decode
 from pathlib import Path
-from handlers.opening import open_backend, open_store
-from handlers.deployment import Deployment
-from handlers.service import Service
+from handlers.engine.factory import open_backend, open_store
+from handlers.engine.context import Deployment
+from handlers.engine.service import Service
 from handlers.settings import Settings
 from handlers.signature import Signature
 

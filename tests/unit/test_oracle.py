@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loadtests import oracle
 from loadtests.history import Answer, Ask, History, Operation, Recorder, read
-from loadtests.oracle import Report
+from loadtests.oracle import judge as oracle
+from loadtests.oracle.judge import Report
 
 POOL = np.random.default_rng(0).normal(size=(40, 1))
 KEEP = 3

@@ -9,13 +9,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from handlers.stores.memory import MemoryStore
-from loadtests import caller, oracle
+from loadtests.chaos import caller
 from loadtests.history import Answer, Ask, History, Operation
 from loadtests.lineage import OfflineModel
-from loadtests.oracle import Report
+from loadtests.oracle import judge as oracle
+from loadtests.oracle.judge import Report
 from tests.conftest import Exported, ask, make_service
-
-from .test_oracle import KEEP, POOL, Fading, prediction
+from tests.unit.test_oracle import KEEP, POOL, Fading, prediction
 
 NAMES = ("a", "b", "c")
 seeds = given(st.integers(0, 2**32))

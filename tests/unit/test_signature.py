@@ -6,7 +6,7 @@ import pytest
 
 from handlers.errors import ConfigurationError
 from handlers.signature import Signature, StateEntry
-from tests.unit.signatures import METER, RETRAINED, TRAFFIC
+from tests.support.signatures import METER, RETRAINED, TRAFFIC
 
 DOCUMENT = {
     "format": 1,

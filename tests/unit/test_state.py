@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers import state
 from handlers.errors import InvalidInput, ModelChanged, TooLarge
-from handlers.state import HEADER, CorruptState, State
-from tests.unit.signatures import RETRAINED, TRAFFIC
+from handlers.sessions import state
+from handlers.sessions.state import HEADER, CorruptState, State
+from tests.support.signatures import RETRAINED, TRAFFIC
 
 GOLDEN = Path(__file__).parent / "golden"
 KEY, OTHER_KEY = b"a key of the operator", b"another"

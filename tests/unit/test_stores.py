@@ -5,8 +5,8 @@ import itertools
 import pytest
 
 from handlers.errors import StoreUnavailable
-from handlers.stores import HEAD, Change, Entry
-from tests.unit.kinds import FAR, KINDS, put
+from handlers.stores.base import HEAD, Change, Entry
+from tests.support.store_kinds import FAR, KINDS, put
 
 
 @pytest.fixture

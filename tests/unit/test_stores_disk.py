@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from handlers.errors import StoreUnavailable
-from handlers.stores.embedded import EmbeddedStore
-from tests.unit.kinds import put
+from handlers.stores.lmdb import EmbeddedStore
+from tests.support.store_kinds import put
 
 SPAWN = multiprocessing.get_context("spawn")
 HERE, LARGE = put(b"a", b"here"), b"x" * 100_000

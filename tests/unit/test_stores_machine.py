@@ -7,8 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from handlers.stores import Change, Entry
-from tests.unit.kinds import FAR
+from handlers.stores.base import Change, Entry
+from tests.support.store_kinds import FAR
 
 KEYS = [b"a/1", b"a/2", b"a/22", b"b/1", b"b/\xff"]
 times = st.integers(0, 10).map(lambda n: FAR + n / 2)

@@ -2,7 +2,7 @@
 
 import multiprocessing
 
-from tests.unit.kinds import KINDS, increment
+from tests.support.store_kinds import KINDS, increment
 
 PROCESSES, TIMES, KEYS = 4, 300, [b"traffic/one", b"traffic/other"]
 SPAWN = multiprocessing.get_context("spawn")

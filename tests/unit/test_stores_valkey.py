@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from handlers.engine.factory import open_store
 from handlers.errors import ConfigurationError, StoreUnavailable
-from handlers.opening import open_store
 from handlers.settings import Settings
-from handlers.stores import Entry
+from handlers.stores.base import Entry
 from handlers.stores.valkey import ValkeyStore
-from tests.unit.kinds import put
-from tests.valkeys import free_port, serving, shared_database, shared_store
+from tests.support.store_kinds import put
+from tests.support.valkey_server import free_port, serving, shared_database, shared_store
 
 
 @pytest.fixture

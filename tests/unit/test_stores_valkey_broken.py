@@ -12,11 +12,11 @@ from contextlib import closing
 import pytest
 
 from handlers.errors import StoreUnavailable
-from handlers.stores import Change, Entry
+from handlers.stores.base import Change, Entry
 from handlers.stores.valkey import ValkeyStore
-from tests.cutting import cutting
-from tests.unit.kinds import FAR, put
-from tests.valkeys import ALWAYS, serving
+from tests.support.proxy import cutting
+from tests.support.store_kinds import FAR, put
+from tests.support.valkey_server import ALWAYS, serving
 
 SPAWN = multiprocessing.get_context("spawn")
 PROCESSES, KILLS, BETWEEN, KEYS = 4, 4, 100, [b"traffic/%d" % n for n in range(3)]

@@ -6,12 +6,12 @@ from contextlib import closing, contextmanager
 
 import pytest
 
+from handlers.engine.factory import open_store
 from handlers.errors import StoreUnavailable
-from handlers.opening import open_store
 from handlers.settings import Settings
 from handlers.stores.valkey import ValkeyStore
-from tests.unit.kinds import put
-from tests.valkeys import serving
+from tests.support.store_kinds import put
+from tests.support.valkey_server import serving
 
 
 @contextmanager

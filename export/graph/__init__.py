@@ -1,0 +1,1 @@
+"""Recurrent layers written out as operations that every target can hold."""

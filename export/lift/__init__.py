@@ -1,0 +1,1 @@
+"""Make the recurrent state of an unedited module explicit."""

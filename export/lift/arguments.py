@@ -1,0 +1,183 @@
+"""What a model's forward takes, leaf by leaf, and how each leaf follows from the graph's one x.
+
+The example is taken apart like any nest of tuples, lists and dictionaries. Its first tensor is x, `[B, T, …]` or `[T, B, …]`. Each other
+leaf has a role: a *series* runs beside x, a *static* input holds for a whole sequence, *lengths* are all T here, a *state* is what the
+graph carries, and a *constant* (None, a number, a flag) stays what it is. Series and static inputs ride as columns of the graph's x.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import TreeSpec, tree_unflatten
+
+from export.errors import LiftError
+from export.lift.recorder import Site, State
+
+RIDING = ("x", "series", "static")  # in this order they are the columns of the graph's x
+
+
+@dataclass(frozen=True, eq=False)
+class Leaf:
+    """One leaf of the example, and its role."""
+
+    role: str  # one of RIDING, or "lengths", "state", "constant"
+    value: Any  # as the example has it
+    origin: tuple[Site, int] | None = None  # of a state: which site's, and which of its tensors
+
+    @property
+    def trailing(self) -> tuple[int, ...]:
+        """The axes behind batch and time; behind the batch for a static input."""
+        return tuple(self.value.shape[1 if self.role == "static" else 2 :])
+
+    @property
+    def width(self) -> int:
+        """Columns of the graph's x."""
+        return math.prod(self.trailing) if self.role in RIDING else 0
+
+    def sized(self, axis: int, batch: int, steps: int) -> Any:
+        """The example's own value with `batch` rows and `steps` steps; zeros for a state."""
+        if self.role in ("x", "series"):
+            return resize(resize(self.value, axis, batch), 1 - axis, steps)
+        if self.role == "static":
+            return resize(self.value, 0, batch)
+        if self.role == "lengths":
+            return torch.full((batch,), steps, dtype=self.value.dtype)
+        return torch.zeros_like(resize(self.value, self.value.dim() - 2, batch)) if self.role == "state" else self.value
+
+    def taken_from(self, columns: Tensor, axis: int) -> Tensor:
+        """The model's own argument out of its columns `[B, T, width]`, or out of token ids `[B, T]`."""
+        if self.role == "static":
+            columns = columns[:, -1]  # [B, K]: the same at every step
+        if len(self.trailing) != 1 and columns.dim() > 2 - (self.role == "static"):
+            columns = columns.reshape(*columns.shape[: 1 if self.role == "static" else 2], *self.trailing)
+        columns = columns if self.value.is_floating_point() else columns.to(self.value.dtype)
+        columns = columns.transpose(0, 1) if axis and self.role != "static" else columns
+        return columns.contiguous()  # as a DataLoader gives it: models use view
+
+
+@dataclass(frozen=True, eq=False)
+class Arguments:
+    """All leaves, in the example's order."""
+
+    leaves: tuple[Leaf, ...]
+    spec: TreeSpec
+    axis: int  # of the batch, in the model's own x
+
+    @property
+    def steps(self) -> int:
+        """T of the example."""
+        return int(self._x.value.shape[1 - self.axis])
+
+    @property
+    def tokens(self) -> bool:
+        """Whether the graph's x is token ids `[B, T]`, not numbers `[B, T, F]`."""
+        x = self._x.value
+        return not x.is_floating_point() and x.dim() == 2 and self.width == 1
+
+    @property
+    def width(self) -> int:
+        return sum(leaf.width for leaf in self.leaves)
+
+    @property
+    def static_width(self) -> int:
+        """How many of the last columns hold for a whole sequence."""
+        return sum(leaf.width for leaf in self.leaves if leaf.role == "static")
+
+    @property
+    def _x(self) -> Leaf:
+        return next(leaf for leaf in self.leaves if leaf.role == "x")
+
+    def sized(self, batch: int, steps: int) -> Any:
+        """The example with other sizes."""
+        return tree_unflatten([leaf.sized(self.axis, batch, steps) for leaf in self.leaves], self.spec)
+
+    def window(self) -> Tensor:
+        """The example as the graph takes it, two rows: `[2, T, F]` or `[2, T]`."""
+        if self.tokens:
+            value: Tensor = self._x.sized(self.axis, 2, self.steps)
+            return value.transpose(0, 1).contiguous() if self.axis else value
+        return torch.cat([self._as_columns(leaf) for leaf in self._riding()], -1)
+
+    def _as_columns(self, leaf: Leaf) -> Tensor:
+        value: Tensor = leaf.sized(self.axis, 2, self.steps)
+        if leaf.role == "static":
+            return value.reshape(2, 1, leaf.width).expand(-1, self.steps, -1).float()
+        return (value.transpose(0, 1) if self.axis else value).reshape(2, self.steps, leaf.width).float()
+
+    def _riding(self) -> list[Leaf]:
+        return [leaf for role in RIDING for leaf in self.leaves if leaf.role == role]
+
+    def of(self, x: Tensor, states: Mapping[Site, State]) -> Any:
+        """forward's arguments out of the graph's x; a state that is not among `states` is zeros."""
+        offset, taken = 0, {}
+        for leaf in self._riding():
+            columns = x if leaf.width == self.width else x[..., offset : offset + leaf.width]
+            taken[id(leaf)] = leaf.taken_from(columns, self.axis)
+            offset += leaf.width
+        values = [taken[id(leaf)] if id(leaf) in taken else self._other(leaf, x, states) for leaf in self.leaves]
+        return tree_unflatten(values, self.spec)
+
+    def _other(self, leaf: Leaf, x: Tensor, states: Mapping[Site, State]) -> Any:
+        if leaf.role == "lengths":
+            return torch.full((x.size(0),), x.size(1), dtype=leaf.value.dtype)
+        if leaf.role == "constant":
+            return leaf.value
+        assert leaf.origin is not None
+        site, part = leaf.origin
+        if site in states:
+            return states[site][part]
+        zeros = torch.zeros_like(leaf.value.narrow(leaf.value.dim() - 2, 0, 1))
+        return zeros.expand(*zeros.shape[:-2], x.size(0), zeros.shape[-1])
+
+
+def resize(x: Tensor, axis: int, size: int) -> Tensor:
+    """`x` repeated and cut to `size` along `axis`."""
+    repeats = [1] * x.dim()
+    repeats[axis] = -(-size // x.shape[axis])
+    return x.repeat(*repeats).narrow(axis, 0, size).contiguous()
+
+
+def roles(
+    values: Sequence[Any], spec: TreeSpec, axis: int, states: Mapping[int, tuple[Site, int]], packed: Sequence[Sequence[int]]
+) -> Arguments:
+    """`states` by the leaf's position; `packed` are the lengths that sequences were packed by. Raises LiftError for a leaf of no role."""
+    first = first_tensor(values)
+    x: Tensor = values[first]
+    found = []
+    for position, value in enumerate(values):
+        if position == first:
+            found.append(Leaf("x", value))
+        elif position in states:
+            found.append(Leaf("state", value, states[position]))
+        elif not isinstance(value, Tensor):
+            found.append(Leaf("constant", value))
+        else:
+            found.append(Leaf(_role(value, x.shape[axis], x.shape[1 - axis], axis, packed, position), value))
+    return Arguments(tuple(found), spec, axis)
+
+
+def _role(value: Tensor, batch: int, steps: int, axis: int, packed: Sequence[Sequence[int]], position: int) -> str:
+    whole = not value.is_floating_point()
+    leading = (steps, batch) if axis else (batch, steps)
+    if whole and value.shape == (batch,) and (bool((value == steps).all()) or sorted(value.tolist()) in [sorted(p) for p in packed]):
+        return "lengths"
+    if tuple(value.shape[:2]) == leading and not (value.dim() == 2 and axis == 0 and not whole):
+        return "series"
+    if value.dim() and value.shape[0] == batch and tuple(value.shape[:2]) != leading:
+        return "static"
+    raise LiftError(
+        f"argument {position} of forward, {list(value.shape)} beside x with B={batch} and T={steps}, is not clearly a state, lengths [B], "
+        "a series [B, T, …] or a static input [B, K]: give an example where these sizes differ, or wrap the model in one that takes x alone"
+    )
+
+
+def first_tensor(values: Sequence[Any]) -> int:
+    """Where x is among the leaves."""
+    position = next((i for i, value in enumerate(values) if isinstance(value, Tensor)), None)
+    if position is None:
+        raise LiftError("the example holds no tensor: give forward's arguments, x first")
+    return position

@@ -1,0 +1,122 @@
+"""What cannot be lifted faithfully, said before an artefact is written: randomness, memory outside the state, rows that meet, and more."""
+
+import random
+import traceback
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from export.errors import LiftError
+from export.lift import probe
+from export.lift.arguments import Arguments
+from export.lift.recorder import RECURRENT, Tape
+from export.verify.measure import difference
+
+TOLERANCE = 1e-4  # scaled; what is looked for here is wrong by far more
+RUNS = 16  # of a model that draws random numbers: a fair coin hides 16 times in 65,536
+
+
+def check_precision(model: nn.Module) -> None:
+    """Raises LiftError for weights that are not float32: requests and states are."""
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and value.dtype != torch.float32:
+            raise LiftError(f"{name}: {str(value.dtype).removeprefix('torch.')}, and requests and states are float32: call model.float()")
+
+
+def check_scripted(model: nn.Module) -> None:
+    """Raises LiftError for a recurrent module that TorchScript has already closed."""
+    for path, module in model.named_modules():
+        name = getattr(module, "original_name", "")
+        if isinstance(module, torch.jit.ScriptModule) and name in [kind.__name__ for kind in RECURRENT]:
+            raise LiftError(f"{path}: a scripted {name}, whose state cannot be reached: build it as a plain nn.{name} and load its weights")
+
+
+def check_model(model: nn.Module, arguments: Arguments) -> None:
+    """Raises LiftError with the module's path or the line, the reason, and what to do."""
+    given = arguments.sized(2, arguments.steps)
+    _check_random(model, given)
+    _check_control_flow(model, given)
+
+
+class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the line that first asks torch for random numbers."""
+
+    line = ""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.nondeterministic_seeded in func.tags and not self.line:
+            self.line = probe.last_own_line(traceback.extract_stack())
+        return func(*args, **(kwargs or {}))
+
+
+def _check_random(model: nn.Module, given: Any) -> None:
+    draws = _Draws()  # type: ignore[no-untyped-call]
+    before = random.getstate(), str(np.random.get_state()), torch.get_rng_state()
+    with draws:
+        first = probe.observe(model, given)
+    after = random.getstate(), str(np.random.get_state()), torch.get_rng_state()
+    drew = before[:2] != after[:2] or not torch.equal(before[2], after[2])
+    for _ in range(RUNS if drew else 1):
+        again = probe.observe(model, given)
+        if len(again.outputs) == len(first.outputs) and all(map(torch.equal, first.outputs, again.outputs)):
+            continue
+        pairs = zip(first.calls, again.calls, strict=False)
+        paths = {c.site.path for c, d in pairs if c.given and d.given and not torch.equal(c.given[0], d.given[0])}
+        where = f"{', '.join(sorted(paths))}: begins with a random state" if paths else "two runs on the same input differ"
+        raise LiftError(
+            f"{where}{f' (drawn at {draws.line})' if draws.line else ''}: nothing random can be served; begin with zeros or a parameter, "
+            "and use nn.Dropout, which is off in evaluation mode, or training=self.training"
+        )
+
+
+def _check_control_flow(model: nn.Module, given: Any) -> None:
+    """Run on tensors that have shapes and no values: whatever asks for a value, in an `if` or by `.item()`, cannot be in a graph."""
+    fresh = probe.fresh_copy(model)
+    tape = Tape(fresh)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fakes = tree_map(lambda v: mode.from_tensor(v) if isinstance(v, Tensor) and v.dim() > 1 else v, given)
+        try:
+            with torch.no_grad(), tape.running({}):
+                fresh(*fakes)
+        except (DataDependentOutputException, GuardOnDataDependentSymNode) as e:
+            raise LiftError(
+                f"the model branches on values, or takes one out of a tensor, at {probe.user_line(e)}: a graph has one way through; "
+                "use torch.where, or decide outside the model"
+            ) from e
+        except Exception:  # noqa: BLE001 - an operator without a fake form says nothing about control flow
+            return
+
+
+def check_lifted(model: nn.Module, lifted: Any) -> None:
+    """Raises LiftError unless the lifted module is the model: no other memory, rows apart, the same y from the start of a stream."""
+    generator = torch.Generator().manual_seed(11)
+    x, other = (lifted.inputs(3, lifted.arguments.steps, generator) for _ in range(2))
+    with torch.no_grad():
+        y, _, again = (lifted.module(value, *lifted.start(3))[0] for value in (x, other, x))
+    if not difference(again, y) <= TOLERANCE:
+        raise LiftError(
+            "the model keeps something between calls beside the states of its recurrent modules, and two equal calls differ: make it a "
+            "recurrent state or an input"
+        )
+    with torch.no_grad():
+        alone = torch.cat([lifted.module(x[b : b + 1], *lifted.start(1))[0] for b in range(3)])
+    if not difference(alone, y) <= TOLERANCE:
+        raise LiftError(
+            "rows of a batch influence each other: a row alone gives another y than among others; the server batches strangers, so keep "
+            "axis 0 apart (softmax and mean over other axes, batch_first as x has it)"
+        )
+    found = difference(y, lifted.unmodified(model, x))
+    if not found <= TOLERANCE:
+        packed = bool(probe.observe(model, lifted.arguments.of(x, {})).packed)
+        how = "stepped one by one" if lifted.looping else "with its state lifted out"
+        raise LiftError(
+            f"the model {how} differs from itself over whole sequences by {found:.1e}: y needs more than the carried states"
+            + ("; packing by lengths that are taken from x is not known here: make lengths an argument" if packed else "")
+            + ("; loops over cells cannot look at all steps at once: use an nn.LSTM over the whole sequence" if lifted.looping else "")
+        )

@@ -1,0 +1,132 @@
+"""Where batch and time are in what a model takes and returns, found by changing their sizes and looking."""
+
+import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from export.errors import LiftError
+from export.lift import probe
+from export.lift.arguments import Arguments
+from export.lift.probe import Observation
+
+TRIED = (1, 2, 3, 5, 8, 13)  # lengths tried to find the least that a model takes
+MANY = 512  # a model that takes so many steps takes any number
+
+
+def step_range(model: nn.Module, arguments: Arguments) -> tuple[int, int | None]:
+    """The least and the most T: a model that flattens its window takes one length, a table of positions no more than it holds."""
+    steps = arguments.steps
+
+    def takes(n: int) -> bool:
+        try:
+            probe.observe(model, arguments.sized(2, n))
+        except LiftError:
+            return False
+        return True
+
+    if not takes(steps + 3):
+        return steps, steps
+    least = next((n for n in TRIED if n < steps and takes(n)), steps)
+    most = bisect.bisect_left(range(MANY), True, steps + 4, key=lambda n: not takes(n))
+    return least, None if most == MANY else most - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """An observation and the sizes it was made with."""
+
+    observation: Observation
+    batch: int
+    steps: int
+
+
+def two_sizes(model: nn.Module, arguments: Arguments, steps: tuple[int, int | None]) -> tuple[Seen, Seen]:
+    """The model at two sizes, all four numbers distinct where it allows."""
+    fixed = steps[0] == steps[1]
+    length = arguments.steps if fixed else max(arguments.steps, steps[0], 5)
+    other = length if fixed else length + 3
+    small, large = arguments.sized(2, length), arguments.sized(3, other)
+    return Seen(probe.observe(model, small), 2, length), Seen(probe.observe(model, large), 3, other)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the model's outputs: where it is among them, and where its axes are."""
+
+    index: int
+    batch_axis: int
+    time_axis: int | None  # None: one value a sequence
+    dims: int
+    flat: bool = False  # batch and time are one axis, in this order when batch_axis is 0
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How y is put together from what the model returns."""
+
+    kind: str  # "sequence" | "step"
+    parts: tuple[Part, ...]
+    width: int  # O
+
+    def arrange(self, outputs: Sequence[Tensor], batch: int, steps: int) -> Tensor:
+        """y: `[B, O]`, or `[B, T, O]` per step."""
+        return torch.cat([_arranged(outputs[part.index], part, batch, steps) for part in self.parts], -1)
+
+
+def _arranged(value: Tensor, part: Part, batch: int, steps: int) -> Tensor:
+    value = value if value.is_floating_point() else value.float()
+    if part.flat:
+        return value.reshape(batch, steps, -1) if part.batch_axis == 0 else value.reshape(steps, batch, -1).transpose(0, 1)
+    axes = [(part.batch_axis, batch)] if part.time_axis is None else sorted([(part.batch_axis, batch), (part.time_axis, steps)])
+    for axis, size in axes:  # a model that squeezes its result drops an axis of size 1
+        if value.dim() < part.dims and size == 1:
+            value = value.unsqueeze(axis)
+    if part.time_axis is None:
+        return (value.movedim(part.batch_axis, 0) if part.batch_axis else value).reshape(batch, -1)
+    if (part.batch_axis, part.time_axis) != (0, 1):
+        value = value.movedim((part.batch_axis, part.time_axis), (0, 1))
+    return value.reshape(batch, steps, -1)
+
+
+def find(small: Seen, large: Seen, changed: Observation, arguments: Arguments) -> Layout:
+    """`changed` is `small` with other numbers in row 1 only. Raises LiftError when no output follows the batch."""
+    parts = [p for p in (_part(i, small, large, changed) for i in range(len(small.observation.outputs))) if p is not None]
+    own = [p for p in parts if not _is_state(small.observation.outputs[p.index], small.observation)] or parts[:1]
+    if not own:
+        hint = "; its recurrent modules take x as [T, B, …]: is batch_first=True missing?" if arguments.axis else ""
+        raise LiftError(f"no output of the model has the batch as an axis: return a tensor [B, …] or [B, T, …], and keep rows apart{hint}")
+    kept = tuple(p for p in own if (p.time_axis is None) == (own[0].time_axis is None))
+    seen = small.observation.outputs
+    cells = small.batch * (1 if own[0].time_axis is None else small.steps)
+    width = sum(seen[p.index].numel() // cells for p in kept)
+    return Layout("sequence" if own[0].time_axis is None else "step", kept, width)
+
+
+def _part(index: int, small: Seen, large: Seen, changed: Observation) -> Part | None:
+    a, b = small.observation.outputs[index], large.observation.outputs[index]
+    if a.dim() != b.dim():
+        return None
+    pairs = list(zip(a.shape, b.shape, strict=True))
+    batch = next((i for i, pair in enumerate(pairs) if pair == (small.batch, large.batch)), None)
+    if batch is not None:
+        time = next((i for i, pair in enumerate(pairs) if pair == (small.steps, large.steps) and i != batch), None)
+        fixed = small.steps == large.steps  # then a time axis cannot be told from any other: it is part of y
+        return Part(index, batch, None if fixed else time, a.dim())
+    if pairs and pairs[0] == (small.batch * small.steps, large.batch * large.steps):
+        return Part(index, _flat_order(a, changed.outputs[index], small.batch), 0, a.dim(), flat=True)
+    return None
+
+
+def _flat_order(value: Tensor, changed: Tensor, batch: int) -> int:
+    """0 for `[B*T, …]`, 1 for `[T*B, …]`: in which of the two does a change in row 1 leave row 0 alone."""
+    same = (value == changed).reshape(batch, -1)
+    return 0 if bool(same[0].all()) else 1
+
+
+def _is_state(value: Tensor, observation: Observation) -> bool:
+    """Whether the model merely hands out what its recurrent modules returned: the lifted graph has that already."""
+    known = [t for call in observation.calls for t in (call.output, *call.final)]
+    return any(value.shape == t.shape and torch.equal(value, t) for t in known)

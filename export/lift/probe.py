@@ -1,0 +1,201 @@
+"""Run a model and see what it is: which axes are batch and time, which recurrent calls begin with a state that a stream can carry.
+
+Nothing is read off the model's source or its layers' names; everything here is what it did on inputs. A probe never changes the model
+given: each run takes a fresh copy, so a module that keeps `self.hidden` between calls cannot carry one run into the next.
+"""
+
+import copy
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from export.errors import LiftError
+from export.lift import arguments
+from export.lift.arguments import Arguments
+from export.lift.recorder import Call, Site, Tape
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """One forward pass of a fresh copy."""
+
+    outputs: list[Tensor]
+    calls: list[Call]
+    packed: list[list[int]]  # lengths that sequences were packed by
+
+
+def observe(model: nn.Module, given: Any) -> Observation:
+    """Run a copy of the model once on forward's arguments. Raises LiftError when it raises, with the user's own line."""
+    fresh = fresh_copy(model)
+    tape = Tape(fresh)
+    try:
+        with torch.no_grad(), tape.running({}):
+            result = fresh(*given)
+    except LiftError:
+        raise
+    except Exception as e:
+        reason = " ".join(str(e).split())
+        raise LiftError(
+            f"the model fails on the example: {type(e).__name__}: {reason} (at {user_line(e)}); check the example's shape and dtype"
+        ) from e
+    return Observation(tensors(result), tape.calls, [[int(n) for n in lengths] for lengths in tape.packed])
+
+
+def fresh_copy(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode. Tensors that training left attached to its graph (a kept state, a normed weight) are copied by value."""
+    attached = [t for module in model.modules() for t in tensors(vars(module)) if t.grad_fn is not None]
+    try:
+        fresh = copy.deepcopy(model, {id(t): t.detach().clone() for t in attached}).eval()
+    except Exception as e:
+        raise LiftError(f"the model cannot be copied: {type(e).__name__}: {e}; build it anew from its factory and load the weights") from e
+    for weight in fresh.parameters():
+        if weight.is_leaf:
+            weight.requires_grad_(False)
+    return fresh
+
+
+def tensors(result: Any) -> list[Tensor]:
+    """All tensors in what a model returned, in order; tuples, lists and dictionaries are walked."""
+    if isinstance(result, Tensor):
+        return [result]
+    if isinstance(result, dict):
+        return [t for value in result.values() for t in tensors(value)]
+    if isinstance(result, tuple | list):
+        return [t for value in result for t in tensors(value)]
+    return []
+
+
+def user_line(error: BaseException) -> str:
+    """File and line of the innermost frame outside torch and this package."""
+    return last_own_line(traceback.extract_tb(error.__traceback__))
+
+
+def last_own_line(frames: Sequence[traceback.FrameSummary]) -> str:
+    own = [
+        f
+        for f in frames
+        if "/torch/" not in f.filename and Path(__file__).parents[1] not in Path(f.filename).parents and "<" not in f.filename
+    ]
+    return f"{own[-1].filename}:{own[-1].lineno}" if own else "unknown line"
+
+
+def drawn(window: Tensor, batch: int, steps: int, generator: torch.Generator, static: int = 0) -> Tensor:
+    """Other inputs like `window` `[B, T, F]` or `[B, T]`: its own steps, each number shaken by a tenth of its column's spread.
+
+    Whole numbers may be ids and stay whole; a column of one number gets 0 and 1 beside it, token ids get 0, which often means padding.
+    The last `static` columns hold for all steps.
+    """
+    pool = window.reshape(window.shape[0] * window.shape[1], -1)  # [N, F]
+    at = torch.randint(len(pool), (batch, steps), generator=generator)
+    x = pool[at]  # [batch, steps, F]
+    constant = (pool == pool[0]).all(0)
+    bits = torch.randint(2, x.shape, generator=generator)
+    if not window.is_floating_point():
+        replaced = torch.rand(x.shape, generator=generator) < torch.where(constant, 0.5, 0.1)
+        return torch.where(replaced, bits * constant, x).reshape(batch, steps, *window.shape[2:])
+    ids = whole(window).flatten()
+    spread = torch.where(constant, pool[0].abs().clamp(min=1), pool.std(0, correction=0))
+    shaken = x + 0.1 * spread * torch.randn(x.shape, generator=generator)
+    coarse = torch.where(constant & (torch.rand(x.shape, generator=generator) < 0.5), bits.to(x.dtype), x)
+    x = torch.where(ids, coarse, shaken)
+    if static:
+        x[..., -static:] = x[:, :1, -static:].clone()
+    return x.reshape(batch, steps, *window.shape[2:])
+
+
+def whole(window: Tensor) -> Tensor:
+    """Which columns of `[B, T, F]` hold whole numbers only, and so may be ids."""
+    return (window == window.round()).all(0).all(0)
+
+
+def constant_state(first: Call, second: Call) -> tuple[Tensor, ...] | None:
+    """The initial state of a site, `[rows, size]` each, if it is the same whatever the input: zeros when the model passes none.
+
+    None when it depends on the input: then the model derives it anew in every pass, and there is nothing to carry.
+    """
+    if first.given is None or second.given is None:
+        return tuple(torch.zeros_like(rows(part, 0, first.is_cell)) for part in first.final)
+    pairs = list(zip(first.given, second.given, strict=True))
+    same = all(torch.equal(rows(a, 0, first.is_cell), rows(b, i, first.is_cell)) for a, b in pairs for i in range(second.rows))
+    return tuple(rows(a, 0, first.is_cell) for a, _ in pairs) if same else None
+
+
+def rows(part: Tensor, b: int, is_cell: bool) -> Tensor:
+    """One batch row of a state tensor: `[L*D, size]`, or `[1, size]` for a cell."""
+    return part[b : b + 1] if is_cell else part[:, b]
+
+
+def understand(model: nn.Module, example: Any) -> Arguments:
+    """What each argument is, and which axis of x is the batch: the one that the recurrent modules' batch follows. Raises LiftError."""
+    values, spec = tree_flatten(tuple(example) if isinstance(example, tuple | list) else (example,))
+    x: Tensor = values[arguments.first_tensor(values)]
+    if x.dim() < 2:
+        raise LiftError(
+            f"x is {list(x.shape)}: expected a batch, [B, T, F] or [B, T]; for a model without a batch axis, wrap it in one that takes "
+            "[B, T, …] and gives its LSTM [B, T, F] (batch_first=True) or [T, B, F]"
+        )
+    base = observe(model, tree_unflatten(values, spec))
+    _check_batched(base.calls)
+    states, unclear = _states(model, values, spec), []
+    for axis in (0, 1):
+        try:
+            found = arguments.roles(values, spec, axis, states, base.packed)
+        except LiftError as e:
+            unclear.append(e)
+            continue
+        if _follows(model, found, base.calls, x.shape[axis]):
+            return found
+    raise unclear[0] if len(unclear) == 2 else LiftError(_no_batch(base.calls, x))
+
+
+def _states(model: nn.Module, values: Sequence[Any], spec: Any) -> dict[int, tuple[Site, int]]:
+    """Which leaves are states: those that reach a recurrent call as its initial state, when every leaf is told from every other."""
+    generator, first = torch.Generator().manual_seed(5), arguments.first_tensor(values)
+    floats = [i for i, v in enumerate(values) if i != first and isinstance(v, Tensor) and v.is_floating_point()]
+    marked = [torch.rand(v.shape, generator=generator, dtype=v.dtype) if i in floats else v for i, v in enumerate(values)]
+    if not floats:
+        return {}
+    parts = [(call.site, k, part) for call in observe(model, tree_unflatten(marked, spec)).calls for k, part in enumerate(call.given or ())]
+    found = {}
+    for i in floats:
+        for site, k, part in parts:
+            if i not in found and part.shape == marked[i].shape and torch.equal(part, marked[i]):
+                found[i] = (site, k)
+    return found
+
+
+def _check_batched(calls: Sequence[Call]) -> None:
+    if not calls:
+        raise LiftError(
+            "no nn.LSTM, nn.GRU, nn.RNN or cell was called in the model's forward: there is no state to lift; "
+            "write a recurrence of your own with these, and a scripted one as the plain module"
+        )
+    for call in calls:
+        if call.final[0].dim() != (2 if call.is_cell else 3):
+            raise LiftError(
+                f"{call.site.path}: called without a batch axis, so axis 0 of its input is time: give it [B, T, F] with batch_first=True"
+            )
+
+
+def _follows(model: nn.Module, found: Arguments, calls: Sequence[Call], batch: int) -> bool:
+    """Whether a call that runs over `batch` rows runs over twice as many when x has twice as many."""
+    try:
+        wider = observe(model, found.sized(2 * batch, found.steps)).calls
+    except LiftError:
+        return False
+    return any((a.rows, b.rows) == (batch, 2 * batch) for a, b in zip(calls, wider, strict=False))
+
+
+def _no_batch(calls: Sequence[Call], x: Tensor) -> str:
+    """Why no axis of x is the batch."""
+    call = calls[0]
+    return (
+        f"{call.site.path}: runs over {call.rows} rows, which no axis of x {list(x.shape)} sets alone: the batch is fixed in the model, or "
+        "other axes are folded into it; build states and views with x.size(0), and give the recurrent module one row for each row of x"
+    )

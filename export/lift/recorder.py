@@ -1,0 +1,178 @@
+"""The tape: every recurrent call of a model passes by it, is written down, and may be given another initial state.
+
+For the time of one forward pass, `Tape(model).running(…)` takes over `nn.LSTM.forward` and its kin for the modules of `model`; the user's
+classes and their attributes stay as they are. Nothing of the tape remains in a traced graph: a tracer sees tensors come and go.
+
+Two functions that the model's own files may call are replaced for that time. Packing lets tensors pass: the service never pads, rows of
+different lengths meet in `handlers.inference.batching`. And `len(x)` gives a size that a tracer can follow, where Python's gives a number.
+"""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from types import FunctionType
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import rnn as rnn_utils
+
+from export.errors import LiftError
+from export.graph.rnn import cell_step, scanned, scripted, written_out
+
+RECURRENT = (nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
+State = tuple[Tensor, ...]  # (h, c), or (h,) for GRU and RNN; each [L*D, B, size], or [B, size] for cells
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Site:
+    """One recurrent call of a forward pass: which module, and its how-manieth call."""
+
+    path: str
+    call: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call:
+    """What passed by at one site."""
+
+    site: Site
+    module: nn.Module
+    given: State | None  # the initial state that the model itself passed
+    output: Tensor  # as the module returned it
+    final: State
+
+    @property
+    def is_cell(self) -> bool:
+        return isinstance(self.module, nn.RNNCellBase)
+
+    @property
+    def rows(self) -> int:
+        """Over how many batch rows it ran."""
+        return self.final[0].shape[0 if self.is_cell else 1]
+
+    @property
+    def steps(self) -> int:
+        """Over how many steps it ran."""
+        return 1 if self.is_cell else self.output.shape[1 if getattr(self.module, "batch_first", False) else 0]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("h", "c") if len(self.final) == 2 else ("h",)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Padded:
+    """What a packed sequence is here: every row has all T steps, so packing has nothing to leave out."""
+
+    tensor: Tensor
+    batch_first: bool
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # Python's own questions
+            raise AttributeError(name)
+        raise LiftError(f"the model reads .{name} of a packed sequence: do that on the padded tensor, before packing or after unpacking")
+
+
+class Tape:
+    """`calls` holds the calls of the last forward pass; `carried` the initial states to use instead of the model's own."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.calls: list[Call] = []
+        self.packed: list[Any] = []  # lengths that sequences were packed by
+        self.carried: dict[Site, State] = {}
+        self.scanning = False  # torch.export is looking
+        self._count: Counter[str] = Counter()
+        self._spaces = _namespaces(model)
+        self._paths = {id(m): path for path, m in model.named_modules() if isinstance(m, nn.RNNBase | nn.RNNCellBase)}
+
+    @contextlib.contextmanager
+    def running(self, carried: dict[Site, State], scanning: bool = False) -> Iterator[None]:
+        """For the time of one forward pass."""
+        self.calls, self.packed, self.carried, self.scanning, self._count = [], [], carried, scanning, Counter()
+        stand_ins = {id(rnn_utils.pack_padded_sequence): self._pack, id(rnn_utils.pad_packed_sequence): _pad}
+        swaps = [(space, name, stand_ins[id(value)]) for space in self._spaces for name, value in space.items() if id(value) in stand_ins]
+        swaps += [(space, "len", _len) for space in self._spaces if "len" not in space]
+        with contextlib.ExitStack() as stack:
+            for space, name, value in swaps:
+                stack.enter_context(mock.patch.dict(space, {name: value}))
+            for kind in RECURRENT:
+                stack.enter_context(mock.patch.object(kind, "forward", self._watched(kind.forward)))
+            yield
+
+    def _watched(self, original: Any) -> Any:
+        """A recurrent class's `forward` that passes by the tape; a subclass of the user's reaches it by `super()`."""
+
+        def forward(module: nn.Module, input: Any, hx: Any = None) -> Any:
+            path = self._paths.get(id(module))
+            if path is None:
+                return original(module, input, hx)
+            return self._call(path, module, partial(original, module), input, hx)
+
+        return forward
+
+    def _call(self, path: str, module: Any, original: Any, x: Any, hx: Any) -> Any:
+        site = Site(path, self._count[path])
+        self._count[path] += 1
+        given = None if hx is None else tuple(hx) if isinstance(hx, tuple | list) else (hx,)
+        initial = self.carried.get(site, given)
+        if isinstance(x, rnn_utils.PackedSequence):
+            raise LiftError(
+                f"{path}: given a PackedSequence that the model's own modules did not pack: call pack_padded_sequence in forward"
+            )
+        tensor = x.tensor if isinstance(x, Padded) else x
+        if isinstance(module, nn.RNNCellBase):
+            final = self._run_cell(module, original, tensor, initial)
+            self.calls.append(Call(site, module, given, final[0], final))
+            return _untuple(final)
+        output, final = self._run(module, original, tensor, initial)
+        self.calls.append(Call(site, module, given, output, final))
+        return Padded(output, x.batch_first) if isinstance(x, Padded) else output, _untuple(final)
+
+    def _pack(self, x: Tensor, lengths: Any, batch_first: bool = False, enforce_sorted: bool = True) -> Padded:
+        self.packed.append(lengths)
+        return Padded(x, batch_first)
+
+    def _run_cell(self, module: Any, original: Any, x: Tensor, initial: State | None) -> State:
+        if initial is not None and self.carried:
+            return cell_step(module, x, initial)
+        return _tuple(original(x, None if initial is None else _untuple(initial)))
+
+    def _run(self, module: Any, original: Any, x: Tensor, initial: State | None) -> tuple[Tensor, State]:
+        if initial is not None and self.scanning:
+            return written_out(module, x, initial, scanned)
+        if initial is not None and module.mode == "LSTM" and module.proj_size and torch.onnx.is_in_onnx_export():
+            return written_out(module, x, initial, scripted)
+        output, final = original(x, None if initial is None else _untuple(initial))
+        return output, _tuple(final)
+
+
+def _tuple(state: Any) -> State:
+    return tuple(state) if isinstance(state, tuple | list) else (state,)
+
+
+def _untuple(state: State) -> Any:
+    return state if len(state) == 2 else state[0]
+
+
+def _pad(packed: Padded, batch_first: bool = False, padding_value: float = 0.0, total_length: int | None = None) -> tuple[Tensor, Tensor]:
+    x = packed.tensor if packed.batch_first == batch_first else packed.tensor.transpose(0, 1)
+    lengths = torch.full((x.size(0 if batch_first else 1),), x.size(1 if batch_first else 0), dtype=torch.int64)
+    return x, lengths
+
+
+def _len(value: Any) -> Any:
+    """`len` as a tracer can follow it: the size of axis 0 stays a size."""
+    return value.shape[0] if isinstance(value, Tensor) else len(value)
+
+
+def _namespaces(model: nn.Module) -> list[dict[str, Any]]:
+    """Where the model's own code looks functions up: the files its classes come from, and what packs sequences for them."""
+    functions = [
+        f for module in model.modules() for base in type(module).__mro__ for f in vars(base).values() if isinstance(f, FunctionType)
+    ]
+    own = [f.__globals__ for f in functions if not f.__module__.startswith("torch.")]
+    return list({id(namespace): namespace for namespace in [vars(rnn_utils), *own]}.values())

@@ -1,0 +1,74 @@
+"""The card: what a person says of a model, that no probe can find out: its name, its task, what its features and outputs are called."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from export.errors import CheckpointError
+from export.lift.lifted import Lift
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+TASKS = ("forecast", "regress", "classify")
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a person says of a model."""
+
+    name: str
+    version: str
+    factory: str  # path/to/file.py:function_or_class
+    task: str
+    outputs: tuple[str, ...] = ()  # named y0, y1, … when left out
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    features: tuple[str, ...] = ()  # named x0, x1, … when left out
+    tokens: int = 0  # size of the vocabulary, for token ids
+    feedback: Mapping[str, str] = field(default_factory=dict)
+    frequency: str = ""
+    description: str = ""
+    example: tuple[Any, ...] = ()  # one window as `inputs` would have it; what parity is measured on
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)  # how a client makes its inputs
+    attribution: str = ""
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise CheckpointError(f"name: expected 1 to 64 of the characters A-Z a-z 0-9 _ . -, got {self.name!r}")
+        if self.name.startswith("token"):
+            raise CheckpointError(f'name: {self.name!r} begins with "token", which the host takes for its own address; choose another')
+        if not re.fullmatch(r"\d+(\.\d+)*", self.version):
+            raise CheckpointError(f'version: expected numbers such as "1.0", got {self.version!r}')
+        if self.task not in TASKS:
+            raise CheckpointError(f"task: expected one of {', '.join(TASKS)}, got {self.task!r}")
+        if self.features and self.tokens:
+            raise CheckpointError("features, tokens: a model takes numeric features or token ids; name one of the two")
+
+    @classmethod
+    def read(cls, folder: Path) -> "Card":
+        try:
+            document = orjson.loads((folder / "model.json").read_bytes())
+            for name in ("features", "outputs", "example"):
+                document[name] = tuple(document.get(name, ()))
+            return cls(**document)
+        except (OSError, ValueError, TypeError) as e:
+            raise CheckpointError(f"{folder / 'model.json'}: {e}") from e
+
+    def completed(self, lifted: Lift) -> "Card":
+        """With names for what was left unnamed. Raises CheckpointError where names and the model's sizes differ."""
+        if lifted.tokens != bool(self.tokens):
+            takes, say = ("token ids", "give tokens, the vocabulary's size") if lifted.tokens else ("numbers", "leave tokens out")
+            raise CheckpointError(f"tokens: the model takes {takes}: {say}")
+        columns = lifted.window().shape[-1]
+        features = self.features or (() if self.tokens else tuple(f"x{i}" for i in range(columns)))
+        outputs = self.outputs or tuple(f"y{i}" for i in range(lifted.width))
+        if features and len(features) != columns:
+            raise CheckpointError(f"features: {len(features)} names for {columns} input columns (static inputs count as columns)")
+        if len(outputs) != lifted.width:
+            raise CheckpointError(f"outputs: {len(outputs)} names for {lifted.width} output columns")
+        for output, feature in self.feedback.items():
+            if output not in outputs or feature not in features:
+                raise CheckpointError(f"feedback: {output!r} -> {feature!r} is not an output and a feature of this model")
+        return replace(self, features=features, outputs=outputs)

@@ -1,0 +1,1 @@
+"""Measure every artefact against the unmodified module."""

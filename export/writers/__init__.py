@@ -1,0 +1,1 @@
+"""Write a lifted module as TorchScript, ONNX and a torch.export program."""

@@ -1,0 +1,1 @@
+"""One batch of requests, from decoded to committed."""

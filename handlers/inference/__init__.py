@@ -1,0 +1,1 @@
+"""Sequences of any length through one model, in batches."""

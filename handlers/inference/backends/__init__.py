@@ -1,0 +1,1 @@
+"""The runtimes that run an exported model, behind one interface."""

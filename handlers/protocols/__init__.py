@@ -1,0 +1,1 @@
+"""Bytes to requests, results to bytes: one codec for each protocol."""

@@ -1,0 +1,1 @@
+"""The service's own JSON protocol: requests in, replies out."""

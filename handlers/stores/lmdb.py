@@ -1,0 +1,170 @@
+"""Sessions on the local disk, shared by several worker processes: LMDB, the default store.
+
+Durability: a commit is on the disk (fsync) before it is acknowledged, so neither kill -9 nor a power cut loses an acknowledged step,
+as far as the disk keeps its word; with `store_sync` off kill -9 still loses nothing, and a power cut may lose the last seconds or leave the
+file unreadable. A commit is one transaction: LMDB writes copies of the pages and then one root, so a process that dies in the middle
+leaves the old root. Writers queue on a robust mutex that survives the death of its holder; readers never wait.
+"""
+
+import itertools
+import math
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lmdb
+
+from handlers.errors import StoreUnavailable
+from handlers.stores.base import HEAD, Change, Entry, Swept, Usage
+
+HEADER = struct.Struct("<Qd")  # version, purge_at; the value follows
+PAGE = 1_000  # entries of one read while scanning
+READERS = 512  # threads and processes that may read at once; a slot costs 64 bytes
+PROBE = b"\0probe"
+UNWRITTEN = 1_024  # pages at the end that LMDB may have taken and given back without ever writing them
+T = TypeVar("T")
+
+
+class EmbeddedStore:
+    """One LMDB environment in `folder`. `size` bounds the file; it is address space, not memory."""
+
+    def __init__(self, folder: str, size: int, sync: bool = True) -> None:
+        self._folder = folder
+        self._sweep_after = b""
+        self._env: lmdb.Environment = self._guard(lambda: self._open(size, sync))
+
+    def _open(self, size: int, sync: bool) -> lmdb.Environment:
+        Path(self._folder).mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Sessions are read at random: the kernel's readahead would pull in megabytes for each page of a store that is not in memory.
+        env = lmdb.open(self._folder, map_size=size, max_readers=READERS, sync=sync, mode=0o600, max_spare_txns=2, readahead=False)
+        env.reader_check()  # frees the slots of processes that were killed
+        self._refuse_truncated(env)
+        return env
+
+    def _refuse_truncated(self, env: lmdb.Environment) -> None:
+        """A page read behind the end of its file is a SIGBUS, which no handler survives."""
+        pages, size = env.info()["last_pgno"] + 1, (Path(self._folder) / "data.mdb").stat().st_size
+        if size // env.stat()["psize"] < pages - UNWRITTEN:
+            raise StoreUnavailable(f"store {self._folder}: data.mdb is cut off after {size} bytes of {pages} pages: put a sound copy there")
+
+    def _guard(self, work: Callable[[], T]) -> T:
+        """Translate LMDB's errors, once."""
+        try:
+            return work()
+        except lmdb.MapFullError as e:
+            raise StoreUnavailable(f"store {self._folder}: full at its configured size (store_bytes); nothing was applied") from e
+        except (lmdb.Error, OSError) as e:
+            raise StoreUnavailable(f"store {self._folder}: {e}; nothing was applied") from e
+
+    def get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
+        return self._guard(lambda: self._get_many(keys))
+
+    def _get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
+        with self._env.begin() as transaction:
+            values = [transaction.get(key) for key in keys]
+        return [None if value is None else _decode(value) for value in values]
+
+    def commit_many(self, changes: Sequence[Change]) -> list[bool]:
+        return self._guard(lambda: self._commit_many(changes)) if changes else []
+
+    def _commit_many(self, changes: Sequence[Change]) -> list[bool]:
+        with self._env.begin(write=True) as transaction:  # an exception aborts it: all of the batch or nothing
+            return [_commit(transaction, change) for change in changes]
+
+    def sweep(self, now: float, limit: int) -> Swept:
+        return self._guard(lambda: self._sweep(now, limit))
+
+    def _sweep(self, now: float, limit: int) -> Swept:
+        seen = list(self._headers(self._sweep_after, limit))
+        ends = len(seen) < limit
+        self._sweep_after = b"" if ends else seen[-1][0]
+        stale = [(key, version) for key, version, purge_at in seen if purge_at < now]
+        return Swept(self._remove(stale) if stale else (), [purge_at for _, _, purge_at in seen if purge_at >= now], ends)
+
+    def probe(self) -> None:
+        self._guard(self._probe)
+
+    def _probe(self) -> None:
+        with self._env.begin(write=True) as transaction:
+            transaction.put(PROBE, b"")
+            transaction.delete(PROBE)
+
+    def usage(self) -> Usage:
+        return self._guard(self._usage)
+
+    def _usage(self) -> Usage:
+        """Free pages within the file are not counted: they are used again."""
+        stat = self._env.stat()
+        pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        return Usage(stat["entries"], pages * stat["psize"], self._env.info()["map_size"])
+
+    def _headers(self, after: bytes, limit: int) -> Iterator[tuple[bytes, int, float]]:
+        """Key, version and purge time of up to `limit` entries behind `after`; values stay where they are."""
+        with self._env.begin(buffers=True) as transaction, transaction.cursor() as cursor:
+            if not cursor.set_range(after + b"\0"):
+                return
+            for _, (key, value) in zip(range(limit), cursor.iternext(), strict=False):
+                yield bytes(key), *_head(value)
+
+    def _remove(self, stale: Sequence[tuple[bytes, int]]) -> list[bytes]:
+        """The heads of those that nobody renewed meanwhile. Removing needs pages, too: where few are left, a few are removed at a time."""
+        try:
+            return self._delete(stale)
+        except lmdb.MapFullError:
+            if len(stale) == 1:
+                raise
+        few = max(1, len(stale) // 10)
+        return [head for i in range(0, len(stale), few) for head in self._remove(stale[i : i + few])]
+
+    def _delete(self, stale: Sequence[tuple[bytes, int]]) -> list[bytes]:
+        with self._env.begin(write=True, buffers=True) as transaction:
+            found = {key: bytes(value[: HEADER.size + HEAD]) for key, _ in stale if (value := transaction.get(key)) is not None}
+            gone = [key for key, version in stale if _version(found.get(key)) == version and transaction.delete(key)]
+        return [found[key][HEADER.size :] for key in gone]
+
+    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, Entry]]:
+        """Page by page: a reader that stays open for the whole of a large store would keep old pages from being used again."""
+        first = prefix
+        while page := self._guard(partial(self._page, prefix, first)):
+            yield from page
+            first = page[-1][0] + b"\0"
+
+    def _page(self, prefix: bytes, first: bytes) -> list[tuple[bytes, Entry]]:
+        """Up to `PAGE` entries that begin with `prefix`, from `first` on."""
+        with self._env.begin() as transaction, transaction.cursor() as cursor:
+            if not (cursor.set_range(first) if first else cursor.first()):
+                return []
+            found = itertools.islice(cursor.iternext(), PAGE)
+            return [(key, _decode(value)) for key, value in itertools.takewhile(lambda item: item[0].startswith(prefix), found)]
+
+    def check(self) -> list[str]:
+        problems = []
+        for key, entry in self.scan(b""):
+            if not 0 < entry.version < 2**63:
+                problems.append(f"{key!r}: version {entry.version} is out of range")
+        return problems
+
+    def close(self) -> None:
+        self._env.close()
+
+
+def _commit(transaction: lmdb.Transaction, change: Change) -> bool:
+    if _version(transaction.get(change.key)) != change.expected:
+        return False
+    entry = change.entry
+    return bool(transaction.put(change.key, HEADER.pack(entry.version, entry.purge_at) + entry.value))
+
+
+def _version(value: Any) -> int | None:
+    return None if value is None else _head(value)[0]
+
+
+def _head(value: Any) -> tuple[int, float]:
+    """Version and purge time; of bytes that are none of ours a version that no commit expects, and a time that never comes."""
+    return HEADER.unpack_from(value) if len(value) >= HEADER.size else (0, math.inf)
+
+
+def _decode(value: bytes) -> Entry:
+    return Entry(*_head(value), value[HEADER.size :])

@@ -1,0 +1,1 @@
+"""Start, watch, drain and stop one TorchServe."""

@@ -1,0 +1,5 @@
+import sys
+
+from loadtests.chaos.command import main
+
+sys.exit(main())

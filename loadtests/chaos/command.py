@@ -1,0 +1,80 @@
+"""`python -m loadtests.chaos --url … --token … --record FILE`: does to sessions what clients and networks do, and records all of it.
+
+Retries after timeouts, duplicates at once and delayed, rivals, forks, rewinds, what-ifs, exports and imports, closes and what arrives after
+them, over every URL without stickiness. It judges nothing (`loadtests.oracle` does) and kills nothing: whoever runs it may.
+"""
+
+import argparse
+import asyncio
+import random
+import secrets
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from host.archives import find
+from loadtests.chaos.caller import Caller, Server
+from loadtests.chaos.streams import Family, Stream, opening
+from loadtests.expected import Array
+from loadtests.history import Recorder
+from loadtests.lineage import OfflineModel, pool
+
+GRACE = 30.0  # seconds after the end in which what is open is settled
+
+
+async def play(
+    servers: Sequence[Server], model: str, rows: Array, recorder: Recorder, sessions: int, requests: int, seconds: float, seed: int
+) -> None:
+    """Drive `sessions` streams, of about `requests` each, for `seconds`; returns when all is settled."""
+    draw, run = random.Random(seed), secrets.token_hex(3)  # another run on the same store finds no session of this one
+    stop = time.monotonic() + seconds
+    async with Caller(servers, model, rows, recorder, stop + GRACE) as caller:
+
+        async def family(number: int, wait: float) -> None:
+            await asyncio.sleep(wait)
+            related = Family(f"{run}-{number}", stop)
+            related.start(Stream(caller, related, related.name, f"{seed} {number}", len(rows), requests).run(opening(number)))
+            await related.finish()
+
+        await asyncio.gather(*(family(number, draw.uniform(0, seconds / 5)) for number in range(sessions)))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _options(arguments)
+    archive = {archive.name: archive.path for archive in find(options.store)}.get(options.model)
+    if archive is None:
+        print(f"chaos: {options.store} has no archive of {options.model!r}", file=sys.stderr)
+        return 2
+    rows, servers = pool(archive, options.seed), [Server(url, token) for url, token in zip(options.url, options.token, strict=True)]
+    head = {"model": options.model, "digest": OfflineModel(archive).digest, "pool": options.seed, "urls": options.url}
+    with Recorder(options.record, head) as recorder:
+        play_all = play(servers, options.model, rows, recorder, options.sessions, options.requests, options.seconds, options.seed)
+        asyncio.run(play_all)
+    print(f"chaos: recorded in {options.record}; judge it: python -m loadtests.oracle {options.record} --store {options.store}")
+    return 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m loadtests.chaos", description="Record what a deployment answers to rough clients.")
+    parser.add_argument("--url", action="append", required=True, help="of a server; several share one store of sessions")
+    parser.add_argument("--token", action="append", required=True, help="inference token, one for all or one a URL; @FILE: a key_file.json")
+    parser.add_argument("--store", type=Path, default=Path("model_store"), help="folder with the model's archive (default: model_store)")
+    parser.add_argument("--model", default="traffic")
+    parser.add_argument("--sessions", type=int, default=200, help="streams; forks and imports come on top")
+    parser.add_argument("--requests", type=int, default=60, help="moves of one stream and its forks (default: 60)")
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--record", type=Path, required=True, help="the history; it must not exist yet")
+    options = parser.parse_args(arguments)
+    if len(options.token) == 1:
+        options.token *= len(options.url)
+    if len(options.token) != len(options.url):
+        parser.error(f"--token: {len(options.token)} for {len(options.url)} URLs; give one for all, or one each")
+    if options.record.exists():
+        parser.error(f"--record: {options.record} exists; a history begins with an empty file")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

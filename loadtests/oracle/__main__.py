@@ -1,0 +1,5 @@
+import sys
+
+from loadtests.oracle.judge import main
+
+sys.exit(main())

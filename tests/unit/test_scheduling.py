@@ -1,0 +1,54 @@
+"""The order in which requests may run: no wave touches a session twice, and nothing overtakes within a session."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handlers.engine.task import Task, hanging_on, waves
+from handlers.errors import TooLarge
+from handlers.protocols.native.decode import Request, SessionRef
+
+ids = st.sampled_from("abc")
+refs = st.one_of(
+    st.none(),
+    st.builds(SessionRef, ids),
+    st.tuples(ids, ids).filter(lambda pair: pair[0] != pair[1]).map(lambda pair: SessionRef(pair[0], action="fork", to=pair[1])),
+)
+
+
+def task(ref):
+    return Task(Request(session=ref), 100, id=ref.id if ref else "")
+
+
+@given(st.lists(refs, max_size=8))
+def test_waves_hold_every_task_once_and_keep_each_sessions_order(asked):
+    tasks = [task(ref) for ref in asked]
+    split = waves(tasks)
+    assert sorted(map(id, itertools.chain(*split))) == sorted(map(id, tasks))
+    assert all(split)
+    for wave in split:
+        touched = [name for item in wave for name in item.ids]
+        assert len(set(touched)) == len(touched)
+    level = {id(item): n for n, wave in enumerate(split) for item in wave}
+    for first, second in itertools.combinations(tasks, 2):
+        if set(first.ids) & set(second.ids):
+            assert level[id(first)] < level[id(second)]
+
+
+def test_requests_of_different_sessions_run_together():
+    tasks = [task(ref) for ref in (SessionRef("a"), None, SessionRef("b"), None)]
+    assert waves(tasks) == [tasks]
+
+
+def test_a_fork_touches_both_its_sessions():
+    fork, a, b = task(SessionRef("a", action="fork", to="b")), task(SessionRef("a")), task(SessionRef("b"))
+    assert hanging_on([fork, a, b], {"b"}) == [fork, b]
+    assert hanging_on([fork, a, b], {"a"}) == [fork, a]
+
+
+def test_a_reply_over_its_room_is_refused_with_both_numbers():
+    assert task(None).fit(b"x" * 100) == b"x" * 100
+    with pytest.raises(TooLarge, match="reply: 101 bytes, at most 100 here: send fewer"):
+        task(None).fit(b"x" * 101)
