@@ -125,8 +125,8 @@ def _open(url: str) -> Store:
     return open_store(Settings(store=url))
 
 
-def _sessions(store: Store, prefix: str = "") -> Iterator[Session]:
-    return (Session.read(key, entry) for key, entry in store.scan(prefix.encode()))
+def _sessions(store: Store, prefix: str = "", after: str = "") -> Iterator[Session]:
+    return (Session.read(key, entry) for key, entry in store.scan(prefix.encode(), after.encode()))
 
 
 # stats
@@ -222,8 +222,7 @@ def _sweep(store: Store, options: argparse.Namespace, now: float) -> int:
 
 
 def _list(store: Store, options: argparse.Namespace, now: float) -> int:
-    after = options.after.encode()
-    found = list(islice((s for s in _sessions(store, options.prefix) if s.key > after), options.limit + 1))
+    found = list(islice(_sessions(store, options.prefix, options.after), options.limit + 1))
     for session in found[: options.limit]:
         print(_line(session, now))
     if len(found) > options.limit:

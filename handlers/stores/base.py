@@ -66,8 +66,8 @@ class Store(Protocol):
     def usage(self) -> Usage:
         """How full it is."""
 
-    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, Entry]]:
-        """Every entry whose key begins with `prefix`, in the order of keys."""
+    def scan(self, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, Entry]]:
+        """Yield every entry whose key begins with `prefix` and follows `after`, in the order of keys."""
 
     def check(self) -> list[str]:
         """What is wrong with the stored entries, one sentence each; empty when sound."""

@@ -124,9 +124,9 @@ class EmbeddedStore:
             gone = [key for key, version in stale if _version(found.get(key)) == version and transaction.delete(key)]
         return [found[key][HEADER.size :] for key in gone]
 
-    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, Entry]]:
-        """Page by page: a reader that stays open for the whole of a large store would keep old pages from being used again."""
-        first = prefix
+    def scan(self, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, Entry]]:
+        """Read page by page: a read transaction over a whole large store would keep LMDB from reusing freed pages."""
+        first = max(prefix, after + b"\0") if after else prefix
         while page := self._guard(partial(self._page, prefix, first)):
             yield from page
             first = page[-1][0] + b"\0"

@@ -39,8 +39,8 @@ class MemoryStore:
     def usage(self) -> Usage:
         return Usage(len(self._entries), sum(len(key) + len(entry.value) for key, entry in self._entries.items()), 0)
 
-    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, Entry]]:
-        return ((key, self._entries[key]) for key in sorted(self._entries) if key.startswith(prefix))
+    def scan(self, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, Entry]]:
+        return ((key, self._entries[key]) for key in sorted(self._entries) if key.startswith(prefix) and key > after)
 
     def check(self) -> list[str]:
         return []

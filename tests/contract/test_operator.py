@@ -44,7 +44,14 @@ def service(two, store):
 
 
 class Lent(Wrapped):
-    """LMDB opens a folder once in a process, and here the service has it open."""
+    """The service's own store, as LMDB opens a folder once in a process; `read` counts the entries that a command scanned."""
+
+    read = 0
+
+    def scan(self, prefix, after=b""):
+        for item in self.inner.scan(prefix, after):
+            Lent.read += 1
+            yield item
 
     def close(self):
         pass
@@ -175,7 +182,7 @@ def test_list_gives_one_line_a_session_page_by_page(two, service, store, command
     fill(service, two, ["a", "b", "c/1", "c/2", "d"], steps=3)
     answer(service, act("d", "close"))
     meddle(store, b"two/b", lambda record: b"x")
-    lines, after = [], ""
+    lines, after, read_before = [], "", Lent.read
     while True:
         code, out, err = command("list", "--limit", "2", "--after", after)
         assert code == 0
@@ -183,6 +190,7 @@ def test_list_gives_one_line_a_session_page_by_page(two, service, store, command
         if not err:
             break
         after = err.strip().removeprefix("more: --after ")
+    assert Lent.read - read_before <= 5 + 2, "a page reads its own entries and one more"
     assert [line[:2] for line in lines] == [["two", id] for id in ("a", "b", "c/1", "c/2", "d")]
     assert [line[2] for line in lines] == ["3", "–", "3", "3", "3"]
     assert lines[0][3] == answer(service, act("a", "describe"))["session"]["expires_at"]
@@ -282,7 +290,7 @@ def test_a_store_that_cannot_be_opened_is_exit_2_and_nothing_is_made(tmp_path, c
 
 def test_a_store_that_goes_away_meanwhile_is_exit_2(two, service, store, command, monkeypatch):
     fill(service, two, ["a"])
-    monkeypatch.setattr(type(store), "scan", lambda self, prefix: self.close() or iter(self.get_many([b"x"])))
+    monkeypatch.setattr(type(store), "scan", lambda self, *_: self.close() or iter(self.get_many([b"x"])))
     code, _, err = command("list")
     assert code == 2
     assert err.startswith("host.sessions: store ")
