@@ -15,7 +15,7 @@ from handlers.sessions.record import Record
 from handlers.sessions.state import State
 from handlers.settings import Settings
 from handlers.stores.base import Change, Entry
-from host import sessions
+from host import operator
 from tests.conftest import answer, ask, make_service, refusal
 from tests.support.requests import act, position, step
 from tests.support.store_wrappers import Wrapped
@@ -60,10 +60,10 @@ class Lent(Wrapped):
 @pytest.fixture
 def command(url, store, capsys, monkeypatch):
     """Run one verb; its exit code, standard output and standard error."""
-    monkeypatch.setattr(sessions, "open_store", lambda settings: Lent(store))
+    monkeypatch.setattr(operator, "open_store", lambda settings: Lent(store))
 
     def run(*arguments):
-        code = sessions.main([url, *arguments])
+        code = operator.main([url, *arguments])
         return code, *capsys.readouterr()
 
     return run
@@ -97,15 +97,15 @@ def test_stats_count_each_model_by_phase(two, service, store, command):
     code, out, _ = command("stats", "--json")
     row, unreadable = sorted(json.loads(out), key=lambda row: row["unreadable"])
     assert code == 0
-    assert {name: row[name] for name in sessions.COLUMNS} == {"live": 2, "closed": 1, "expired": 1, "past": 0, "unreadable": 0}
+    assert {name: row[name] for name in operator.COLUMNS} == {"live": 2, "closed": 1, "expired": 1, "past": 0, "unreadable": 0}
     assert (row["model"], row["digest"]) == ("two", two.signature.model_digest[:8])
     assert (unreadable["model"], unreadable["unreadable"], unreadable["oldest"]) == ("two", 1, None)
     assert row["bytes"] == sum(len(k) + len(e.value) for k, e in store.scan(b"") if k != b"two/broken")
     [oldest] = [Record.decode(e.value).created_at for k, e in store.scan(b"two/old")]
-    assert row["oldest"] == sessions.timestamp(oldest)
+    assert row["oldest"] == operator.timestamp(oldest)
     _, table, _ = command("stats")
     head, *lines, last = [line.split() for line in table.splitlines()]
-    assert head == ["model", "digest", *sessions.COLUMNS, "bytes", "oldest"]
+    assert head == ["model", "digest", *operator.COLUMNS, "bytes", "oldest"]
     assert len(lines) == 2
     assert last[:7] == ["all", "–", "2", "1", "1", "0", "1"]
 
@@ -172,7 +172,7 @@ def test_sweep_removes_what_is_past_its_time_and_says_how_much(two, service, sto
 
 
 def test_sweep_comes_to_the_end_of_a_store_of_many(two, store, url, command, monkeypatch):
-    monkeypatch.setattr(sessions, "SLICE", 7)
+    monkeypatch.setattr(operator, "SLICE", 7)
     in_the_past(two, store, [f"old{n:02d}" for n in range(50)], 10.0, 10.0)
     command("sweep")
     assert list(store.scan(b"")) == []
@@ -280,7 +280,7 @@ def test_a_command_that_is_none_does_nothing(two, service, command, capsys, argu
     ],
 )
 def test_a_store_that_cannot_be_opened_is_exit_2_and_nothing_is_made(tmp_path, capsys, place, said, verb):
-    code = sessions.main([place.format(folder=tmp_path, port=free_port()), verb])
+    code = operator.main([place.format(folder=tmp_path, port=free_port()), verb])
     out, err = capsys.readouterr()
     assert (code, out) == (2, "")
     assert said in err
