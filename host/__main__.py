@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -91,7 +92,7 @@ def _greeting(server: TorchServe) -> str:
 token     {server.folder / "key_file.json"}
 sessions  {masked(server.sessions)}
 metrics   {server.metrics_url}
-try       curl -s {server.url}/predictions/{archive.name} -H "Authorization: Bearer $(python -m host token --folder {server.folder})" \\
+try       curl -s {server.url}/predictions/{archive.name} -H "Authorization: Bearer $(python -m host token --folder {shlex.quote(str(server.folder))})" \\
             -H 'Content-Type: application/json' -d '{body}'
 Ctrl-C drains and stops."""
 

@@ -87,7 +87,7 @@ def test_serve_says_where_it_is_answers_tells_its_health_and_stops_on_an_interru
     assert health(running.folder) == 2, "there is no server in that folder yet"
     url = until(lambda: running.process.poll() is not None or running.said(r"^ready at (\S+)$"), "ready")
     assert isinstance(url, re.Match), "".join(running.lines)
-    token_file = until(lambda: running.said(r"^token +(\S+)$"), "the file of the token")[1]
+    token_file = until(lambda: running.said(r"^token +(.+)$"), "the file of the token")[1]
     token = printed("token", "--folder", running.folder)
     assert token == json.loads(Path(token_file).read_text())["inference"]["key"]
     assert token not in "".join(running.lines)
