@@ -88,11 +88,12 @@ def _greeting(server: TorchServe) -> str:
     archive = server.archives[-1]
     streams = archive.signature["streaming"]["possible"]
     body = json.dumps(archive.example() | ({"session": {"id": "my-stream", "step": 0}} if streams else {}))
+    token = f"python -m host token --folder {shlex.quote(str(server.folder))}"
     return f"""ready at {server.url}
 token     {server.folder / "key_file.json"}
 sessions  {masked(server.sessions)}
 metrics   {server.metrics_url}
-try       curl -s {server.url}/predictions/{archive.name} -H "Authorization: Bearer $(python -m host token --folder {shlex.quote(str(server.folder))})" \\
+try       curl -s {server.url}/predictions/{archive.name} -H "Authorization: Bearer $({token})" \\
             -H 'Content-Type: application/json' -d '{body}'
 Ctrl-C drains and stops."""
 
