@@ -1,7 +1,7 @@
 """Count and measure in memory what one worker does, and hand it out as increments.
 
-`METRICS` is the one table of names; config/metrics.yaml and docs/metrics.md say the same, and a test compares them. A histogram is handed out
-as Prometheus stores it: cumulative counters by upper bound (`le`), a sum and a count, so that those of several workers add up.
+`METRICS` is the one table of names; config/metrics.yaml and docs/metrics.md say the same, and a test compares them. A histogram is
+handed out as Prometheus stores it: cumulative counters by upper bound (`le`), a sum and a count, so that those of several workers add up.
 """
 
 import time
