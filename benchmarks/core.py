@@ -39,7 +39,7 @@ def bare(backend: object, signature: Signature, size: int) -> Work:
     """ONNX Runtime alone: arrays in, arrays out."""
     x = np.zeros((size, 1, FEATURES), np.float32)
     states = batching.split(np.zeros((size, signature.state_length), np.float32), signature)
-    return lambda n: backend.run(x, states, False)  # type: ignore[attr-defined, no-any-return]
+    return lambda n: backend.run(x, states, False)  # type: ignore[attr-defined]
 
 
 def bodies(frontend: Frontend, size: int, as_instances: bool) -> Work:
@@ -98,9 +98,7 @@ def main() -> int:
     parser.add_argument("--raw", type=Path, help="where to write the numbers as JSON")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print(
-        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores, {platform.machine()}; microseconds a row (ratio to bare ONNX Runtime)"
-    )
+    print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores, {platform.machine()}; µs a row (ratio to bare ONNX Runtime)")
     results = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
