@@ -15,7 +15,7 @@ import orjson
 from locust import FastHttpUser, constant, events
 from locust.env import Environment
 
-from loadtests.expected import CLOSE, PREDICT, RETRY, WINDOW, Ask, Expected, body, script, wrong_session
+from loadtests.load.expected import CLOSE, PREDICT, RETRY, WINDOW, Ask, Expected, body, script, wrong_session
 
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]  # Locust is not followed

@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 
 from examples import traffic_data
-from loadtests.expected import WINDOW, Array, Expected
+from loadtests.load.expected import WINDOW, Array, Expected
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its Linux wheels report home from 1.29 on, as soon as they are imported
 import onnxruntime

@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import orjson
 
-from loadtests.expected import Array
 from loadtests.history import Answer, Ask, Recorder
+from loadtests.load.expected import Array
 
 PATIENT = 30.0  # seconds for an answer, where the client is not in a hurry
 PAUSE = 0.02, 0.5  # seconds before the same request is sent again: at first, and at most

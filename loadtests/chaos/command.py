@@ -16,9 +16,9 @@ from pathlib import Path
 from host.archives import find
 from loadtests.chaos.caller import Caller, Server
 from loadtests.chaos.streams import Family, Stream, opening
-from loadtests.expected import Array
 from loadtests.history import Recorder
-from loadtests.lineage import OfflineModel, pool
+from loadtests.load.expected import Array
+from loadtests.oracle.lineages import OfflineModel, pool
 
 GRACE = 30.0  # seconds after the end in which what is open is settled
 

@@ -16,9 +16,9 @@ import numpy as np
 
 from host.archives import find
 from loadtests import history
-from loadtests.expected import Array
 from loadtests.history import History, Operation
-from loadtests.lineage import Lineages, Model, OfflineModel, pool
+from loadtests.load.expected import Array
+from loadtests.oracle.lineages import Lineages, Model, OfflineModel, pool
 from loadtests.oracle.search import LIMIT, Search, Verdict
 from loadtests.oracle.specification import ABSENT_PHASE, Specification
 

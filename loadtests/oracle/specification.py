@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from loadtests.expected import Array
 from loadtests.history import Answer, Ask, Operation
-from loadtests.lineage import Lineage, Lineages
+from loadtests.load.expected import Array
+from loadtests.oracle.lineages import Lineage, Lineages
 
 Request = tuple[Any, ...]  # equal for a request and its repetition, and for no other
 TOLD = ("status", "code", "session", "step", "replayed", "closed", "expected")  # by an answer, and compared as it is

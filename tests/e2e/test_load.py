@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from host.torchserve.launcher import TorchServe
-from loadtests.expected import CLOSE, KINDS, OPEN, RETRY, STEP, Ask, Expected, script, wrong_session
+from loadtests.load.expected import CLOSE, KINDS, OPEN, RETRY, STEP, Ask, Expected, script, wrong_session
 from loadtests.offline import STEPS, expected
 
 ROOT = Path(__file__).resolve().parents[2]

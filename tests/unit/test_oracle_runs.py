@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from handlers.stores.memory import MemoryStore
 from loadtests.chaos import caller
 from loadtests.history import Answer, Ask, History, Operation
-from loadtests.lineage import OfflineModel
 from loadtests.oracle import judge as oracle
 from loadtests.oracle.judge import Report
+from loadtests.oracle.lineages import OfflineModel
 from tests.conftest import Exported, ask, make_service
 from tests.unit.test_oracle import KEEP, POOL, Fading, prediction
 

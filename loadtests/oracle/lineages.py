@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import orjson
 
-from loadtests.expected import Array
+from loadtests.load.expected import Array
 from loadtests.offline import expected, load
 
 State = Any  # a model's own
