@@ -22,7 +22,7 @@ from host.archives import Archive, find
 from host.ports import HostError
 from host.torchserve.launcher import serving
 from loadtests.load.expected import KINDS, PREDICT, Expected
-from loadtests.offline import expected
+from loadtests.offline import OfflineModel
 
 ROOT = Path(__file__).resolve().parents[2]
 PREFERRED = "traffic"
@@ -87,7 +87,7 @@ def _choose(archives: Sequence[Archive], name: str) -> Archive:
 
 def _prepare(archive: Archive, path: Path) -> Path:
     print(f"load: running {archive.name} offline for the answers to expect", flush=True)
-    expected(archive.path).save(path)
+    Expected.compute(OfflineModel(archive.path)).save(path)
     return path
 
 
