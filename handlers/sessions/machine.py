@@ -141,13 +141,19 @@ def operation(ref: SessionRef, request_hash: bytes, record: Record | None, phase
         return _action(ref, request_hash, record, phase)
     if record is None or phase in (Phase.ABSENT, Phase.EXPIRED):
         return Operation.START if ref.step == 0 or ref.id is None else Operation.NEXT if ref.step is None else Operation.WRONG_STEP
-    if ref.step == record.last_step < record.state.position and request_hash == record.last_hash:
+    if _is_last_step(ref, request_hash, record):
         return Operation.REPEAT_STEP
     if ref.generation is not None and ref.generation != record.generation:
         return Operation.WRONG_STEP
     if ref.step is None or ref.step == record.state.position:
         return Operation.NEXT
     return Operation.START if ref.step == 0 else Operation.WRONG_STEP
+
+
+def _is_last_step(ref: SessionRef, request_hash: bytes, record: Record) -> bool:
+    if ref.step != record.last_step or request_hash != record.last_hash:
+        return False
+    return ref.generation is None or ref.generation == record.last_generation
 
 
 def _action(ref: SessionRef, request_hash: bytes, record: Record | None, phase: Phase) -> Operation:

@@ -27,9 +27,9 @@ from handlers.sessions.state import MAX_POSITION, CorruptState, State
 
 MAGIC, FORMAT = b"CSRE", 2
 PREFIX = struct.Struct("<4sBB")  # magic, format, closed: the same in every format
-# … kept states, created, expires, last step, last hash, action hash, generation, model digest, S; lengths of version and answer;
+# … kept states, created, expires; last step, hash and generation; action hash, generation, model digest, S; lengths of version and answer;
 # kind, columns and rows of the recent inputs
-HEADER = struct.Struct("<4sBBHddQ16s16sQ16sIBIBHI")
+HEADER = struct.Struct("<4sBBHddQ16sQ16sQ16sIBIBHI")
 POSITION = struct.Struct("<Q")
 KINDS: dict[int, np.dtype[Any]] = {0: np.dtype("<f4"), 1: np.dtype("<i8")}  # of the recent inputs: features, token ids
 CHECKSUM_BYTES = 8
@@ -50,6 +50,7 @@ class Record:
     expires_at: float
     last_step: int  # the position before the last applied step
     last_hash: bytes = NO_HASH  # of the last applied step
+    last_generation: int = 0  # the generation in which it was applied
     answer: bytes = b""  # the arrays of the answer to it, packed
     version: str = ""  # of the model that made the answer
     action_hash: bytes = NO_HASH  # of the fork, import or rewind that left the session as it is; a step clears it
@@ -85,7 +86,7 @@ class Record:
         state, version = self.state, self.version.encode()
         header = HEADER.pack(
             MAGIC, FORMAT, self.closed, len(self.history), self.created_at, self.expires_at, self.last_step, self.last_hash,
-            self.action_hash, self.generation, state.digest, state.values.size, len(version), len(self.answer), kind, columns, rows,
+            self.last_generation, self.action_hash, self.generation, state.digest, state.values.size, len(version), len(self.answer), kind, columns, rows,
         )  # fmt: skip
         parts = [header, version, self.answer]
         for kept in (state, *self.history):
@@ -158,8 +159,8 @@ def _decode(data: bytes) -> Record:
     if xxh3_64(memoryview(data)[:end]).digest() != data[end:]:
         raise CorruptState("its checksum does not match")
     (
-        _, _, closed, kept, created, expires, last_step, last_hash, action_hash, generation, digest, size, version_length, answer_length,
-        kind, columns, rows,
+        _, _, closed, kept, created, expires, last_step, last_hash, last_generation, action_hash, generation, digest, size, version_length,
+        answer_length,         kind, columns, rows,
     ) = HEADER.unpack_from(data)  # fmt: skip
     answer_start = HEADER.size + version_length
     states_start = answer_start + answer_length
@@ -173,8 +174,8 @@ def _decode(data: bytes) -> Record:
     except UnicodeDecodeError as e:
         raise CorruptState("the version of its model is no text") from e
     return Record(
-        states[0], created, expires, last_step, last_hash, data[answer_start:states_start], version, action_hash, generation,
-        closed == 1, tuple(states[1:]), recent,
+        states[0], created, expires, last_step, last_hash, last_generation, data[answer_start:states_start], version, action_hash,
+        generation, closed == 1, tuple(states[1:]), recent,
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ OURS, THEIRS = bytes(range(16)), bytes(range(16, 32))
 APPLIED, ANOTHER = b"a" * 16, b"b" * 16  # hashes of requests
 NOW, TTL, TOMBSTONE = 1_000.0, 60.0, 30.0
 RULES = PhaseRules(OURS, TOMBSTONE, rewarm_steps=2, columns=3)
-LIVE = Record(State(np.ones(4, np.float32), 7, OURS), 900.0, NOW + TTL, 5, APPLIED, b"", "1.0", generation=2)
+LIVE = Record(State(np.ones(4, np.float32), 7, OURS), 900.0, NOW + TTL, 5, APPLIED, 1, version="1.0", generation=2)
 FOREIGN = replace(LIVE, state=replace(LIVE.state, digest=THEIRS))
 
 RECORDS: dict[Phase, Record | None] = {
@@ -144,6 +144,7 @@ STEPS = {
     "without a step, and equal to the last": (ref(), APPLIED, Operation.NEXT),
     "the last one again": (ref(5), APPLIED, Operation.REPEAT_STEP),
     "the last one again, after a rewind to here": (ref(5, generation=1), APPLIED, Operation.REPEAT_STEP),
+    "the last one again, as if it had been sent later": (ref(5, generation=2), APPLIED, Operation.WRONG_STEP),
     "the last one's step, another request": (ref(5), ANOTHER, Operation.WRONG_STEP),
     "behind": (ref(3), APPLIED, Operation.WRONG_STEP),
     "amid the last one": (ref(6), APPLIED, Operation.WRONG_STEP),
