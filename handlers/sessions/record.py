@@ -86,7 +86,8 @@ class Record:
         state, version = self.state, self.version.encode()
         header = HEADER.pack(
             MAGIC, FORMAT, self.closed, len(self.history), self.created_at, self.expires_at, self.last_step, self.last_hash,
-            self.last_generation, self.action_hash, self.generation, state.digest, state.values.size, len(version), len(self.answer), kind, columns, rows,
+            self.last_generation, self.action_hash, self.generation, state.digest, state.values.size, len(version),
+            len(self.answer), kind, columns, rows,
         )  # fmt: skip
         parts = [header, version, self.answer]
         for kept in (state, *self.history):

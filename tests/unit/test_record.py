@@ -31,7 +31,8 @@ arrays = st.dictionaries(
     st.text("abc_n", min_size=1, max_size=9), shapes.map(lambda shape: np.arange(np.prod(shape), dtype=np.float32).reshape(shape))
 )
 records = st.builds(
-    Record, states, times, times, st.integers(0, 2**53), hashes, st.integers(0, 2**53), arrays.map(pack_arrays), st.text(max_size=9), hashes,
+    Record, states, times, times, st.integers(0, 2**53), hashes, st.integers(0, 2**53), arrays.map(pack_arrays), st.text(max_size=9),
+    hashes,
     st.integers(0, 2**53), st.booleans(), st.lists(states, max_size=3).map(tuple), st.one_of(st.none(), features, tokens),
 )  # fmt: skip
 
