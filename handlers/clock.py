@@ -18,10 +18,10 @@ def uptime() -> float:
 
 
 class ClockGuard:
-    """Return seconds since the epoch when called: those of `wall`, as long as it advances with `elapsed`.
+    """Return seconds since the epoch when called: those of `wall` while it advances with `elapsed`.
 
-    When `wall` jumps by more than `TOLERANCE`, time goes on from before the jump, by `elapsed`. `on_jump` is called, and the jump is logged.
-    A jump that has lasted `confirm_after` seconds is believed, and so is a jump back to the time from before. One thread may use a guard.
+    When `wall` jumps by more than `TOLERANCE`, time goes on from before the jump by `elapsed`; `on_jump` is called, and the jump logged.
+    A jump that has lasted `confirm_after` seconds is followed, and so is a jump back to the time from before. One thread may use a guard.
     """
 
     def __init__(

@@ -121,7 +121,16 @@ class QuotaExceeded(ServiceError):
 
 
 class StoreUnavailable(ServiceError):
+    """`message` is for the log and may name addresses and files; clients read `public`."""
+
     code, retryable = "store_unavailable", True
+
+    def __init__(self, message: str, public: str = "the session store is unavailable", **details: Any) -> None:
+        super().__init__(message, **details)
+        self.public = public
+
+    def body(self) -> dict[str, Any]:
+        return super().body() | {"message": self.public}
 
 
 class Draining(ServiceError):

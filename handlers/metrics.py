@@ -74,6 +74,7 @@ COUNTERS = {
     "commit_conflicts_total": ((), "records that another worker had changed first, and forks of those"),
     "retries_total": ((), "request objects served once more after such a conflict"),
     "store_errors_total": (("operation",), "failures of the store, by read, commit, sweep or usage"),
+    "clock_jumps_total": ((), "jumps of the machine's clock that expiry did not follow"),
 }
 KNOWN: dict[str, list[tuple[str, ...]]] = {  # exported as 0 from the start: otherwise `rate()` misses the first increment
     **{name: [()] for name, (labels, _) in COUNTERS.items() if not labels},
@@ -86,6 +87,7 @@ HISTOGRAMS = {
 }
 METRICS: dict[str, Metric] = {
     **{name: Metric(Kind.COUNTER, "Count", (*MODEL, *labels), help) for name, (labels, help) in COUNTERS.items()},
+    "store_available": Metric(Kind.GAUGE, "Count", MODEL, "1 while the session store works, 0 while it is unavailable"),
     "sessions": Metric(Kind.GAUGE, "Count", ("phase",), "sessions in the store, of all models: live, or ended and still remembered"),
     **{
         f"{name}_{part}": Metric(Kind.COUNTER, unit, (*h.labels, *more), h.help)
@@ -136,8 +138,12 @@ class Telemetry:
             counts, gauges, observed = self._counts, self._gauges, self._observed
             self._counts, self._gauges, self._observed = {}, {}, {}
         samples = [self._sample(name, (*self._model, *labels), value) for (name, labels), value in counts.items()]
-        samples += [self._sample(name, labels, value) for (name, labels), value in gauges.items()]
+        samples += [self._sample(name, self._gauge_labels(name, labels), value) for (name, labels), value in gauges.items()]
         return samples + [sample for key, numbers in observed.items() for sample in self._unfold(key, numbers)]
+
+    def _gauge_labels(self, name: str, labels: tuple[str, ...]) -> tuple[str, ...]:
+        """Prepend the model to the labels of a gauge that has it; the number of sessions is that of a whole store."""
+        return (*self._model, *labels) if METRICS[name].labels[: len(MODEL)] == MODEL else labels
 
     def _unfold(self, key: Key, numbers: Sequence[float]) -> Iterator[Sample]:
         (name, labels), below = key, 0.0

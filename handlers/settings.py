@@ -46,6 +46,7 @@ class Settings:
     rewarm_steps: int = 0  # recent inputs that a session keeps, to rebuild its state when the model has changed
     max_sessions: int = 0  # in the store, above which no session is created; 0: no quota
     max_stored_bytes: int = 0  # the same for what they take; 0: seven eighths of what the store has room for
+    clock_confirmation: float = 3_600.0  # for which a jump of the clock must last until expiry follows it
     sweep_interval: float = 1.0  # between two slices of the sweep
     sweep_slice: int = 1_000  # entries looked at in one slice
     commit_attempts: int = 8  # tries at a contended session before 429

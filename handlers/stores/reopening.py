@@ -11,6 +11,7 @@ from handlers.stores.base import Change, Entry, Store, Swept, Usage
 log = logging.getLogger("cellstate")
 REOPEN_AFTER = 0.5  # seconds between two tries to open the store
 MAX_PAUSE = 1.0  # seconds for which calls fail at once after one that failed slowly
+NOT_APPLIED = "nothing was applied"
 T = TypeVar("T")
 
 
@@ -18,8 +19,8 @@ class ReopeningStore:
     """Pass every call on to the store that `open_store` opens. `on_change` is told when the store goes away and when it is back.
 
     While the store cannot be opened, calls raise StoreUnavailable at once, and it is tried again every `REOPEN_AFTER` seconds. When a call
-    fails slowly, as one that waits for a server that hangs, later calls fail at once for as long as that one took, up to `MAX_PAUSE`: a batch
-    must not wait for each of its calls in turn.
+    fails slowly, as one that waits for a server that hangs, later calls fail at once for as long as that one took, up to `MAX_PAUSE`: a
+    batch must not wait for each of its calls in turn.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class ReopeningStore:
     def _call(self, operation: str, work: Callable[[Store], T]) -> T:
         started = self._clock()
         if started < self._retry_at:
-            raise StoreUnavailable(f"{self._reason} a moment ago; nothing was applied")
+            raise StoreUnavailable(f"{self._reason} a moment ago; {NOT_APPLIED}", f"the session store is unavailable; {NOT_APPLIED}")
         try:
             result = work(self._opened())
         except StoreUnavailable as e:
@@ -84,7 +85,7 @@ class ReopeningStore:
             except ConfigurationError as e:
                 if self._failing is None:
                     raise  # at the start: the worker must not start
-                raise StoreUnavailable(f"{e.message}; nothing was applied") from e
+                raise StoreUnavailable(f"{e.message}; {NOT_APPLIED}", f"the session store is unavailable; {NOT_APPLIED}") from e
             try:
                 store.probe()
             except BaseException:
