@@ -8,7 +8,6 @@ from typing import Any
 import httpx
 
 from host.archives import Archive
-from host.torchserve.configuration import Addresses
 
 HEALTH_TIMEOUT = 5.0  # seconds in which a request must be answered
 SCALE_TIMEOUT = 60.0  # seconds in which TorchServe must have ended or started the workers of a model
@@ -36,11 +35,13 @@ def _code(response: httpx.Response) -> str:
 class Management:
     """The management API of one start of TorchServe, and the tokens that TorchServe wrote at that start.
 
+    A `model` is a name, for the default version, or `name/version`.
+
     The tokens are kept once they were read: a server whose key_file.json is gone can still be asked, drained and stopped.
     """
 
-    def __init__(self, addresses: Addresses, key_file: Path) -> None:
-        self._url, self._key_file = addresses.management_url, key_file
+    def __init__(self, url: str, key_file: Path) -> None:
+        self._url, self._key_file = url, key_file
         self._keys: dict[str, str] = {}
 
     def token(self, kind: str) -> str:
@@ -62,10 +63,10 @@ class Management:
     def is_ready(self, url: str, archive: Archive) -> bool:
         """Return whether every worker of the model is READY and the model answers a prediction: `/ping` of TorchServe says neither."""
         try:
-            workers = self.describe(archive.name)["workers"]
+            workers = self.describe(archive.address)["workers"]
             if not all(worker["status"] == "READY" for worker in workers):
                 return False
-            return failure(url, archive.name, archive.example(), self.headers("inference")) is None
+            return failure(url, archive.address, archive.example(), self.headers("inference")) is None
         except (httpx.HTTPError, OSError, ValueError, KeyError):
             return False
 
@@ -81,8 +82,15 @@ class Management:
         workers = max(1, int(self.describe(model)["minWorkers"]))
         for count in (0, workers):
             parameters: dict[str, str | int] = {"min_worker": count, "max_worker": count, "synchronous": "true"}
-            url, headers = f"{self._url}/models/{model}", self.headers("management")
-            httpx.put(url, params=parameters, headers=headers, timeout=SCALE_TIMEOUT).raise_for_status()
+            self._put(f"models/{model}", parameters)
+
+    def set_default(self, archive: Archive) -> None:
+        """Let this version answer requests that name none. Raises httpx.HTTPError."""
+        self._put(f"models/{archive.address}/set-default", {})
+
+    def _put(self, path: str, parameters: Mapping[str, str | int]) -> None:
+        url, headers = f"{self._url}/{path}", self.headers("management")
+        httpx.put(url, params=dict(parameters), headers=headers, timeout=SCALE_TIMEOUT).raise_for_status()
 
     def queue_is_empty(self, model: str) -> bool:
         """Return whether no request of the model waits in TorchServe's queue; False when TorchServe does not say."""

@@ -83,7 +83,7 @@ def test_a_server_starts_and_a_dead_worker_starts_again_without_the_store_and_bo
     environment = {"CELLSTATE_STORE": store.url, "CELLSTATE_METRICS_INTERVAL": "0.2"}
     try:
         with serving(tmp_path / "run", lone_store, environment=environment) as server, Client(server, "one") as client:
-            assert health(server.folder) == (1, "not healthy: one (store_unavailable)")
+            assert health(server.folder) == (1, "not healthy: one/1.0 (store_unavailable)")
             until(lambda: "cellstate_store_available{" in metrics(server) and available(server) == 0.0, "a metric that says it")
             store.start()
             assert seconds_until_served(client, {"inputs": x[:1], "session": {"id": session, "step": 0}}) < 5
