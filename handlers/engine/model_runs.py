@@ -125,10 +125,10 @@ def _arrays(
         arrays["forecast"] = forecast
     if "output" in returns and output is not None:
         arrays["output"] = output[run.rewarmed :]
-    if any(entry.output in returns for entry in signature.state):
-        for entry, tensor in zip(signature.state, batching.split(state[None], signature), strict=True):
-            if entry.output in returns:
-                arrays[entry.output] = tensor[:, 0]  # [L*D, size]
+    wanted = [name for name in signature.state_outputs if name in returns]
+    if wanted:
+        tensors = dict(zip(signature.state_outputs, batching.split(state[None], signature), strict=True))
+        arrays |= {name: tensors[name][:, 0] for name in wanted}  # [L*D, size]
     return arrays
 
 

@@ -1,6 +1,7 @@
 """Requests and results as every protocol has them: names and arrays, no protocol's encoding."""
 
 import hashlib
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -46,11 +47,15 @@ class Request:
         if ref is not None and ref.action is not Action.STEP:
             head += f"|{ref.action}|{ref.id}|{ref.step}|{ref.from_step}".encode()
             head += b"" if ref.generation is None else f"|{ref.generation}".encode()
-        parts = [head, *(array.tobytes() for array in (self.inputs, self.future) if array is not None)]
+        parts = [head]
+        if self.inputs is not None:
+            parts.append(self.inputs.tobytes())
+        if self.future is not None:
+            parts.append(self.future.tobytes())
         if self.state is not None:
             parts.append(state_format.pack(self.state))
-        lengths = b"".join([len(part).to_bytes(8, "little") for part in parts])
-        return hashlib.blake2b(lengths + b"".join(parts), digest_size=16).digest()
+        lengths = struct.pack(f"<{len(parts)}Q", *map(len, parts))
+        return hashlib.blake2b(b"".join((lengths, *parts)), digest_size=16).digest()
 
 
 @lru_cache(maxsize=256)
