@@ -7,6 +7,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import fields
 from pathlib import Path
 
@@ -85,6 +86,8 @@ def _finish(result: Result, report: Path) -> int:
     write_report(result, report / "report.html")
     for finding in result.findings:
         print(f"load: {finding.name}: {finding.sentence}")
+    for limit in result.limits:
+        print(f"load: generator: {limit}")
     for event in result.events:
         print(f"load: fault: {event.what}, from second {event.at:.1f} to {event.until:.1f}")
     print(f"load: {result.sentence()}; see {report / 'report.html'}")
@@ -176,5 +179,5 @@ def _folder(options: argparse.Namespace) -> Path:
     return report
 
 
-def _deployed(options: argparse.Namespace, report: Path):  # type: ignore[no-untyped-def]  # deployed()'s context manager
+def _deployed(options: argparse.Namespace, report: Path) -> AbstractContextManager[Deployment]:
     return deployed(options.store.resolve(), report, options.url, options.token, options.metrics)

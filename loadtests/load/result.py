@@ -21,7 +21,7 @@ FORMAT = 1
 PASSED, FAILED, NOT_MEASURED = "passed", "failed", "not measured"
 CODES = {PASSED: 0, FAILED: 1, NOT_MEASURED: 3}  # exit codes; 2 is a run that could not begin
 PERCENTILES = (50, 75, 90, 95, 99, 99.9, 99.99, 100)
-LATENCY_MEASURES = ("_ms", "per_second")
+TIMED = ("_ms", "per_second")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +49,15 @@ class Result:
 
     @property
     def verdict(self) -> str:
-        """Passed, failed, or not measured: a bound on time says nothing of a server when the generator was the limit."""
+        """Passed, failed, or not measured: where the generator was the limit, a bound on time that was missed says nothing of the server.
+
+        A bound that was kept was kept all the same: the generator's own lateness is part of what was measured.
+        """
         missed = [outcome for outcome in self.outcomes if not outcome.kept]
-        timed = [outcome for outcome in self.outcomes if outcome.objective.measure.endswith(LATENCY_MEASURES)]
-        if self.missing or any(outcome not in timed for outcome in missed):
-            return FAILED
-        if self.limits and timed:
-            return NOT_MEASURED
-        return FAILED if missed else PASSED
+        if not missed and not self.missing:
+            return PASSED
+        only_time = all(outcome.objective.measure.endswith(TIMED) for outcome in missed)
+        return NOT_MEASURED if self.limits and only_time and not self.missing else FAILED
 
     @property
     def code(self) -> int:
@@ -70,7 +71,8 @@ class Result:
         times = ", ".join(f"p{percent:g} {percentile(total.latencies, percent):,.1f} ms" for percent in (50, 99, 99.99))
         parity = f"largest difference {self.measurements.largest_difference:.1e}, allowed {self.about.get('tolerance', 0):.0e}"
         reasons = [f"never asked: {', '.join(self.missing)}"] if self.missing else []
-        reasons += [str(outcome) for outcome in self.outcomes if not outcome.kept] + self.limits
+        reasons += [str(outcome) for outcome in self.outcomes if not outcome.kept]
+        reasons += self.limits if self.verdict == NOT_MEASURED else []
         why = f" ({'; '.join(reasons)})" if reasons else ""
         return f"{self.verdict}{why}: {numbers}, {times}; {total.failed:,} failed, {total.wrong:,} wrong ({parity})"
 

@@ -128,17 +128,16 @@ def run(plan: Plan, deployment: Deployment, report: Path, objectives: Sequence[O
         path.unlink(missing_ok=True)
     faults, scraper = Faults(plan.faults, deployment.server, plan.model, plan.seed), Scraper(deployment.metrics)
     command = [sys.executable, "-m", "locust", "-f", str(ROOT / "loadtests" / "locustfile.py"), "--host", deployment.url, "--headless"]
-    quiet = ["--only-summary", "--loglevel", "ERROR", "--totals", str(totals), *plan.locust_options()]
-    with (report / "locust.txt").open("wb") as summary:
-        environment = {**os.environ, "LOADTEST_TOKEN": deployment.token}
-        process = subprocess.Popen([*command, *quiet], cwd=ROOT, env=environment, stdout=summary)
-        try:
-            _follow(process, started, plan, faults, scraper)
-        finally:
-            faults.stop()
-            if process.poll() is None:
-                process.terminate()
-                process.wait(30)
+    quiet = ["--skip-log-setup", "--totals", str(totals), *plan.locust_options()]
+    environment = {**os.environ, "LOADTEST_TOKEN": deployment.token}
+    process = subprocess.Popen([*command, *quiet], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    try:
+        _follow(process, started, plan, faults, scraper)
+    finally:
+        faults.stop()
+        if process.poll() is None:
+            process.terminate()
+            process.wait(30)
     if not totals.exists() or process.returncode == 2:
         raise RunFailed("the load could not begin" if process.returncode == 2 else f"Locust ended with {process.returncode}; see {report}")
     return _result(totals, plan, deployment, faults, scraper, objectives, kinds)

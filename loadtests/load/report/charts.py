@@ -102,10 +102,8 @@ def _ticks(axis: Axis, scale: Scale) -> list[tuple[float, str]]:
 
 
 def _grid(chart: Chart, x: Scale, y: Scale) -> str:
-    lines = [
-        f"<line class=grid x1={LEFT} x2={WIDTH - RIGHT} y1={y(v):.1f} y2={y(v):.1f} /><text x={LEFT - 8} y={y(v) + 4:.1f} class=left>{t}</text>"
-        for v, t in _ticks(chart.y, y)
-    ]
+    lines = [f"<line class=grid x1={LEFT} x2={WIDTH - RIGHT} y1={y(v):.1f} y2={y(v):.1f} />" for v, _ in _ticks(chart.y, y)]
+    lines += [f"<text x={LEFT - 8} y={y(v) + 4:.1f} class=left>{text}</text>" for v, text in _ticks(chart.y, y)]
     lines += [f"<text x={x(v):.1f} y={HEIGHT - BOTTOM + 16} class=middle>{t}</text>" for v, t in _ticks(chart.x, x)]
     middle = (TOP + HEIGHT - BOTTOM) / 2
     lines.append(f"<text x={(LEFT + WIDTH - RIGHT) / 2} y={HEIGHT - 6} class='middle title'>{escape(chart.x.title)}</text>")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,9 @@ def page(result: Result, capacity: str = "") -> str:
     """Return the page as one self-contained HTML document."""
     title = f"Load test of {result.about.get('model', 'a model')} {result.about.get('version', '')}"
     sections = [_verdict(result, title, capacity), _objectives(result), _findings(result), *_charts(result), _kinds(result), _about(result)]
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{escape(title)}: {result.verdict}</title><style>{STYLE.read_text()}</style></head><body><main>{''.join(sections)}</main></body></html>"
-    )
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}: {result.verdict}</title>'
+    body = "".join(sections)
+    return f'<!doctype html><html lang="en"><head>{head}<style>{STYLE.read_text()}</style></head><body><main>{body}</main></body></html>'
 
 
 def _verdict(result: Result, title: str, capacity: str) -> str:
@@ -136,11 +136,7 @@ def _rates(samples: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float,
     for sample in moved[1:]:
         if sample[name] != kept[-1][name]:
             kept.append(sample)
-    return [
-        ((a["at"] + b["at"]) / 2, max(0.0, b[name] - a[name]) / (b["at"] - a["at"]))
-        for a, b in zip(kept, kept[1:], strict=False)
-        if b["at"] > a["at"]
-    ]
+    return [((a["at"] + b["at"]) / 2, max(0.0, b[name] - a[name]) / (b["at"] - a["at"])) for a, b in pairwise(kept) if b["at"] > a["at"]]
 
 
 def _kinds(result: Result) -> str:
