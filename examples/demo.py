@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cellstate import Client, RetryEvent, RetryPolicy, Stream
 from examples import demo_report, traffic_data
-from examples.client import Stream
 from examples.traffic_data import Floats, Series
 from export.build import Built, build
 from export.models import Forecaster
@@ -67,7 +67,14 @@ def say(step: str, text: str) -> None:
 
 def stream(server: TorchServe, series: Series) -> Streamed:
     """Send hour after hour; end the worker with SIGKILL half way; with the last hour ask for the forecast."""
-    client = Stream(f"{server.url}/predictions/traffic", server.headers, "i94-westbound")
+    retries: list[RetryEvent] = []
+    with Client(server.url, server.folder / "key_file.json", policy=RetryPolicy(on_retry=retries.append)) as client:
+        seen = _feed(client.stream("traffic", "i94-westbound"), server, series)
+    seen.retries = len(retries)
+    return seen
+
+
+def _feed(session: Stream, server: TorchServe, series: Series) -> Streamed:
     calendar, seen, began = traffic_data.calendar(series.timestamps), Streamed(), time.monotonic()
     for hour in range(HOURS):
         if hour == HOURS // 2:
@@ -76,17 +83,21 @@ def stream(server: TorchServe, series: Series) -> Streamed:
             say("   ", f"hour {hour}: worker {pid} ended with SIGKILL; the client goes on sending")
         volume = float(series.volume[hour])
         row = [seen.predictions[-1] if np.isnan(volume) else volume, *calendar[hour].tolist()]  # no measurement: the prediction of it
-        last = hour == HOURS - 1
-        future = traffic_data.future(series.timestamps[hour], HORIZON).tolist()
-        answer = client.step([row], **({"horizon": HORIZON, "future": future} if last else {}))
+        result = session.step([row]) if hour < HOURS - 1 else session.forecast(HORIZON, [row], _future(series))
         seen.inputs.append(row)
-        seen.predictions.append(answer["prediction"][0])
-        seen.positions.append(answer["session"]["step"])
+        seen.predictions.append(float(result.prediction[0]))
+        seen.positions.append(result.session.step)
+        seen.replayed += result.session.replayed
         if (hour + 1) % 56 == 0:
             print(f"      hour {hour + 1:3}/{HOURS}  {(hour + 1) / (time.monotonic() - began):5.0f} steps/s", flush=True)
-    seen.forecast = [value for (value,) in answer["forecast"]]
-    seen.final, seen.retries, seen.replayed = client.describe()["step"], client.retries, client.replayed
+    seen.forecast = result.forecast[:, 0].tolist()
+    seen.final = session.describe().step
     return seen
+
+
+def _future(series: Series) -> Floats:
+    """`[HORIZON, K]`: the calendar of the hours to be forecast."""
+    return traffic_data.future(series.timestamps[HOURS - 1], HORIZON)
 
 
 def offline(inputs: Floats, future: Floats) -> tuple[Floats, Floats]:
@@ -108,8 +119,7 @@ def offline(inputs: Floats, future: Floats) -> tuple[Floats, Floats]:
 
 
 def judge(built: Built, series: Series, streamed: Streamed, out: Path) -> int:
-    future = traffic_data.future(series.timestamps[HOURS - 1], HORIZON)
-    predictions, forecast = offline(np.array(streamed.inputs, np.float32), future)
+    predictions, forecast = offline(np.array(streamed.inputs, np.float32), _future(series))
     scale = max(1.0, float(np.abs(predictions).max()))
     difference = max(np.abs(predictions - streamed.predictions).max(), np.abs(forecast - streamed.forecast).max()) / scale
     tolerance = built.signature["parity"]["tolerance"]

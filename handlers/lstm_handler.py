@@ -8,46 +8,42 @@ protocol for logs and metrics.
 import json
 import logging
 import os
-import socket
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
-from handlers.engine.context import Deployment
+from handlers.engine.context import ServiceContext
 from handlers.engine.factory import open_backend, open_store
-from handlers.engine.service import Service
 from handlers.errors import ConfigurationError, StoreUnavailable
-from handlers.metrics import Sample, Telemetry
-from handlers.protocols.native import encode as answers
-from handlers.protocols.native.encode import Outcome
+from handlers.metrics import Telemetry
+from handlers.protocols.base import HttpRequest, HttpResponse
+from handlers.protocols.frontend import Frontend
 from handlers.settings import Settings
 from handlers.signature import Signature
-from handlers.torchserve.socket_reader import Buffer
+from handlers.torchserve import socket_reader
+from handlers.torchserve.metrics_reporter import MetricsReporter
 
 log = logging.getLogger("cellstate")
-KNOWN_HOST = "0.12.0"  # the release whose internals are known here
 
 
 class LstmHandler:
     """What TorchServe calls: `initialize` once in each worker, then `handle` for every batch."""
 
     def __init__(self) -> None:
-        self._service: Service | None = None
+        self._frontend: Frontend | None = None
         self._description = b""
 
     def initialize(self, context: Any) -> None:
         """Load the model, open the store. Raises ConfigurationError: the host reports it and tries a new worker."""
         folder = Path(context.system_properties["model_dir"])
         try:
-            self._service = self._start(folder, context.model_yaml_config or {})
+            self._frontend = self._start(folder, context.model_yaml_config or {})
         except (ConfigurationError, StoreUnavailable) as e:
             log.error("refused_to_start %s", e.message)
             raise
 
-    def _start(self, folder: Path, config: Mapping[str, Any]) -> Service:
+    def _start(self, folder: Path, config: Mapping[str, Any]) -> Frontend:
         settings = Settings.read(config.get("cellstate"), os.environ)
         _configure_logging(settings)
         signature = Signature.load(folder / "signature.json")
@@ -55,22 +51,22 @@ class LstmHandler:
         backend = open_backend(folder, signature, settings)
         store, telemetry = open_store(settings), Telemetry((signature.name, signature.version))
         store.probe()
-        deployment = Deployment(backend, signature, store, settings, telemetry)
-        _read_through_a_buffer()
+        context = ServiceContext(backend, signature, store, settings, telemetry)
+        socket_reader.install()
         if settings.metrics_interval:
-            Thread(target=_report, args=(telemetry, settings.metrics_interval), daemon=True).start()
+            MetricsReporter(telemetry, settings.metrics_interval).start()
         log.warning("started model=%s device=%s settings=%s", signature.label, backend.device, json.dumps(settings.effective()))
-        return Service(deployment)
+        return Frontend.over(context)
 
     def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
         """Answer one batch; row i of the result answers row i of `data`."""
-        assert self._service is not None  # the host calls `initialize` first
+        assert self._frontend is not None  # the host calls `initialize` first
         if len(data) == 1 and context.get_request_header(0, "describe") == "True":  # GET /models/{model}?customized=true
             return [self._description]
-        outcomes = self._service.handle_batch([_body(row) for row in data])
-        for i, outcome in enumerate(outcomes):
-            _set_head(context, i, outcome)
-        return [outcome.body for outcome in outcomes]
+        responses = self._frontend.handle_batch([HttpRequest(_body(row)) for row in data])
+        for i, response in enumerate(responses):
+            _set_head(context, i, response)
+        return [response.body for response in responses]
 
 
 def _body(row: Mapping[str, Any]) -> bytes:
@@ -81,33 +77,12 @@ def _body(row: Mapping[str, Any]) -> bytes:
     return value.encode() if isinstance(value, str) else json.dumps(value).encode()
 
 
-def _set_head(context: Any, i: int, outcome: Outcome) -> None:
-    context.set_response_content_type(i, answers.JSON)
-    if outcome.status != 200:
-        context.set_response_status(outcome.status, outcome.phrase, i)
-
-
-def _read_through_a_buffer() -> None:
-    """Effective from the next message on: when a model loads, the host has read its message to the last byte."""
-    protocol = sys.modules.get("ts.protocol.otf_message_handler")
-    if protocol is not None and getattr(sys.modules.get("ts"), "__version__", "") == KNOWN_HOST:
-        protocol._retrieve_buffer = Buffer().read  # type: ignore[attr-defined]
-
-
-def _report(telemetry: Telemetry, interval: float) -> None:
-    """Hand what was counted to the host, which reads it from lines of the worker's output: a few now and then, for it parses each."""
-    host = socket.gethostname()
-    while True:
-        time.sleep(interval)
-        sys.stdout.write("".join(_line(sample, host) for sample in telemetry.take()))
-        sys.stdout.flush()
-
-
-def _line(sample: Sample, host: str) -> str:
-    """As `ts.metrics` writes it; the host knows no sign before an exponent but a minus."""
-    metric, value = sample.metric, f"{sample.value:.9f}".rstrip("0").rstrip(".")
-    labels = ",".join(f"{name}:{label}" for name, label in sample.labels.items())
-    return f"[METRICS]{sample.name}.{metric.unit}:{value}|#{labels}|#type:{metric.kind.name}|#hostname:{host},{int(time.time())}\n"
+def _set_head(context: Any, i: int, response: HttpResponse) -> None:
+    context.set_response_content_type(i, response.content_type)
+    for name, value in response.headers.items():
+        context.set_response_header(i, name, value)
+    if response.status != 200:
+        context.set_response_status(response.status, response.phrase, i)
 
 
 def _configure_logging(settings: Settings) -> None:

@@ -1,0 +1,104 @@
+"""What the service answers with: results, sessions, models."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from cellstate.arrays import Array, from_json
+from cellstate.errors import NotReturned, UnexpectedReply
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """The model that answered."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """A session as one answer has it."""
+
+    id: str
+    step: int  # its position: the number of steps it has consumed
+    generation: int | None = None  # the number of its rewinds; None from a service that does not count them
+    replayed: bool = False  # the request had been applied before, and this is that answer again
+    closed: bool = False
+    rewarmed: bool = False  # the state was rebuilt from the session's recorded inputs by another model version
+    expires_at: datetime | None = None
+    created_at: datetime | None = None  # of `describe`
+    last_step: int | None = None  # of `describe`: the position at which the last request began
+    model_digest: str | None = None  # of `describe`: the model that made the state
+
+    @classmethod
+    def parse(cls, value: Any) -> "SessionInfo":
+        """Raises UnexpectedReply when this is no `session` object of the API."""
+        try:
+            known = {name: value[name] for name in cls.__slots__ if name in value}
+            known |= {name: datetime.fromisoformat(known[name]) for name in ("expires_at", "created_at") if name in known}
+            return cls(**known)
+        except (TypeError, ValueError) as e:
+            raise UnexpectedReply(f"expected a session object, got {value!r:.200}") from e
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """One prediction, forecast or state. Every field raises NotReturned unless it was asked for.
+
+    Arrays are NumPy float32 arrays, or nested lists where NumPy is not installed. `document` is the whole answer as it came.
+    """
+
+    document: Mapping[str, Any]
+
+    def __getitem__(self, name: str) -> Array:
+        """The array of that name, such as a state tensor of the model's own naming."""
+        return from_json(self._field(name))
+
+    @property
+    def prediction(self) -> Array:
+        """`[O]`, or `[T, O]` of a model that predicts at every step."""
+        return self["prediction"]
+
+    @property
+    def forecast(self) -> Array:
+        """`[horizon, O]`; row 0 is the prediction."""
+        return self["forecast"]
+
+    @property
+    def output(self) -> Array:
+        """The top layer's activation at every step, `[T, D*P]`."""
+        return self["output"]
+
+    @property
+    def h_n(self) -> Array:
+        """The hidden state of all layers after the last step, `[L*D, P]`."""
+        return self["h_n"]
+
+    @property
+    def c_n(self) -> Array:
+        """The cell state of all layers after the last step, `[L*D, H]`."""
+        return self["c_n"]
+
+    @property
+    def state(self) -> str:
+        """The whole state as one opaque string, to be sent as `state` with the next request."""
+        return str(self._field("state"))
+
+    @property
+    def session(self) -> SessionInfo:
+        """Where the session is after the request."""
+        return SessionInfo.parse(self._field("session"))
+
+    @property
+    def model(self) -> ModelInfo:
+        """The model and version that answered."""
+        model = self._field("model")
+        return ModelInfo(str(model["name"]), str(model["version"]))
+
+    def _field(self, name: str) -> Any:
+        try:
+            return self.document[name]
+        except KeyError:
+            raise NotReturned(f"{name}: not in the answer, which has {', '.join(self.document)}") from None

@@ -1,0 +1,172 @@
+"""One session as its client keeps it: where it is, and the exchange of each action. Does no input or output."""
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from cellstate import wire
+from cellstate.errors import CellstateError, SessionNotFound, UnexpectedReply
+from cellstate.exchange import Caller, Exchange
+from cellstate.results import Result, SessionInfo
+from cellstate.wire import Json
+
+
+def new_id() -> str:
+    """An unguessable session id of 128 random bits. The client makes it: a first step without one, sent twice, would make two sessions."""
+    return secrets.token_urlsafe(16)
+
+
+class Session:
+    """Names every step of one session of one model.
+
+    `position` is the number of steps that the service has acknowledged to this client, None until it is known. It changes only after an
+    answer has been read, so that a call that failed or was cancelled can be made again: the same request then names the same step.
+    `generation` is the number of the session's rewinds; it is sent once the service has told it.
+    """
+
+    def __init__(self, caller: Caller, model: str, id: str | None, position: int | None, create: bool) -> None:
+        self.model, self.id = model, id or new_id()
+        self.path = wire.path(model)
+        self._caller, self._create = caller, create
+        self.position = 0 if id is None else position
+        self.generation: int | None = None
+
+    def resume(self) -> Exchange[SessionInfo | None]:
+        """Ask where the session is, and go on from there. None when it is absent: then the position is 0.
+
+        Raises SessionNotFound when it is absent and may not be created, SessionExpired, SessionClosed.
+        """
+        try:
+            answer: Result | CellstateError = yield from self._act("describe")
+        except SessionNotFound as e:
+            answer = e
+        return self.found(answer)
+
+    def found(self, answer: Result | CellstateError) -> SessionInfo | None:
+        """Go on from what `describe` answered; see `resume`."""
+        if isinstance(answer, SessionNotFound) and self._create:
+            self.position, self.generation = 0, None
+            return None
+        if isinstance(answer, CellstateError):
+            raise answer
+        self._move(info := answer.session)
+        return info
+
+    def locate(self) -> Exchange[int]:
+        """The position, asked for when it is not known."""
+        if self.position is None:
+            yield from self.resume()
+        return self.known_position()
+
+    def known_position(self) -> int:
+        """Raises RuntimeError before the position is known."""
+        if self.position is None:
+            raise RuntimeError(f"the position of session {self.id} is not known yet: enter the stream, or call resume()")
+        return self.position
+
+    def step(self, document: Json) -> Exchange[Result]:
+        """Apply a request at the session's position."""
+        yield from self.locate()
+        result = Result((yield from self._caller.post(self.path, self.at_position(document))))
+        self.acknowledge(result)
+        return result
+
+    def what_if(self, document: Json) -> Exchange[Result]:
+        """Answer a request at the session's position, and leave the session where it is."""
+        yield from self.locate()
+        return Result((yield from self._caller.post(self.path, self.at_position(document) | {"commit": False})))
+
+    def at_position(self, document: Json) -> Json:
+        """The request, naming session, step and generation."""
+        return document | {"session": {"id": self.id, "step": self.position} | self._generation()}
+
+    def acknowledge(self, result: Result) -> None:
+        """Move to where the answer says the session is."""
+        self._move(result.session)
+
+    def describe(self) -> Exchange[SessionInfo]:
+        return (yield from self._act("describe")).session
+
+    def close(self) -> Exchange[SessionInfo]:
+        return (yield from self._act("close")).session
+
+    def export(self) -> Exchange[str]:
+        return (yield from self._act("export")).state
+
+    def rewind(self, step: int) -> Exchange[SessionInfo]:
+        """Go back to a kept position. The request names the position it comes from, so that a late duplicate of it changes nothing."""
+        position = yield from self.locate()
+        info = (yield from self._act("rewind", step=step, **{"from": position}, **self._generation())).session
+        self._move(info)
+        return info
+
+    def fork(self, to: str | None) -> Exchange["Session"]:
+        """Start another session where this one is."""
+        forked = Session(self._caller, self.model, to or new_id(), None, self._create)
+        forked.acknowledge((yield from self._act("fork", to=forked.id)))
+        return forked
+
+    def restore(self, state: str) -> Exchange[SessionInfo]:
+        """Create this session from an exported state, at the state's position."""
+        result = Result((yield from self._caller.post(self.path, self.action("import") | {"state": state})))
+        self.acknowledge(result)
+        return result.session
+
+    def action(self, action: str, **fields: Any) -> Json:
+        """The request of an action."""
+        return {"session": {"id": self.id, "action": action, **fields}}
+
+    def _act(self, action: str, **fields: Any) -> Exchange[Result]:
+        return Result((yield from self._caller.post(self.path, self.action(action, **fields))))
+
+    def _generation(self) -> Json:
+        return {} if self.generation is None else {"generation": self.generation}
+
+    def _move(self, info: SessionInfo) -> None:
+        if info.id != self.id:
+            raise UnexpectedReply(f"expected an answer for session {self.id}, got one for {info.id}")
+        self.position, self.generation = info.step, info.generation
+
+
+def predict(caller: Caller, model: str, document: Json) -> Exchange[Result]:
+    """Answer one request without a session."""
+    return Result((yield from caller.post(wire.path(model), document)))
+
+
+def batch(caller: Caller, rows: Sequence[tuple[Session, Json]]) -> Exchange[list[Result | CellstateError]]:
+    """Step many sessions of one model in one body. No session moves before every row has its final answer."""
+    sessions = [session for session, _ in rows]
+    if len({session.path for session in sessions}) > 1:
+        raise ValueError("a batch goes to one model: make a batch for each")
+    if len({session.id for session in sessions}) < len(sessions):
+        raise ValueError("a session is in the batch twice: send its steps as one input of several rows")
+    answers: dict[str, Result | CellstateError] = {}
+    answers.update((yield from _locate(caller, [session for session in sessions if session.position is None])))
+    ready = [(session, document) for session, document in rows if session.id not in answers]
+    steps = [(session, session.at_position(document)) for session, document in ready]
+    results = yield from _post_rows(caller, steps)
+    for session, _ in ready:
+        if isinstance(result := results[session.id], Result):
+            session.acknowledge(result)
+    return [(answers | results)[session.id] for session in sessions]
+
+
+def _locate(caller: Caller, sessions: Sequence[Session]) -> Exchange[dict[str, CellstateError]]:
+    """Ask in one body where the sessions are; the errors of those that cannot be served, by id."""
+    errors: dict[str, CellstateError] = {}
+    answers = yield from _post_rows(caller, [(session, session.action("describe")) for session in sessions])
+    for session in sessions:
+        try:
+            session.found(answers[session.id])
+        except CellstateError as e:
+            errors[session.id] = e
+    return errors
+
+
+def _post_rows(caller: Caller, rows: Sequence[tuple[Session, Json]]) -> Exchange[dict[str, Result | CellstateError]]:
+    """The answer to each session's document, by id."""
+    if not rows:
+        return {}
+    replies = yield from caller.post_rows(rows[0][0].path, [document for _, document in rows])
+    outcomes = [reply if isinstance(reply, CellstateError) else Result(reply) for reply in replies]
+    return {session.id: outcome for (session, _), outcome in zip(rows, outcomes, strict=True)}

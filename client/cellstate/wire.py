@@ -1,0 +1,123 @@
+"""The HTTP API's bytes: request documents out, answers or exceptions in. docs/api.md is the contract."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeAlias, TypedDict, Unpack
+from urllib.parse import quote
+
+from cellstate.arrays import ArrayLike, to_json
+from cellstate.errors import CellstateError, ConnectionFailed, UnexpectedReply, api_error, host_error
+
+Json: TypeAlias = dict[str, Any]
+State: TypeAlias = str | Mapping[str, ArrayLike]  # the opaque string, or the state's arrays by name
+HEADERS = {"Content-Type": "application/json", "Accept": "application/json"}
+PREDICTION = ("prediction",)
+
+
+class Options(TypedDict, total=False):
+    """What a request may ask for beside its inputs."""
+
+    horizon: int  # roll the model forward that many steps
+    future: ArrayLike | None  # [horizon, K], the inputs known in advance
+    returns: Sequence[str]  # of prediction, output, h_n, c_n, state
+    state: State | None  # where to start from; of a session: with its first step only
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An HTTP answer; the names of `headers` are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+
+# Requests.
+
+
+def path(model: str) -> str:
+    """The path of a model: "traffic", or "traffic/1.0" for one version."""
+    return "/predictions/" + "/".join(quote(part, safe="") for part in model.split("/"))
+
+
+def request(inputs: ArrayLike, **options: Unpack[Options]) -> Json:
+    """A request object. Fields that keep their default are left out."""
+    document: Json = {"inputs": to_json(inputs)}
+    if horizon := options.get("horizon", 0):
+        document["horizon"] = horizon
+    if (future := options.get("future")) is not None:
+        document["future"] = to_json(future)
+    if (returns := tuple(options.get("returns", PREDICTION))) != PREDICTION:
+        document["return"] = list(returns)
+    if (state := options.get("state")) is not None:
+        document["state"] = state if isinstance(state, str) else {name: to_json(array) for name, array in state.items()}
+    return document
+
+
+def encode(document: Json) -> bytes:
+    """Raises ValueError for NaN and infinity, which the service does not take."""
+    try:
+        return json.dumps(document, allow_nan=False, separators=(",", ":")).encode()
+    except ValueError as e:
+        raise ValueError(f"{e}: replace NaN and infinity; a missing measurement needs a value") from e
+
+
+# Answers.
+
+
+def decode(outcome: Response | ConnectionFailed | None) -> Json:
+    """The answer's document. Raises the CellstateError that the outcome stands for."""
+    if isinstance(outcome, ConnectionFailed):
+        raise outcome
+    assert outcome is not None  # every Send has an outcome
+    document = _document(outcome.content)
+    if outcome.status != 200:
+        raise _error(outcome, document)
+    if document is None:
+        raise UnexpectedReply(f"expected a JSON object, got {_excerpt(outcome.content)}")
+    return document
+
+
+def decode_rows(document: Json, count: int) -> list[Json | CellstateError]:
+    """Answers and errors of the rows of one body. Raises UnexpectedReply when they are not as many as the rows."""
+    rows = document.get("predictions")
+    if not isinstance(rows, list) or len(rows) != count or not all(isinstance(row, dict) for row in rows):
+        raise UnexpectedReply(f"expected {count} predictions, got {document!r:.200}")
+    return [api_error(row["error"]) if "error" in row else row for row in rows]
+
+
+def _document(content: bytes) -> Json | None:
+    try:
+        document = json.loads(content)
+    except ValueError:
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _error(response: Response, document: Json | None) -> CellstateError:
+    wait = _retry_after(response.headers.get("retry-after"))
+    error = (document or {}).get("error")
+    if isinstance(error, dict) and "code" in error:
+        return api_error(error, response.status, wait)
+    fields = document or {}
+    message = fields.get("message") or error or _excerpt(response.content)
+    return host_error(response.status, str(fields.get("type", "")), str(message), wait)
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Seconds; the header has seconds or a date (RFC 9110, 10.2.3). What is neither is left out."""
+    if value is None:
+        return None
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+def _excerpt(content: bytes) -> str:
+    return repr(content[:200].decode(errors="replace"))

@@ -1,0 +1,103 @@
+"""Threads, tasks, cancellation, tokens and connections."""
+
+import asyncio
+import socket
+import threading
+
+import httpx
+import pytest
+
+import cellstate
+from cellstate import AsyncClient, Client, RetryPolicy
+from tests.support.clients import POLICY
+
+
+def test_calls_of_one_stream_from_several_threads_run_one_after_the_other(host, two):
+    with httpx.Client(transport=host.transport) as http:
+        stream = Client("http://cellstate.test", policy=POLICY, http=http).stream("two", "a", position=0)
+        threads = [threading.Thread(target=stream.step, args=(two.sequence(1),)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert stream.position == 8
+    assert [session["step"] for session in host.sessions] == list(range(8))
+
+
+def test_tasks_of_one_stream_run_one_after_the_other(host, two):
+    async def run():
+        async with httpx.AsyncClient(transport=host.transport) as http:
+            stream = AsyncClient("http://cellstate.test", policy=POLICY, http=http).stream("two", "a")
+            await asyncio.gather(*(stream.step(two.sequence(1)) for _ in range(8)))
+            return stream.position
+
+    assert asyncio.run(run()) == 8
+
+
+def test_a_cancelled_step_can_be_made_again(host, two):
+    applied = asyncio.Event()
+
+    async def answer(request):
+        response = host(request)
+        if not applied.is_set():
+            applied.set()
+            await asyncio.Event().wait()  # applied, and never answered
+        return response
+
+    async def run():
+        async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
+            stream = AsyncClient("http://cellstate.test", policy=POLICY, http=http).stream("two", "a", position=0)
+            task = asyncio.create_task(stream.step(two.sequence(2)))
+            await applied.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert stream.position == 0
+            return await stream.step(two.sequence(2)), stream.position
+
+    result, position = asyncio.run(run())
+    assert (result.session.replayed, position) == (True, 2)
+
+
+def test_a_server_that_was_started_anew_has_another_token(host, two, tmp_path):
+    keys = tmp_path / "key_file.json"
+    keys.write_text('{"inference": {"key": "first"}}')
+    host.token = "first"
+    with httpx.Client(transport=host.transport) as http, Client("http://cellstate.test", keys, policy=POLICY, http=http) as client:
+        stream = client.stream("two", "a", position=0)
+        stream.step(two.sequence(1))
+        host.token = "second"
+        keys.write_text('{"inference": {"key": "second"}}')
+        assert stream.step(two.sequence(1)).session.step == 2
+        assert not http.is_closed
+    assert http.is_closed
+
+
+def test_a_url_that_is_none_is_an_error_at_once():
+    with Client("ftp://cellstate.test") as client, pytest.raises(cellstate.ConnectionFailed, match="UnsupportedProtocol"):
+        client.predict("two", [[1.0]])
+
+
+def test_nobody_listens_until_the_deadline():
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # taken, and nobody listens
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        impatient = RetryPolicy(deadline=0.05, first_pause=0.0)
+        with Client(url, policy=impatient) as client, pytest.raises(cellstate.DeadlineExceeded, match="ConnectError"):
+            client.predict("two", [[1.0]])
+
+
+def test_an_answer_for_another_session_is_unexpected():
+    def answer(request):
+        return httpx.Response(200, json={"prediction": [1.0], "session": {"id": "b", "step": 1}})
+
+    with httpx.Client(transport=httpx.MockTransport(answer)) as http:
+        client = Client("http://cellstate.test", policy=POLICY, http=http)
+        with pytest.raises(cellstate.UnexpectedReply, match="expected an answer for session a, got one for b"):
+            client.stream("two", "a", position=0).step([[1.0]])
+
+
+@pytest.mark.parametrize("session", [{}, 7, {"id": "a", "step": 1, "expires_at": "tomorrow"}])
+def test_a_session_that_is_none_is_unexpected(session):
+    with pytest.raises(cellstate.UnexpectedReply):
+        cellstate.Result({"session": session}).session  # noqa: B018
