@@ -20,6 +20,7 @@ DIGITS, SWAPPED, APPLIED_TWICE, SESSION, MALFORMED = (
 )
 REFUSED, NO_ANSWER = "refused", "no answer"
 WRONG = frozenset({DIGITS, SWAPPED, APPLIED_TWICE, SESSION, MALFORMED})
+MATCH = 0.05  # of the tolerance: how near a wrong answer must come to another stream's, so that it is no coincidence
 RETRYABLE_STATUS = frozenset({0, 429, 500, 502, 503, 504, 507})  # 500 and 507: a worker died with the request inside
 
 
@@ -126,9 +127,9 @@ class Checker:
 
     def _named(self, problem: Problem, given: Array, start: int, stop: int) -> Problem:
         """Look whether a wrong answer is the right one of another stream at the same position."""
-        for other in range(len(self.answers.stream)):
+        for other, scale in enumerate(self._scales[id(self.answers.stream)]):
             right = self.answers.after(other, start, stop)
-            if np.abs(given - right).max() / self._scales[id(self.answers.stream)][other] <= self.answers.tolerance:
+            if np.abs(given - right).max() / scale <= MATCH * self.answers.tolerance:
                 return Problem(SWAPPED, f"{problem.detail}; it is the answer of sequence {other}")
         return problem
 

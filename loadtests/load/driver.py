@@ -34,11 +34,15 @@ class Driver:
 
     def __init__(self, measurements: Measurements, checker: Checker, retry_seconds: float, observe: Observer) -> None:
         self.measurements, self.checker, self._retry_seconds, self._observe = measurements, checker, retry_seconds, observe
-        self.started = time.perf_counter()
+        self._started = time.perf_counter()
+
+    def restart(self) -> None:
+        """Count seconds from now."""
+        self._started = time.perf_counter()
 
     def now(self) -> float:
         """Return the seconds since the load started."""
-        return time.perf_counter() - self.started
+        return time.perf_counter() - self._started
 
     def run(self, flow: Flow, connection: Connection) -> None:
         """Send the requests of a flow one after the other, until the flow ends or an answer is not right."""
@@ -51,12 +55,12 @@ class Driver:
         """Send one request until it is answered, check the answer, and measure from the moment it was due."""
         reply = self._send(exchange, connection)
         problem = exchange.check(reply)
-        at = self.now()
+        latency = self.now() - due
         if problem is not None:
             self.measurements.problem(problem)
         self.measurements.largest_difference = self.checker.largest
-        self.measurements.answer(exchange.kind, at, at - due, problem, reply.attempt - 1)
-        self._observe(exchange, at - due, problem)
+        self.measurements.answer(exchange.kind, due, latency, problem, reply.attempt - 1)
+        self._observe(exchange, latency, problem)
         return reply, problem
 
     def _send(self, exchange: Exchange, connection: Connection) -> Reply:

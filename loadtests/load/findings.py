@@ -28,7 +28,7 @@ class Finding(NamedTuple):
 
 def findings(measurements: Measurements) -> list[Finding]:
     """Return what is unusual in a run."""
-    return [*wrong_answers(measurements), *errors(measurements), *stalls(measurements), *trend(measurements)]
+    return [*wrong_answers(measurements), *errors(measurements), *outages(measurements), *stalls(measurements), *trend(measurements)]
 
 
 def wrong_answers(measurements: Measurements) -> list[Finding]:
@@ -55,6 +55,14 @@ def errors(measurements: Measurements) -> list[Finding]:
     return found
 
 
+def outages(measurements: Measurements) -> list[Finding]:
+    """Return the whole seconds in which something was due and nothing was answered."""
+    silent = [at for at, second in sorted(measurements.seconds.items()) if second.due and not second.answered]
+    return (
+        [Finding("outage", f"nothing was answered in {len(silent)} seconds, from second {silent[0]} to {silent[-1] + 1}")] if silent else []
+    )
+
+
 def stalls(measurements: Measurements) -> list[Finding]:
     """Return the seconds in which nearly everything waited: whether they recur, and how long the waits were."""
     at, p90 = _series(measurements, 90)
@@ -77,7 +85,7 @@ def stalls(measurements: Measurements) -> list[Finding]:
     if len(gaps) >= PERIODS - 1 and float(np.std(gaps)) < max(1.0, SPREAD * float(np.mean(gaps))):
         return [Finding("periodic stall", f"{len(groups)} stalls of {length}, one every {np.mean(gaps):.0f} s")]
     moments = ", ".join(str(start) for start in starts[:8])
-    return [Finding("stall", f"{len(groups)} of {length}, {float(max(longest)):,.0f} ms the longest; at second {moments}")]
+    return [Finding("stall", f"{len(groups)}, with waits of {length}; the longest was {float(max(longest)):,.0f} ms; at second {moments}")]
 
 
 def trend(measurements: Measurements) -> list[Finding]:

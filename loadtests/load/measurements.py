@@ -70,23 +70,23 @@ class Measurements:
         """Count a request that became due `at` seconds after the start."""
         self._second(at).due += 1
 
-    def answer(self, kind: str, at: float, latency: float, problem: Problem | None, failures: int = 0) -> None:
-        """Count a request that was done `at` seconds after the start.
+    def answer(self, kind: str, due: float, latency: float, problem: Problem | None, failures: int = 0) -> None:
+        """Count a request that was done.
 
         Args:
             kind: the request's name in reports.
-            at: when its last answer arrived.
-            latency: seconds since it was due.
+            due: when it was due, in seconds since the start.
+            latency: seconds from then until its last answer.
             problem: what is wrong with the last answer.
             failures: attempts that failed before the last one.
         """
-        second = self._second(at)
+        second = self._second(due + latency)
         record(second.latencies, latency)
         wrong, failed = problem is not None and problem.wrong, problem is not None and not problem.wrong
         second.answered += not failed
         second.failed += failures + failed
         second.wrong += wrong
-        if at - latency < self.warm_up and not wrong:
+        if due < self.warm_up and not wrong:
             return
         entry = self.kinds[kind]
         record(entry.latencies, latency)

@@ -137,7 +137,7 @@ class Run:
         if not isinstance(runner, WorkerRunner) and not self._preflight():
             return
         self.measurements.clear()
-        self.driver.started = time.perf_counter()
+        self.driver.restart()
         if self.options.totals and not isinstance(runner, WorkerRunner):
             Path(f"{self.options.totals}.started").write_text(str(time.time()))
         if isinstance(runner, MasterRunner):

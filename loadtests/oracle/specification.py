@@ -30,8 +30,8 @@ class Applied(NamedTuple):
 class Session(NamedTuple):
     """One session. `kept` are the earlier states that it can be rewound to, newest first.
 
-    `last` is the step that a retry repeats; a rewind to the current position leaves it as it was. `action` is the request applied last where
-    that is a rewind, or the fork or import that began the session.
+    `last` is the step that a retry repeats; a rewind to the current position leaves it as it was. `action` is the request applied last
+    where that is a rewind, or the fork or import that began the session.
     """
 
     phase: str

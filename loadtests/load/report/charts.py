@@ -6,16 +6,17 @@ from dataclasses import dataclass, field
 from html import escape
 
 WIDTH, HEIGHT = 720, 260
-LEFT, RIGHT, TOP, BOTTOM = 64, 16, 14, 40
+LEFT, RIGHT, TOP, BOTTOM = 64, 28, 14, 40
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A named line. Its colour is that of its place in the chart."""
+    """A named line. Its colour is that of its place in the chart; it is broken where two points lie further apart than `gap`."""
 
     name: str
     points: Sequence[Point]
+    gap: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,5 +120,17 @@ def _band(band: Band, x: Scale) -> str:
 
 
 def _line(place: int, series: Series, x: Scale, y: Scale) -> str:
-    path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in series.points)
-    return f'<polyline class="s{place}" points="{path}"><title>{escape(series.name)}</title></polyline>'
+    title = f"<title>{escape(series.name)}</title>"
+    parts = [" ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in part) for part in _unbroken(series)]
+    return "".join(f'<polyline class="s{place}" points="{points}">{title}</polyline>' for points in parts)
+
+
+def _unbroken(series: Series) -> list[list[Point]]:
+    """Return the stretches of a series without a gap. A point alone is drawn as a short dash."""
+    parts: list[list[Point]] = []
+    for point in series.points:
+        if parts and point[0] - parts[-1][-1][0] <= series.gap:
+            parts[-1].append(point)
+        else:
+            parts.append([point])
+    return [part if len(part) > 1 else [part[0], (part[0][0] + 0.2, part[0][1])] for part in parts]

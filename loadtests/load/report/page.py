@@ -37,9 +37,9 @@ def _verdict(result: Result, title: str, capacity: str) -> str:
     total = result.measurements.total()
     tiles = [
         (f"{total.answered / result.seconds:,.0f}", "answered a second"),
-        (f"{percentile(total.latencies, 50):,.1f} ms", "median latency"),
-        (f"{percentile(total.latencies, 99):,.1f} ms", "99 % within"),
-        (f"{percentile(total.latencies, 99.99):,.1f} ms", "99.99 % within"),
+        (_milliseconds(percentile(total.latencies, 50)), "median latency"),
+        (_milliseconds(percentile(total.latencies, 99)), "99 % within"),
+        (_milliseconds(percentile(total.latencies, 99.99)), "99.99 % within"),
         (f"{total.failed:,}", "failed attempts"),
         (f"{total.wrong:,}", "wrong answers"),
     ]
@@ -52,13 +52,17 @@ def _verdict(result: Result, title: str, capacity: str) -> str:
     return f"<h1>{escape(title)}</h1>{verdict}{answer}{limits}<div class=tiles>{shown}</div>"
 
 
+def _milliseconds(value: float) -> str:
+    return f"{value:,.0f} ms" if value >= 100 else f"{value:,.1f} ms"
+
+
 def _objectives(result: Result) -> str:
     rows = [
         [
             o.objective.kind,
             o.objective.measure,
             f"{'≥' if o.objective.at_least else '≤'} {o.objective.bound:,g}",
-            f"{o.measured:,.4g}",
+            f"{o.measured:,.0f}" if o.measured >= 1000 else f"{o.measured:,.4g}",
             "✓ kept" if o.kept else "✗ not kept",
         ]
         for o in result.outcomes
@@ -79,10 +83,10 @@ def _charts(result: Result) -> Iterable[str]:
     bands = [Band(event.at, event.until, event.what) for event in result.events]
     if result.measurements.warm_up:
         bands.insert(0, Band(0.0, result.measurements.warm_up, "warm-up"))
-    time = Axis("seconds since the start", low=0.0)
+    time = Axis("seconds since the start", low=0.0, high=float(max((at for at, _ in seconds), default=0) + 1))
     yield "<h2>Over time</h2>"
     answered = [(at, second) for at, second in seconds if second.answered]
-    lines = [Series(name, [(at + 0.5, percentile(s.latencies, p)) for at, s in answered]) for name, p in _OVER_TIME.items()]
+    lines = [Series(name, [(at + 0.5, percentile(s.latencies, p)) for at, s in answered], gap=1.5) for name, p in _OVER_TIME.items()]
     yield svg(Chart("Latency of each second's requests", time, Axis("ms, log scale", log=True), lines, bands, _LATENCY_NOTE))
     rates = [Series("answered", _points(seconds, lambda s: s.answered)), Series("offered", _points(seconds, lambda s: s.due))]
     yield svg(Chart("Requests a second", time, Axis("requests / s"), [s for s in rates if any(y for _, y in s.points)], bands))
@@ -118,6 +122,9 @@ def _server(samples: Sequence[Mapping[str, Any]], time: Axis, bands: Sequence[Ba
         return
     yield "<h2>What the server said</h2>"
     rates = [Series(name, _rates(samples, name)) for name in ("steps", "requests")]
+    if not any(series.points for series in rates):
+        yield "<p class=note>The server's counters moved fewer than two times: the run was too short for rates.</p>"
+        return
     yield svg(Chart("Applied steps and requests a second, by the server's counters", time, Axis("a second"), rates, bands, _SERVER_NOTE))
     stages = sorted({name for sample in samples for name in sample if name.startswith("stage ")})
     work = [Series(name.removeprefix("stage "), _rates(samples, name)) for name in stages]
