@@ -48,7 +48,7 @@ def parts(record):
         "last_generation",
         "answer",
         "version",
-        "action_hash",
+        "rewind_hash",
         "generation",
         "closed",
     )
@@ -134,15 +134,15 @@ def test_format_1_is_read_as_it_was_when_it_was_fixed():
     golden = bytes.fromhex((GOLDEN / "record-1.hex").read_text())
     assert record_v1.encode(old_example(), b'"prediction":[1.5]') == golden
     read, expected = Record.decode(golden), example()
-    expected.version, expected.action_hash, expected.generation, expected.last_generation = "", NO_HASH, 0, 0
+    expected.version, expected.rewind_hash, expected.generation, expected.last_generation = "", NO_HASH, 0, 0
     assert parts(read) == parts(expected)
 
 
-def test_a_record_of_format_1_that_an_action_left_names_the_action():
+def test_a_record_of_format_1_that_an_action_left_is_as_that_action_left_it():
     old = old_example()
     by_action = RecordV1(old.state, old.created_at, old.expires_at, old.state.position, REQUEST, {}, False, (), None)
     read = Record.decode(record_v1.encode(by_action, b""))
-    assert (read.last_step, read.last_hash, read.action_hash) == (7, NO_HASH, REQUEST)
+    assert (read.last_step, read.last_hash, read.rewind_hash) == (7, REQUEST, REQUEST)
 
 
 @pytest.mark.parametrize("answer", [b"}", b'"prediction":"not a state"', b'"prediction":{}', b'"prediction":[[1],[2,3]]'])

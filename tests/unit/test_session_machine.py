@@ -185,12 +185,12 @@ REWINDS = {
 
 @pytest.mark.parametrize(("more", "request_hash", "asked"), REWINDS.values(), ids=REWINDS.keys())
 def test_what_a_rewind_asks(more, request_hash, asked):
-    left = replace(LIVE, action_hash=APPLIED)
+    left = replace(LIVE, rewind_hash=APPLIED)
     assert machine.operation(ref(5, Action.REWIND, **more), request_hash, left, Phase.LIVE) is asked
 
 
 def test_a_fork_or_import_sent_again_is_a_repeat_only_while_what_it_made_is_untouched():
-    made = replace(LIVE, action_hash=APPLIED)
+    made = replace(LIVE, last_step=LIVE.state.position)
     for record, request_hash, phase, asked in (
         (made, APPLIED, Phase.LIVE, Operation.REPEAT_ACTION),
         (made, ANOTHER, Phase.LIVE, Operation.CREATE_FROM_STATE),
