@@ -29,9 +29,10 @@ import lmdb
 import numpy as np
 import onnxruntime as ort
 
-from handlers.engine.context import Deployment
+from handlers.engine.context import ServiceContext
 from handlers.engine.factory import open_backend
-from handlers.engine.service import Service
+from handlers.protocols.base import HttpRequest
+from handlers.protocols.frontend import Frontend
 from handlers.settings import Settings
 from handlers.signature import Signature
 from handlers.stores.base import Change, Entry
@@ -82,14 +83,14 @@ class Worker:
         began = time.perf_counter()
         self.store = TimedStore(str(folder / "sessions"), settings.store_bytes, sync)
         self.opening, self.cpu, self.settings = time.perf_counter() - began, 0.0, settings
-        self.service = Service(Deployment(backend, signature, self.store, settings))
+        self.service = Frontend.over(ServiceContext(backend, signature, self.store, settings))
 
     def serve(self, sessions: Sequence[int], more: str = "") -> float:
         """Seconds of one batch: one observation for each session. Whatever is refused ends the benchmark."""
         inputs = CHANCE.choices(INPUTS, k=len(sessions))
         bodies = [f'{{"inputs":{x},"session":{{"id":"{name(i)}"{more}}}}}'.encode() for x, i in zip(inputs, sessions, strict=True)]
         began, cpu = time.perf_counter(), time.process_time()
-        outcomes = self.service.handle_batch(bodies)
+        outcomes = self.service.handle_batch([HttpRequest(body) for body in bodies])
         seconds, self.cpu = time.perf_counter() - began, self.cpu + time.process_time() - cpu
         refused = [outcome.body for outcome in outcomes if outcome.status != 200]
         if refused:

@@ -16,13 +16,12 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from handlers.engine.context import Deployment
+from handlers.engine.context import ServiceContext
 from handlers.engine.factory import open_backend, open_store
-from handlers.engine.service import Service
 from handlers.errors import ConfigurationError, StoreUnavailable
 from handlers.metrics import Sample, Telemetry
-from handlers.protocols.native import encode as answers
-from handlers.protocols.native.encode import Outcome
+from handlers.protocols.base import HttpRequest, HttpResponse
+from handlers.protocols.frontend import Frontend
 from handlers.settings import Settings
 from handlers.signature import Signature
 from handlers.torchserve.socket_reader import Buffer
@@ -35,19 +34,19 @@ class LstmHandler:
     """What TorchServe calls: `initialize` once in each worker, then `handle` for every batch."""
 
     def __init__(self) -> None:
-        self._service: Service | None = None
+        self._frontend: Frontend | None = None
         self._description = b""
 
     def initialize(self, context: Any) -> None:
         """Load the model, open the store. Raises ConfigurationError: the host reports it and tries a new worker."""
         folder = Path(context.system_properties["model_dir"])
         try:
-            self._service = self._start(folder, context.model_yaml_config or {})
+            self._frontend = self._start(folder, context.model_yaml_config or {})
         except (ConfigurationError, StoreUnavailable) as e:
             log.error("refused_to_start %s", e.message)
             raise
 
-    def _start(self, folder: Path, config: Mapping[str, Any]) -> Service:
+    def _start(self, folder: Path, config: Mapping[str, Any]) -> Frontend:
         settings = Settings.read(config.get("cellstate"), os.environ)
         _configure_logging(settings)
         signature = Signature.load(folder / "signature.json")
@@ -55,22 +54,22 @@ class LstmHandler:
         backend = open_backend(folder, signature, settings)
         store, telemetry = open_store(settings), Telemetry((signature.name, signature.version))
         store.probe()
-        deployment = Deployment(backend, signature, store, settings, telemetry)
+        context = ServiceContext(backend, signature, store, settings, telemetry)
         _read_through_a_buffer()
         if settings.metrics_interval:
             Thread(target=_report, args=(telemetry, settings.metrics_interval), daemon=True).start()
         log.warning("started model=%s device=%s settings=%s", signature.label, backend.device, json.dumps(settings.effective()))
-        return Service(deployment)
+        return Frontend.over(context)
 
     def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
         """Answer one batch; row i of the result answers row i of `data`."""
-        assert self._service is not None  # the host calls `initialize` first
+        assert self._frontend is not None  # the host calls `initialize` first
         if len(data) == 1 and context.get_request_header(0, "describe") == "True":  # GET /models/{model}?customized=true
             return [self._description]
-        outcomes = self._service.handle_batch([_body(row) for row in data])
-        for i, outcome in enumerate(outcomes):
-            _set_head(context, i, outcome)
-        return [outcome.body for outcome in outcomes]
+        responses = self._frontend.handle_batch([HttpRequest(_body(row)) for row in data])
+        for i, response in enumerate(responses):
+            _set_head(context, i, response)
+        return [response.body for response in responses]
 
 
 def _body(row: Mapping[str, Any]) -> bytes:
@@ -81,10 +80,12 @@ def _body(row: Mapping[str, Any]) -> bytes:
     return value.encode() if isinstance(value, str) else json.dumps(value).encode()
 
 
-def _set_head(context: Any, i: int, outcome: Outcome) -> None:
-    context.set_response_content_type(i, answers.JSON)
-    if outcome.status != 200:
-        context.set_response_status(outcome.status, outcome.phrase, i)
+def _set_head(context: Any, i: int, response: HttpResponse) -> None:
+    context.set_response_content_type(i, response.content_type)
+    for name, value in response.headers.items():
+        context.set_response_header(i, name, value)
+    if response.status != 200:
+        context.set_response_status(response.status, response.phrase, i)
 
 
 def _read_through_a_buffer() -> None:

@@ -19,9 +19,10 @@ import numpy as np
 
 from handlers.engine.factory import open_store
 from handlers.errors import ConfigurationError, StoreUnavailable
-from handlers.sessions.machine import Phase, phase, timestamp
+from handlers.sessions.machine import Phase, PhaseRules
 from handlers.sessions.record import Record
 from handlers.sessions.state import CorruptState
+from handlers.sessions.status import timestamp
 from handlers.settings import Settings
 from handlers.stores.base import Change, Entry, Store
 
@@ -61,7 +62,8 @@ class Session:
         """Which of COLUMNS it counts under."""
         if self.record is None:
             return "unreadable"
-        where = phase(self.record, now, self.record.state.digest, self.entry.purge_at - self.record.expires_at)
+        rules = PhaseRules(self.record.state.digest, tombstone_ttl=self.entry.purge_at - self.record.expires_at)
+        where = rules.phase(self.record, now)
         return "past" if where is Phase.ABSENT else where.value
 
 

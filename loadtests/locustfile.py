@@ -15,7 +15,8 @@ import orjson
 from locust import FastHttpUser, constant, events
 from locust.env import Environment
 
-from loadtests.expected import CLOSE, PREDICT, RETRY, WINDOW, Ask, Expected, body, script, wrong_session
+from loadtests.load.expected import CLOSE, PREDICT, RETRY, Expected, StreamRequest, body, script, wrong_session
+from loadtests.offline import WINDOW
 
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]  # Locust is not followed
@@ -114,7 +115,7 @@ class StreamUser(CheckingUser):
                 return  # nobody knows where the session is now
             last = answer
 
-    def _wrong(self, row: int, ask: Ask, id: str, answer: Mapping[str, Any], last: Mapping[str, Any]) -> str:
+    def _wrong(self, row: int, ask: StreamRequest, id: str, answer: Mapping[str, Any], last: Mapping[str, Any]) -> str:
         if wrong := wrong_session(answer, ask, id):
             return wrong
         if ask.kind == RETRY and answer.get("prediction") != last.get("prediction"):

@@ -1,72 +1,104 @@
-"""The offline answers: an archive's own `model.onnx` over whole sequences, in one go, from a zero state.
+"""Run an archive's own `model.onnx` over whole sequences, with nothing of the serving path: the answers that a deployment is held to.
 
-Nothing of the serving path takes part: no handler, no session, no carried state, no ragged batch. ONNX Runtime and NumPy; no torch.
+ONNX Runtime and NumPy only: no handler, no session, no batch of ragged rows, no torch.
 """
 
 import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
 from examples import traffic_data
-from loadtests.expected import WINDOW, Array, Expected
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its Linux wheels report home from 1.29 on, as soon as they are imported
 import onnxruntime
 
-SEQUENCES, STEPS = 64, 48
-CONTRAST = 1_000  # the answers to two sequences must lie further apart than this many tolerances, or a mix-up would pass unseen
-SCALES = (1.0, 10.0, 100.0, 1_000.0, 10_000.0)  # of random features whose units nobody knows
+Array = npt.NDArray[Any]
 
-Model = Callable[[Array], Array]  # x [N, T, …] -> y [N, O] or [N, T, O]
-
-
-def expected(archive: Path, seed: int = 0) -> Expected:
-    """Draw sequences for the model in `archive` and run them offline. Raises ValueError when no inputs make its answers differ."""
-    with zipfile.ZipFile(archive) as contents:
-        signature = orjson.loads(contents.read("signature.json"))
-        model = _model(contents.read(signature["artefacts"]["onnxruntime"]), signature)
-    tolerance = signature["parity"]["tolerance"]
-    for x in _inputs(signature, np.random.default_rng(seed)):
-        window = model(x[:, :WINDOW])
-        if _contrast(window) > CONTRAST * tolerance:
-            stream = _stream(model, x, signature) if signature["streaming"]["possible"] else np.empty(0)
-            return Expected(signature["name"], tolerance, signature["outputs"]["per"], x, window, stream)
-    raise ValueError(f"{archive}: the model answers all random inputs alike: nothing could be told from such answers")
+SEQUENCES, STEPS = 64, 48  # drawn for a load test
+WINDOW = 24  # steps of a request that stands alone
+CONTRAST = 1_000  # answers to two sequences must differ by more than this many tolerances, or a mix-up would go unseen
+SCALES = (1.0, 10.0, 100.0, 1_000.0, 10_000.0)  # of random features whose units are unknown
 
 
-def load(graph: bytes) -> Any:
-    """ONNX Runtime's session for a graph, on one thread of the processor."""
+class OfflineModel:
+    """The ONNX graph of an archive, run on one thread. States are lists of arrays `[L*D, N, size]`, in the signature's order."""
+
+    def __init__(self, archive: Path) -> None:
+        with zipfile.ZipFile(archive) as contents:
+            self.signature: dict[str, Any] = orjson.loads(contents.read("signature.json"))
+            graph = contents.read(self.signature["artefacts"]["onnxruntime"])
+        self.tolerance = float(self.signature["parity"]["tolerance"])
+        self.streaming = bool(self.signature["streaming"]["possible"])
+        self.per_step = self.signature["outputs"]["per"] == "step"
+        self.states = [str(entry["name"]) for entry in self.signature["state"]]
+        self._session = _load(graph)
+
+    @property
+    def name(self) -> str:
+        """The name that the model is served under."""
+        return str(self.signature["name"])
+
+    @property
+    def digest(self) -> str:
+        """The digest of weights and graph, in hexadecimal."""
+        return str(self.signature["digests"]["model"])
+
+    def begin(self, rows: int = 1) -> list[Array]:
+        """Return the state at the start of a stream, `rows` times: the learned initial state, or zeros."""
+        entries, initial = self.signature["state"], np.array(self.signature["initial"], np.float32)
+        sizes = [entry["rows"] * entry["size"] for entry in entries]
+        parts = np.split(initial if len(initial) else np.zeros(sum(sizes), np.float32), np.cumsum(sizes)[:-1])
+        shaped = [part.reshape(entry["rows"], 1, entry["size"]) for part, entry in zip(parts, entries, strict=True)]
+        return [np.repeat(part, rows, axis=1) for part in shaped]
+
+    def outputs(self, names: Sequence[str], state: list[Array], x: Array) -> list[Array]:
+        """Run `x`, `[N, T, F]` or `[N, T]`, from `state`; return the named outputs of the graph."""
+        given = {f"{name}_0": value for name, value in zip(self.states, state, strict=True)}
+        return [np.asarray(value) for value in self._session.run(list(names), {"x": x, **given})]
+
+    def run(self, state: list[Array], x: Array) -> tuple[list[Array], Array]:
+        """Consume `x`, `[T, F]` or `[T]`; return the state after it and the prediction, `[O]` or `[T, O]`."""
+        y, *after = self.outputs(["y", *(f"{name}_n" for name in self.states)], state, x[None])
+        return after, y[0]
+
+    def predict(self, x: Array) -> Array:
+        """Return the predictions for whole sequences `[N, T, …]` from the start of a stream, `[N, O]` or `[N, T, O]`."""
+        return self.outputs(["y"], self.begin(len(x)), x)[0]
+
+
+def sequences(model: OfflineModel, seed: int = 0) -> Array:
+    """Draw inputs whose answers differ from sequence to sequence: `[SEQUENCES, STEPS, F]` float32, or `[SEQUENCES, STEPS]` token ids.
+
+    Raises:
+        ValueError: the model answers all inputs that were tried alike.
+    """
+    for x in _inputs(model.signature, np.random.default_rng(seed)):
+        if _contrast(model.predict(x[:, :WINDOW])) > CONTRAST * model.tolerance:
+            return x
+    raise ValueError(f"{model.name}: the model answers all random inputs alike, so its answers could not tell two streams apart")
+
+
+def pool(model: OfflineModel, seed: int) -> Array:
+    """Return the rows that a history's inputs are named by, `[N, F]` or `[N]`: the drawn sequences, end to end."""
+    x = sequences(model, seed)
+    return x.reshape(-1, *x.shape[2:])
+
+
+def _load(graph: bytes) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-def _model(graph: bytes, signature: dict[str, Any]) -> Model:
-    session = load(graph)
-
-    def run(x: Array) -> Array:
-        zeros = {f"{e['name']}_0": np.zeros((e["rows"], len(x), e["size"]), np.float32) for e in signature["state"]}
-        (y,) = session.run(["y"], {"x": x, **zeros})
-        return np.asarray(y)
-
-    return run
-
-
-def _stream(model: Model, x: Array, signature: dict[str, Any]) -> Array:
-    """Predictions after each step, `[N, T, O]`. A model with one prediction a sequence runs each beginning of it as a whole."""
-    if signature["outputs"]["per"] == "step":
-        return model(x)
-    return np.stack([model(x[:, :stop]) for stop in range(1, x.shape[1] + 1)], axis=1)
-
-
 def _inputs(signature: dict[str, Any], draw: np.random.Generator) -> Iterator[Array]:
-    """Inputs to try, best first: real rows for the traffic model, else random ones."""
+    """Yield inputs to try, best first: real rows for the traffic model, random ones for any other."""
     inputs = signature["inputs"]
     if "vocabulary" in inputs:
         yield draw.integers(inputs["vocabulary"], size=(SEQUENCES, STEPS))
@@ -78,12 +110,12 @@ def _inputs(signature: dict[str, Any], draw: np.random.Generator) -> Iterator[Ar
 
 
 def _traffic(draw: np.random.Generator) -> Array:
-    """Stretches of the hours that the model was not trained on, `[N, T, F]`."""
+    """Draw stretches of the hours that the traffic model was not trained on, `[N, T, F]`."""
     rows = traffic_data.inputs(traffic_data.load())[-traffic_data.TEST_HOURS :]
     starts = draw.integers(0, len(rows) - STEPS, size=(SEQUENCES, 1))
     return np.asarray(rows[starts + np.arange(STEPS)])
 
 
 def _contrast(y: Array) -> float:
-    """How far apart the answers to different sequences lie, scaled as a difference is."""
+    """Return how far apart the answers to different sequences lie, scaled as a difference is."""
     return float(np.ptp(y, axis=0).max()) / max(1.0, float(np.abs(y).max()))

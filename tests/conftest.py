@@ -28,15 +28,15 @@ from export.build import Built, build
 from export.errors import LiftError
 from export.verify.parity import TOLERANCE
 from export.writers import artefacts
-from handlers.engine.context import Deployment
+from handlers.engine.context import ServiceContext
 from handlers.engine.factory import open_backend
-from handlers.engine.service import Service
 from handlers.inference.backends.base import Backend
 from handlers.metrics import Telemetry
 from handlers.settings import Settings
 from handlers.signature import Signature
 from handlers.stores.base import Store
 from handlers.stores.memory import MemoryStore
+from tests.support.in_process import InProcess
 from tests.support.learned_model import Learned
 from tests.support.store_kinds import DURABLE, KINDS, Kind
 from tests.support.valkey_server import SHARED, Server, serving
@@ -193,16 +193,16 @@ def make_service(
     clock: Callable[[], float] | None = None,
     telemetry: Telemetry | None = None,
     **settings: Any,
-) -> Service:
+) -> InProcess:
     """A service as a worker has it, over the given store (a new one in memory) and clock (one that stands still)."""
     chosen = Settings(backend=backend, device="cpu", store="memory://", **settings)
-    deployment = Deployment(
+    deployment = ServiceContext(
         model.backend(backend), model.signature, MemoryStore() if store is None else store, chosen, telemetry or Telemetry()
     )
-    return Service(deployment, clock or Clock())
+    return InProcess(deployment, clock or Clock())
 
 
-def ask(service: Service, *objects: Any) -> list[tuple[int, dict[str, Any]]]:
+def ask(service: InProcess, *objects: Any) -> list[tuple[int, dict[str, Any]]]:
     """Send the objects (bytes go as they are) as the requests of one batch; status and decoded reply of each."""
     bodies = [item if isinstance(item, bytes) else orjson.dumps(item, option=orjson.OPT_SERIALIZE_NUMPY) for item in objects]
     outcomes = service.handle_batch(bodies)
@@ -210,14 +210,14 @@ def ask(service: Service, *objects: Any) -> list[tuple[int, dict[str, Any]]]:
     return [(outcome.status, orjson.loads(outcome.body)) for outcome in outcomes]
 
 
-def answer(service: Service, item: Any) -> dict[str, Any]:
+def answer(service: InProcess, item: Any) -> dict[str, Any]:
     """The reply to one request that must be served."""
     [(status, reply)] = ask(service, item)
     assert status == 200, reply
     return reply
 
 
-def refusal(service: Service, item: Any) -> tuple[int, str, dict[str, Any]]:
+def refusal(service: InProcess, item: Any) -> tuple[int, str, dict[str, Any]]:
     """Status, code and whole error of one request that must be refused."""
     [(status, reply)] = ask(service, item)
     assert status >= 400, f"expected an error, got {status}: {reply}"

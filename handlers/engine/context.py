@@ -1,35 +1,46 @@
-"""One deployed model, and all that its requests share."""
+"""One served model, and what all of its requests share."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from handlers.errors import ConfigurationError
 from handlers.inference.backends.base import Backend
 from handlers.metrics import Telemetry
+from handlers.sessions.machine import PhaseRules
 from handlers.sessions.quota import Quota
-from handlers.sessions.record import MOST_COLUMNS
+from handlers.sessions.record import MAX_COLUMNS
 from handlers.settings import Settings
 from handlers.signature import Signature
 from handlers.stores.base import Store
 
 
 @dataclass(frozen=True)
-class Deployment:
-    """What stays the same from batch to batch. `quota` looks at the store by itself."""
+class ServiceContext:
+    """What stays the same from batch to batch.
+
+    Raises:
+        ConfigurationError: the settings do not fit the model.
+    """
 
     backend: Backend
     signature: Signature
     store: Store
     settings: Settings
     telemetry: Telemetry = field(default_factory=Telemetry)
-    quota: Quota = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.settings.rewarm_steps and len(self.signature.features) > MOST_COLUMNS:
+        if self.settings.rewarm_steps and len(self.signature.features) > MAX_COLUMNS:
             raise ConfigurationError(
-                f"rewarm_steps: a session keeps inputs of up to {MOST_COLUMNS} features, this model has {len(self.signature.features)}"
+                f"rewarm_steps: a session keeps inputs of up to {MAX_COLUMNS} features, this model has {len(self.signature.features)}"
             )
-        object.__setattr__(self, "quota", Quota(self.store, self.settings))
 
-    @property
-    def key(self) -> bytes:
-        return self.settings.state_key.encode()
+    @cached_property
+    def quota(self) -> Quota:
+        """Decides whether the store has room for another session."""
+        return Quota(self.store, self.settings)
+
+    @cached_property
+    def rules(self) -> PhaseRules:
+        """What the phase of a session depends on."""
+        settings, signature = self.settings, self.signature
+        return PhaseRules(signature.digest, settings.tombstone_ttl, settings.rewarm_steps, len(signature.features))

@@ -1,102 +1,101 @@
-"""The service's core: request bodies in, one outcome each out. No server in it, no torch, no sockets.
-
-`handle_batch` parses, serves in rounds until no session is contended any more, and encodes. What a round does is in `rounds`.
-"""
+"""The core of the service: requests in, one reply or error each, whatever the protocol, the server, the store and the runtime."""
 
 import logging
+import random
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import orjson
 
-from handlers.engine.attempt import Round
-from handlers.engine.context import Deployment
+from handlers.engine.attempt import BatchAttempt
+from handlers.engine.context import ServiceContext
 from handlers.engine.drain import Gate
-from handlers.engine.request_metrics import tally
+from handlers.engine.request import Request, Result
+from handlers.engine.request_metrics import record_request_metrics
 from handlers.engine.task import Task, fail
-from handlers.errors import CellstateError, Draining, Overloaded
-from handlers.protocols.native import encode as answers
-from handlers.protocols.native.decode import Body, Parser, Request
-from handlers.protocols.native.encode import Outcome
+from handlers.errors import CellstateError, Draining, InternalError, Overloaded
 from handlers.sessions.sweeper import Sweeper
 
 log = logging.getLogger("cellstate")
+BACKOFF = 0.002  # seconds, at most, before the second attempt at a contended session; doubles with each further one
+MAX_BACKOFF = 0.05
 
 
 class Service:
-    """One deployed model. `handle_batch` is the only way in. `clock` gives seconds since the epoch."""
+    """One served model. One thread calls it: the stores, the quota and the sweeper have no locks of their own.
 
-    def __init__(self, deployment: Deployment, clock: Callable[[], float] = time.time) -> None:
-        self._deployment, self._settings, self._clock = deployment, deployment.settings, clock
-        self._telemetry = deployment.telemetry
-        self._parser = Parser(deployment.signature, deployment.settings)
-        self._gate = Gate(deployment.settings.gate_file)
-        self._sweeper = Sweeper(deployment.store, deployment.settings, deployment.telemetry, clock())
+    `clock` gives seconds since the epoch, `sleep` waits for seconds.
+    """
 
-    def handle_batch(self, rows: Sequence[bytes]) -> list[Outcome]:
-        """Answer each body, in order. Raises nothing that a client can cause."""
-        with self._gate.passing() as is_open:
-            return self._handle(rows, is_open)
+    def __init__(
+        self, context: ServiceContext, clock: Callable[[], float] = time.time, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self.context, self._settings, self._clock, self._sleep = context, context.settings, clock, sleep
+        self._telemetry = context.telemetry
+        self._drain_lock = Gate(context.settings.gate_file)
+        self._sweeper = Sweeper(context.store, context.settings, context.telemetry, clock())
 
-    def _handle(self, rows: Sequence[bytes], is_open: bool) -> list[Outcome]:
-        now = self._clock()
-        with self._telemetry.timing("decode"):
-            bodies = [self._parser.body(row) for row in rows]
-            groups = [self._open(body) for body in bodies]
-        tasks = [task for group in groups for task in group]
-        live = [task for task in tasks if task.error is None]
-        if is_open:
-            self._serve(live, now)
-        else:
-            fail(live, Draining("the service is stopping; nothing was changed: send it again to reach another, or the next"))
-        self._sweeper.run_if_due(now)
-        tally(self._telemetry, tasks)
-        if log.isEnabledFor(logging.INFO):
-            self._log(tasks, len(rows))
-        return [_outcome(body, group) for body, group in zip(bodies, groups, strict=True)]
-
-    def _open(self, body: Body) -> list[Task]:
-        room = self._settings.max_reply // len(body.requests)
-        return [self._task(request, room) for request in body.requests]
-
-    def _task(self, request: Request | CellstateError, room: int) -> Task:
+    def task(self, request: Request | CellstateError, encode: Callable[[Result], Any]) -> Task:
+        """Make the task of one request; `encode` turns its result into the reply. What could not be decoded is an error already."""
         if isinstance(request, CellstateError):
-            return Task(Request(), room, error=request)
+            return Task(Request(), encode, error=request)
         if request.session is None:
-            return Task(request, room)
-        return Task(request, room, request.session.id or secrets.token_urlsafe(16), request.digest())
+            return Task(request, encode)
+        return Task(request, encode, request.session.id or secrets.token_urlsafe(16), request.request_hash())
 
-    def _serve(self, tasks: Sequence[Task], now: float) -> None:
+    def serve(self, tasks: Sequence[Task], batch_size: int) -> None:
+        """Give every task its reply or error. Raises nothing: a defect of the service is the error of the tasks that it concerns."""
+        now, live, failed = self._clock(), [task for task in tasks if task.error is None], False
+        try:
+            with self._drain_lock.passing() as is_open:
+                if is_open:
+                    self._attempt(live, now)
+                else:
+                    fail(live, Draining("the service is stopping; nothing was changed: send it again to reach another, or the next"))
+        except Exception:  # TorchServe would fail the whole batch for it
+            log.exception("internal_error")
+            failed = True
+        fail(
+            [task for task in live if task.waiting or (failed and task.ids)],
+            InternalError("the service failed on this request; whether it was applied is not known: send the same step again"),
+        )
+        self._look_after(tasks, now, batch_size)
+
+    def _attempt(self, tasks: Sequence[Task], now: float) -> None:
         deadline = time.monotonic() + self._settings.batch_seconds
         for attempt in range(self._settings.commit_attempts):
             if not tasks:
                 return
             if attempt:
                 self._telemetry.count("retries_total", len(tasks))
-            tasks = Round(self._deployment, tasks, now, deadline).serve()
-        fail(
-            tasks, Overloaded(f"the session changed under {self._settings.commit_attempts} tries to commit; nothing was applied: try again")
-        )
+                self._sleep(random.uniform(0, min(MAX_BACKOFF, BACKOFF * 2**attempt)))
+            tasks = BatchAttempt(self.context, tasks, now, deadline).serve()
+        attempts = self._settings.commit_attempts
+        fail(tasks, Overloaded(f"the session changed under {attempts} tries to commit; nothing was applied: try again"))
 
-    def _log(self, tasks: Sequence[Task], batch: int) -> None:
-        """One canonical line a request: names and numbers, no payloads. An id that reaches it has passed the parser's pattern."""
+    def _look_after(self, tasks: Sequence[Task], now: float, batch_size: int) -> None:
+        """Sweep, count and log. The requests are answered by now: what fails here is logged only."""
+        try:
+            self._sweeper.run_if_due(now)
+            record_request_metrics(self._telemetry, tasks)
+            if log.isEnabledFor(logging.INFO):
+                self._log(tasks, batch_size)
+        except Exception:
+            log.exception("internal_error")
+
+    def _log(self, tasks: Sequence[Task], batch_size: int) -> None:
+        """Write one line per request: names and numbers, no payloads. The session's id has passed the codec's pattern."""
         for task in tasks:
-            session, inputs, error = task.request.session, task.request.inputs, task.error
+            session, error = task.request.session, task.error
             fields = {
-                "model": self._deployment.signature.label,
+                "model": self.context.signature.label,
                 "session": task.id or None,
                 "action": session.action if session else None,
-                "steps": 0 if inputs is None else len(inputs),
+                "steps": task.request.steps,
                 "status": error.status if error else 200,
                 "code": error.code if error else "ok",
-                "batch": batch,
+                "batch": batch_size,
             }
             log.info("request %s", orjson.dumps(fields).decode())
-
-
-def _outcome(body: Body, tasks: Sequence[Task]) -> Outcome:
-    if body.many:
-        return Outcome(200, "OK", answers.predictions([answers.refusal(t.error) if t.error else t.reply for t in tasks]))
-    error = tasks[0].error
-    return Outcome(error.status, error.phrase, answers.refusal(error)) if error else Outcome(200, "OK", tasks[0].reply)

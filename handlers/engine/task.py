@@ -1,87 +1,73 @@
-"""One request on its way through the service, and the order in which requests may run."""
+"""One request on its way through the service."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
-from handlers.errors import CellstateError, TooLarge
-from handlers.inference.backends.base import Floats
-from handlers.inference.batching import Row
-from handlers.protocols.native.decode import Request, SessionRef
-from handlers.sessions.machine import Move
+from handlers.arrays import Array, Vector
+from handlers.engine.request import Request, Result
+from handlers.errors import CellstateError
+from handlers.sessions.machine import Transition
 from handlers.sessions.record import Record
-from handlers.sessions.state import Vector
+from handlers.sessions.reference import SessionRef
+
+
+@dataclass(slots=True)
+class ModelRun:
+    """What is to run for a task: inputs, the state before them, and the position of that state."""
+
+    inputs: Array  # [T, F] or [T]
+    state: Vector  # [S]
+    position: int
+    record: Record | None = None  # the session's before the step; None for a new session, or without one
+    rewarmed: int = 0  # recent inputs that run before the request's own, to rebuild the state
 
 
 @dataclass(slots=True)
 class Task:
-    """One request; it ends with an `error` or a `reply`. `room` is the most bytes its reply may have."""
+    """One request. It ends with a `reply` or an `error`.
+
+    `encode` is the codec's: it turns the result into the reply, before anything is committed, and raises TooLarge where the reply cannot be
+    sent.
+    """
 
     request: Request
-    room: int
+    encode: Callable[[Result], Any]
     id: str = ""  # the session's, made by the server where the client gave none
-    digest: bytes = b""
-    reply: bytes = b""
+    request_hash: bytes = b""
+    reply: Any = None
     error: CellstateError | None = None
-    move: Move | None = None  # what was done for a session
-    ids: tuple[str, ...] = field(init=False)  # the sessions it touches
-    hangs_on: tuple[str, ...] = field(init=False)  # those of them whose commit decides whether its answer stands
+    transition: Transition | None = None  # what happened to the session
+    run: ModelRun | None = None  # what is still to run
+    ids: tuple[str, ...] = field(init=False)  # sessions that the request touches
+    depends_on: tuple[str, ...] = field(init=False)  # sessions whose commit must succeed for the reply to be valid
 
     def __post_init__(self) -> None:
         session = self.request.session
         self.ids = () if session is None else (self.id,) if session.to is None else (self.id, session.to)
-        self.hangs_on = self.ids
+        self.depends_on = self.ids
 
     @property
     def ref(self) -> SessionRef:
         assert self.request.session is not None  # only asked of requests that name a session
         return self.request.session
 
-    def begin_again(self) -> None:
-        """As if untouched: another worker was first."""
-        self.reply, self.error, self.move, self.hangs_on = b"", None, None, self.ids
+    @property
+    def waiting(self) -> bool:
+        """Whether the task has neither reply nor error."""
+        return self.reply is None and self.error is None
 
-    def fit(self, fragment: bytes) -> bytes:
-        """`fragment` itself. Raises TooLarge before anything is changed: a reply that cannot be sent must not be committed."""
-        if len(fragment) > self.room:
-            raise TooLarge(
-                f"reply: {len(fragment)} bytes, at most {self.room} here: send fewer steps or instances, or ask for less in return"
-            )
-        return fragment
-
-
-@dataclass(slots=True)
-class Step:
-    """A task whose model run is due: what goes in, and where the session stands before it."""
-
-    task: Task
-    row: Row
-    position: int
-    record: Record | None = None  # of the session before the step; None for a new one, or without a session
-    forecast: Floats | None = None
-    rewarmed: int = 0  # recorded inputs that run before the request's own, to rebuild the state
-    before: Vector = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.before = self.row.state
-
-
-def waves(tasks: Iterable[Task]) -> list[list[Task]]:
-    """Split tasks, in arrival order, so that no wave touches a session twice."""
-    levels: dict[str, int] = {}
-    result: list[list[Task]] = []
-    for task in tasks:
-        level = max((levels.get(id, 0) for id in task.ids), default=0)
-        levels.update(dict.fromkeys(task.ids, level + 1))
-        if level == len(result):
-            result.append([])
-        result[level].append(task)
-    return result
+    def reset(self) -> None:
+        """Forget an attempt that lost: another worker changed the session first."""
+        self.reply, self.error, self.transition, self.run, self.depends_on = None, None, None, None, self.ids
 
 
 def fail(tasks: Iterable[Task], error: CellstateError) -> None:
+    """Answer all the tasks with `error`."""
     for task in tasks:
-        task.error = error
+        task.reply, task.error = None, error
 
 
-def hanging_on(tasks: Iterable[Task], ids: Collection[str]) -> list[Task]:
-    return [task for task in tasks if any(id in ids for id in task.hangs_on)]
+def depending_on(tasks: Iterable[Task], ids: Collection[str]) -> list[Task]:
+    """Return the tasks whose reply is valid only if the commit of one of these sessions succeeds."""
+    return [task for task in tasks if any(id in ids for id in task.depends_on)]

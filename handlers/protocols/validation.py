@@ -1,7 +1,4 @@
-"""JSON values into typed ones, or an error that names where, what was expected and what came.
-
-It knows JSON and arrays. It does not know which field means what.
-"""
+"""Turns JSON values into typed ones, or raises an error that names the field, what was expected and what came."""
 
 import difflib
 import itertools
@@ -10,90 +7,106 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from handlers.arrays import Array, Floats
 from handlers.errors import InvalidInput, UnknownField
 from handlers.signature import Signature
 
-Array = npt.NDArray[Any]
 FLOAT32_MAX = float(np.finfo(np.float32).max)
-MANY = 8  # names in a message
+MAX_NAMES = 8  # in a message
+MAX_STEP = 2**53  # the largest integer that every JSON client keeps exact
 ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
 
 
-def only(document: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+def reject_unknown_fields(document: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    """Raise UnknownField for a field that is not among `known`, with the name that was probably meant."""
     for name in document:
         if name not in known:
             close = difflib.get_close_matches(name[:64], known, 1)
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-            raise UnknownField(f"{where}: unknown field {shown(name)}; {hint}")
+            raise UnknownField(f"{where}: unknown field {short_repr(name)}; {hint}")
 
 
 def boolean(document: Mapping[str, Any], name: str, default: bool) -> bool:
+    """Return a field that is true or false, or its default."""
     value = document.get(name, default)
     if not isinstance(value, bool):
-        raise InvalidInput(f"{name}: expected true or false, got {kind(value)}")
+        raise InvalidInput(f"{name}: expected true or false, got {json_type(value)}")
     return value
 
 
-def integer(document: Mapping[str, Any], name: str, most: int, where: str) -> int:
+def integer(document: Mapping[str, Any], name: str, where: str) -> int:
+    """Return a field that is an integer from 0 to `MAX_STEP`."""
     value = document[name]
     if type(value) is not int:
-        raise InvalidInput(f"{where}: expected an integer, got {kind(value)}")
-    if not 0 <= value <= most:
-        raise InvalidInput(f"{where}: expected 0 to {most}, got {value}")
+        raise InvalidInput(f"{where}: expected an integer, got {json_type(value)}")
+    if not 0 <= value <= MAX_STEP:
+        raise InvalidInput(f"{where}: expected 0 to {MAX_STEP}, got {value}")
     return value
 
 
 def choice(value: Any, known: Sequence[str], where: str) -> str:
+    """Return `value`, which must be one of `known`."""
     if not isinstance(value, str) or value not in known:
-        raise InvalidInput(f"{where}: expected one of {', '.join(known)}, got {shown(value)}")
+        raise InvalidInput(f"{where}: expected one of {', '.join(known)}, got {short_repr(value)}")
     return value
 
 
 def session_id(value: Any, where: str) -> str:
+    """Return `value`, which must be a session id."""
     if not isinstance(value, str) or not ID.fullmatch(value):
-        raise InvalidInput(f"{where}: expected 1 to 128 of the characters A-Z a-z 0-9 . _ : @ / + = -, got {shown(value)}")
+        raise InvalidInput(f"{where}: expected 1 to 128 of the characters A-Z a-z 0-9 . _ : @ / + = -, got {short_repr(value)}")
     return value
 
 
-def listed(names: Sequence[str]) -> str:
-    """Names for a message, the first few of many."""
-    return ", ".join([*names[:MANY], "…"] if len(names) > MANY else names)
+def join_names(names: Sequence[str]) -> str:
+    """Return names for a message, the first few of many."""
+    return ", ".join([*names[:MAX_NAMES], "…"] if len(names) > MAX_NAMES else names)
 
 
-def matrix(value: list[Any], columns: int, where: str, signature: Signature, noun: str = "features", limit: float = FLOAT32_MAX) -> Array:
-    """Rows of `columns` JSON numbers -> `[rows, columns]` float32, none beyond ±`limit`."""
+def matrix(value: list[Any], columns: int, where: str, signature: Signature, noun: str = "features", limit: float = FLOAT32_MAX) -> Floats:
+    """Turn rows of `columns` JSON numbers into `[rows, columns]` float32, none beyond ±`limit`."""
     if columns == 1 and not isinstance(value[0], list):
         value = [[item] for item in value]
     for i, row in enumerate(value):
-        if not isinstance(row, list) or len(row) != columns:
-            got = len(row) if isinstance(row, list) else kind(row)
+        if type(row) is not list or len(row) != columns:
+            got = len(row) if isinstance(row, list) else json_type(row)
             raise InvalidInput(f"{where}[{i}]: expected {columns} {noun}, got {got} (signature {signature.label})")
     if not set(map(type, itertools.chain.from_iterable(value))) <= {int, float}:  # a bool would pass for 1, a string for its number
         i, j = next((i, j) for i, row in enumerate(value) for j, item in enumerate(row) if type(item) not in (int, float))
-        raise InvalidInput(f"{where}[{i}][{j}]: expected a number, got {kind(value[i][j])}; fill in a measurement that is missing")
+        raise InvalidInput(f"{where}[{i}][{j}]: expected a number, got {json_type(value[i][j])}; fill in a measurement that is missing")
     with np.errstate(over="ignore"):
         array = np.array(value, dtype=np.float32)
-    if not (np.abs(array) <= limit).all():
-        i, j = (int(k) for k in np.argwhere(~(np.abs(array) <= limit))[0])
-        bound = "float32 (3.4e38)" if limit == FLOAT32_MAX else f"±{limit:.2g}, up to which this model was found right"
-        raise InvalidInput(f"{where}[{i}][{j}]: {value[i][j]} is beyond {bound}")
+    check_range(array, where, limit, value)
     return array
 
 
+def check_range(array: Floats, where: str, limit: float = FLOAT32_MAX, given: Any = None) -> None:
+    """Raise InvalidInput where `[rows, columns]` holds what is no number, or beyond ±`limit`. `given` is what the client sent for it."""
+    if np.abs(array).max(initial=0.0) <= limit:  # false for NaN, too
+        return
+    i, j = (int(k) for k in np.argwhere(~(np.abs(array) <= limit))[0])
+    bound = "float32 (3.4e38)" if limit == FLOAT32_MAX else f"±{limit:.2g}, up to which this model was found right"
+    raise InvalidInput(f"{where}[{i}][{j}]: {(array if given is None else given)[i][j]} is beyond {bound}")
+
+
 def tokens(value: list[Any], signature: Signature) -> Array:
-    """JSON integers -> `[T]` int64 token ids in the vocabulary."""
+    """Turn JSON integers into `[T]` int64 token ids of the vocabulary."""
     for i, item in enumerate(value):
         if type(item) is not int or not 0 <= item < signature.vocabulary:
-            raise InvalidInput(
-                f"inputs[{i}]: expected a token id from 0 to {signature.vocabulary - 1}, got {shown(item)} (signature {signature.label})"
-            )
+            raise_token(i, item, signature)
     return np.array(value, dtype=np.int64)
 
 
-def kind(value: Any) -> str:
-    """What a JSON value is, for messages, without repeating its content."""
+def raise_token(i: int, item: Any, signature: Signature) -> None:
+    """Raise InvalidInput for an id outside the vocabulary."""
+    raise InvalidInput(
+        f"inputs[{i}]: expected a token id from 0 to {signature.vocabulary - 1}, got {short_repr(item)} (signature {signature.label})"
+    )
+
+
+def json_type(value: Any) -> str:
+    """Name the type of a JSON value, for a message that must not repeat its content."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -105,7 +118,7 @@ def kind(value: Any) -> str:
     return "an object" if isinstance(value, dict) else "a number"
 
 
-def shown(value: Any) -> str:
-    """A client's value in a message: short, quoted, escaped."""
-    text = ascii(value) if isinstance(value, str | int | float) else kind(value)
+def short_repr(value: Any) -> str:
+    """Show a client's value in a message: short, quoted, escaped."""
+    text = ascii(value) if isinstance(value, str | int | float) else json_type(value)
     return text if len(text) <= 60 else f"{text[:57]}…"

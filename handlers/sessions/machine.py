@@ -1,163 +1,198 @@
-"""The rules of a session: one table.
+"""The rules of a session, as one table: what a request asks for (operation), where the session is (phase), and what happens (transition).
 
-Code, documentation and tests read the same `TABLE`. An illegal move is a SessionError that names event, state and session, and changes
-nothing. This module knows neither stores nor models: a record goes in, a move or an error comes out.
+Code, tests and docs/sessions.md read the same `TABLE`. A request that the table refuses raises a SessionError that names the request, the
+phase and the session, and changes nothing.
 """
 
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from enum import Enum
-from functools import lru_cache
 from typing import Any, NoReturn
 
+import numpy as np
+
 from handlers import errors
-from handlers.protocols.native.decode import SessionRef
 from handlers.sessions.record import Record
+from handlers.sessions.reference import Action, SessionRef
 
 
 class Phase(Enum):
-    """Where a session is, as its record, the clock and the serving model have it."""
+    """Where a session is, by its record, the clock and the serving model."""
 
     ABSENT = "absent"
     LIVE = "live"
-    FOREIGN = "foreign"  # live, but its state was made by another model
+    REWARMABLE = "rewarmable"  # live, with the state of another model, and recent inputs from which this model can rebuild it
+    MISMATCH = "model mismatch"  # live, with the state of another model
     CLOSED = "closed"
     EXPIRED = "expired"
 
 
-class Event(Enum):
+ALIVE = (Phase.LIVE, Phase.REWARMABLE, Phase.MISMATCH)
+
+
+class Operation(Enum):
     """What a request asks of a session."""
 
     START = "start"  # "step": 0, or no id
     NEXT = "next"  # the step that the session is at, or no step
-    REPEAT = "repeat"  # the request that was applied last
-    ELSEWHERE = "elsewhere"  # a step that the session is not at
+    REPEAT_STEP = "repeat step"  # the step that was applied last, sent again
+    WRONG_STEP = "wrong step"  # a step, generation or `from` that is not the session's
     DESCRIBE = "describe"
     EXPORT = "export"
-    REWIND = "rewind"  # to a position before, among the kept ones
+    REWIND = "rewind"
     FORK = "fork"  # asked of the source
-    BEGET = "beget"  # asked of the session that a fork or an import makes
+    CREATE_FROM_STATE = "create from a state"  # asked of the session that a fork or an import makes
+    REPEAT_ACTION = "repeat action"  # the fork, import or rewind that left the session as it is, sent again
     CLOSE = "close"
 
 
-class Move(Enum):
-    """What is done about it."""
+class Transition(Enum):
+    """What happens."""
 
-    CREATE = "create"  # apply to the initial state
-    APPLY = "apply"  # apply to the recorded state
-    REPLAY = "replay"  # answer from the record
-    SHOW = "show"  # answer from the record's head, change nothing
-    TAKE_BACK = "take back"  # write an earlier state
-    END = "end"  # leave a tombstone
-    BEAR = "bear"  # write a new record
-    REBUILD = "rebuild"  # run the recorded inputs through this model, then apply
+    CREATE = "create"  # run the inputs from the initial state
+    APPLY = "apply"  # run the inputs from the recorded state
+    REWARM = "rewarm"  # run the recent inputs through this model first, then the request's
+    REPLAY = "replay"  # answer the last step again from the record
+    DESCRIBE = "describe"
+    EXPORT = "export"  # answer with the recorded state
+    REWIND = "rewind"  # write an earlier state
+    FORK = "fork"  # read the state for the session to be created
+    CREATE_FROM_STATE = "create from a state"  # write a new record
+    CONFIRM = "confirm"  # answer where the session is; the action was done before
+    CLOSE = "close"  # leave a tombstone
 
 
 NotFound, Conflict, Exists = errors.SessionNotFound, errors.StepConflict, errors.SessionExists
 Changed, Closed, Expired = errors.ModelChanged, errors.SessionClosed, errors.SessionExpired
-P, E, M = Phase, Event, Move
+P, O, T = Phase, Operation, Transition  # noqa: E741
+Outcome = Transition | type[errors.SessionError]
 
-TABLE: dict[Event, dict[Phase, Move | type[errors.SessionError]]] = {
-    E.START:     {P.ABSENT: M.CREATE, P.LIVE: Exists,   P.FOREIGN: Exists,   P.CLOSED: Closed,   P.EXPIRED: M.CREATE},
-    E.NEXT:      {P.ABSENT: NotFound, P.LIVE: M.APPLY,  P.FOREIGN: M.REBUILD,  P.CLOSED: Closed,   P.EXPIRED: Expired},
-    E.REPEAT:    {P.ABSENT: NotFound, P.LIVE: M.REPLAY, P.FOREIGN: M.REPLAY, P.CLOSED: M.REPLAY, P.EXPIRED: Expired},
-    E.ELSEWHERE: {P.ABSENT: NotFound, P.LIVE: Conflict, P.FOREIGN: Conflict, P.CLOSED: Closed,   P.EXPIRED: Expired},
-    E.DESCRIBE:  {P.ABSENT: NotFound, P.LIVE: M.SHOW,   P.FOREIGN: M.SHOW,   P.CLOSED: Closed,   P.EXPIRED: Expired},
-    E.EXPORT:    {P.ABSENT: NotFound, P.LIVE: M.SHOW,   P.FOREIGN: M.SHOW,   P.CLOSED: Closed,   P.EXPIRED: Expired},
-    E.REWIND:    {P.ABSENT: NotFound, P.LIVE: M.TAKE_BACK, P.FOREIGN: Changed, P.CLOSED: Closed, P.EXPIRED: Expired},
-    E.FORK:      {P.ABSENT: NotFound, P.LIVE: M.SHOW,   P.FOREIGN: M.SHOW,   P.CLOSED: Closed,   P.EXPIRED: Expired},
-    E.BEGET:     {P.ABSENT: M.BEAR,   P.LIVE: Exists,   P.FOREIGN: Exists,   P.CLOSED: Closed,   P.EXPIRED: M.BEAR},
-    E.CLOSE:     {P.ABSENT: NotFound, P.LIVE: M.END,    P.FOREIGN: M.END,    P.CLOSED: M.SHOW,   P.EXPIRED: Expired},
+
+def _row(absent: Outcome, live: Outcome, rewarmable: Outcome, mismatch: Outcome, closed: Outcome, expired: Outcome) -> dict[Phase, Outcome]:
+    return dict(zip(Phase, (absent, live, rewarmable, mismatch, closed, expired), strict=True))
+
+
+TABLE: dict[Operation, dict[Phase, Outcome]] = {
+    #                          absent               live          rewarmable    mismatch      closed       expired
+    O.START:             _row(T.CREATE,            Exists,       Exists,       Exists,       Closed,      T.CREATE),
+    O.NEXT:              _row(NotFound,            T.APPLY,      T.REWARM,     Changed,      Closed,      Expired),
+    O.REPEAT_STEP:       _row(NotFound,            T.REPLAY,     T.REPLAY,     T.REPLAY,     T.REPLAY,    Expired),
+    O.WRONG_STEP:        _row(NotFound,            Conflict,     Conflict,     Conflict,     Closed,      Expired),
+    O.DESCRIBE:          _row(NotFound,            T.DESCRIBE,   T.DESCRIBE,   T.DESCRIBE,   Closed,      Expired),
+    O.EXPORT:            _row(NotFound,            T.EXPORT,     T.EXPORT,     T.EXPORT,     Closed,      Expired),
+    O.REWIND:            _row(NotFound,            T.REWIND,     Changed,      Changed,      Closed,      Expired),
+    O.FORK:              _row(NotFound,            T.FORK,       T.FORK,       T.FORK,       Closed,      Expired),
+    O.CREATE_FROM_STATE: _row(T.CREATE_FROM_STATE, Exists,       Exists,       Exists,       Closed,      T.CREATE_FROM_STATE),
+    O.REPEAT_ACTION:     _row(NotFound,            T.CONFIRM,    T.CONFIRM,    T.CONFIRM,    T.CONFIRM,   Expired),
+    O.CLOSE:             _row(NotFound,            T.CLOSE,      T.CLOSE,      T.CLOSE,      T.CONFIRM,   Expired),
 }  # fmt: skip
 
 REMEDY: dict[type[errors.SessionError], str] = {
     NotFound: 'start it with "step": 0',
-    Conflict: "continue with the expected step; an earlier step is answered again only when it is the last one applied, sent unchanged",
+    Conflict: "continue with the expected step and generation; an earlier step is answered again only when it is the last one applied, "
+    "sent unchanged",
     Exists: 'continue it with its expected step, close it, or start another id; "step": 0 never resets a live session',
-    Changed: "close it and start anew, or send it to the model version that made its state (or configure rewarm_steps)",
+    Changed: "close it and start anew, or send it to the model version that made its state",
     Closed: "use another id; this one is free again when its tombstone is gone",
     Expired: 'start anew with "step": 0',
 }
 
-
-def phase(record: Record | None, now: float, model_digest: bytes, tombstone_ttl: float) -> Phase:
-    """Where a session stands. A record past its tombstone's time counts as absent whether or not a sweep has come by."""
-    if record is None or record.expires_at + tombstone_ttl < now:
-        return Phase.ABSENT
-    if record.closed:
-        return Phase.CLOSED
-    if record.expires_at < now:
-        return Phase.EXPIRED
-    return Phase.LIVE if record.state.digest == model_digest else Phase.FOREIGN
-
-
-def event(ref: SessionRef, digest: bytes, record: Record | None, where: Phase) -> Event:
-    """What a request asks, given the record. A request without `step` is never taken for a repeat: it applies where the session is."""
-    if ref.action == "rewind" and record is not None and record.left_by(digest):
-        return Event.REPEAT
-    if ref.action != "step":
-        return ACTIONS[ref.action]
-    if record is None or where in (Phase.ABSENT, Phase.EXPIRED):
-        return Event.START if ref.step == 0 or ref.id is None else Event.NEXT if ref.step is None else Event.ELSEWHERE
-    if ref.step == record.last_step and digest == record.last_digest:
-        return Event.REPEAT
-    if ref.step is None or ref.step == record.state.position:
-        return Event.NEXT
-    return Event.START if ref.step == 0 else Event.ELSEWHERE
-
-
-def begotten(ref: SessionRef, digest: bytes, record: Record | None, where: Phase) -> Event:
-    """What a fork or an import asks of the session it makes: a repeat when that session is as this very request left it."""
-    alive = record is not None and where in (Phase.LIVE, Phase.FOREIGN)
-    return Event.REPEAT if alive and record is not None and record.left_by(digest) else Event.BEGET
-
-
-ACTIONS = {
-    "describe": Event.DESCRIBE,
-    "rewind": Event.REWIND,
-    "export": Event.EXPORT,
-    "fork": Event.FORK,
-    "import": Event.BEGET,
-    "close": Event.CLOSE,
+OPERATIONS = {
+    Action.DESCRIBE: Operation.DESCRIBE,
+    Action.EXPORT: Operation.EXPORT,
+    Action.REWIND: Operation.REWIND,
+    Action.FORK: Operation.FORK,
+    Action.IMPORT: Operation.CREATE_FROM_STATE,
+    Action.CLOSE: Operation.CLOSE,
 }
 
 
-def decide(what: Event, where: Phase, id: str, ref: SessionRef, record: Record | None) -> Move:
-    """Look the move up. Raises the SessionError that the table names."""
-    move = TABLE[what][where]
-    if not isinstance(move, Move):
-        refuse(move, where, id, ref, record)
-    return move
+@dataclass(frozen=True, slots=True)
+class PhaseRules:
+    """What the phase of a session depends on besides its record and the time."""
+
+    model_digest: bytes
+    tombstone_ttl: float  # seconds
+    rewarm_steps: int = 0
+    columns: int = 0  # features of the model's input; 0 for token ids
+
+    def phase(self, record: Record | None, now: float) -> Phase:
+        """Return where a session is. A record past its tombstone's time counts as absent whether or not it was swept."""
+        if record is None or record.expires_at + self.tombstone_ttl < now:
+            return Phase.ABSENT
+        if record.closed:
+            return Phase.CLOSED
+        if record.expires_at < now:
+            return Phase.EXPIRED
+        if record.state.digest == self.model_digest:
+            return Phase.LIVE
+        return Phase.REWARMABLE if self._rewarmable(record) else Phase.MISMATCH
+
+    def _rewarmable(self, record: Record) -> bool:
+        recent = record.recent
+        if not self.rewarm_steps or recent is None or not record.covers(self.rewarm_steps):
+            return False
+        expected = ((self.columns,), np.float32) if self.columns else ((), np.int64)
+        return (recent.shape[1:], recent.dtype.type) == expected
 
 
-def refuse(error: type[errors.SessionError], where: Phase, id: str, ref: SessionRef, record: Record | None) -> NoReturn:
-    """Raise `error`, naming event, state and session."""
+def operation(ref: SessionRef, request_hash: bytes, record: Record | None, phase: Phase) -> Operation:
+    """Return what a request asks of the session that it names. Without `step` a request is never taken for a repeat: it applies again."""
+    if ref.action is not Action.STEP:
+        return _action(ref, request_hash, record, phase)
+    if record is None or phase in (Phase.ABSENT, Phase.EXPIRED):
+        return Operation.START if ref.step == 0 or ref.id is None else Operation.NEXT if ref.step is None else Operation.WRONG_STEP
+    if ref.step == record.last_step < record.state.position and request_hash == record.last_hash:
+        return Operation.REPEAT_STEP
+    if ref.generation is not None and ref.generation != record.generation:
+        return Operation.WRONG_STEP
+    if ref.step is None or ref.step == record.state.position:
+        return Operation.NEXT
+    return Operation.START if ref.step == 0 else Operation.WRONG_STEP
+
+
+def _action(ref: SessionRef, request_hash: bytes, record: Record | None, phase: Phase) -> Operation:
+    asked = OPERATIONS[ref.action]
+    if asked is Operation.CREATE_FROM_STATE:
+        return creation(request_hash, record, phase)
+    if asked is not Operation.REWIND or record is None:
+        return asked
+    if record.action_hash == request_hash:
+        return Operation.REPEAT_ACTION
+    elsewhere = ref.from_step is not None and ref.from_step != record.state.position
+    stale = ref.generation is not None and ref.generation != record.generation
+    return Operation.WRONG_STEP if elsewhere or stale else asked
+
+
+def creation(request_hash: bytes, record: Record | None, phase: Phase) -> Operation:
+    """Return what a fork or an import asks of the session that it makes: a repeat when that session is as this very request left it."""
+    repeat = record is not None and phase in ALIVE and record.action_hash == request_hash
+    return Operation.REPEAT_ACTION if repeat else Operation.CREATE_FROM_STATE
+
+
+def decide(asked: Operation, phase: Phase, id: str, ref: SessionRef, record: Record | None) -> Transition:
+    """Look up what happens.
+
+    Raises:
+        SessionError: the table refuses the request.
+    """
+    outcome = TABLE[asked][phase]
+    if not isinstance(outcome, Transition):
+        raise_refused(outcome, phase, id, ref, record)
+    return outcome
+
+
+def raise_refused(error: type[errors.SessionError], phase: Phase, id: str, ref: SessionRef, record: Record | None) -> NoReturn:
+    """Raise `error`, naming the request, the phase and the session."""
     details: dict[str, Any] = {"session": id}
-    where_it_is = ""
-    if record is not None and where in (Phase.LIVE, Phase.FOREIGN):
-        details["expected"] = record.state.position
-        where_it_is = f", at step {record.state.position}"
-    named = f'"step": {ref.step}' if ref.step is not None else "a next step"
-    asked = f'"action": "{ref.action}"' if ref.action != "step" else named
-    raise error(f"session {id} is {where.value}{where_it_is}; {asked} cannot be served: {REMEDY[error]}", **details)
-
-
-def field(id: str, record: Record) -> dict[str, Any]:
-    """The `session` field of a response."""
-    shown = {"id": id, "step": record.state.position, "expires_at": timestamp(record.expires_at), "replayed": False}
-    return shown | {"closed": True} if record.closed else shown
-
-
-def describe(id: str, record: Record) -> dict[str, Any]:
-    """The `session` field of the answer to `describe`."""
-    more = {"created_at": timestamp(record.created_at), "last_step": record.last_step, "model_digest": record.state.digest.hex()}
-    return field(id, record) | more
-
-
-def timestamp(seconds: float) -> str:
-    """RFC 3339, UTC, whole seconds."""
-    return _timestamp(int(seconds))
-
-
-@lru_cache(maxsize=64)  # a batch's sessions expire in the same second
-def _timestamp(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    position = ""
+    if record is not None and phase in ALIVE:
+        details |= {"expected": record.state.position, "generation": record.generation}
+        position = f", at step {record.state.position}" + (f" of generation {record.generation}" if record.generation else "")
+        if error is Changed and record.version:
+            details["version"] = record.version
+    asked = (
+        f'"action": "{ref.action}"' if ref.action is not Action.STEP else f'"step": {ref.step}' if ref.step is not None else "a next step"
+    )
+    if ref.generation is not None:
+        asked += f' with "generation": {ref.generation}'
+    raise error(f"session {id} is {phase.value}{position}; {asked} cannot be served: {REMEDY[error]}", **details)

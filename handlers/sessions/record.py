@@ -1,109 +1,217 @@
-"""The record of a session: what is committed as one value, and its bytes.
+"""The record of a session: everything that is committed for it, as one value, and that value's bytes.
 
-Layout of format 1, little-endian: header, answer, the states (the current one, then kept earlier ones, newest first), the recent inputs,
-seal. States are state bytes without their seal (handlers/sessions/state.py); one seal covers all of it.
+Layout of format 2, little-endian:
+
+    header            `HEADER` below
+    version           the version of the model that made the last answer, ASCII
+    answer            the arrays of the last answer, by name: `pack_arrays`
+    states            the current one, then kept earlier ones, newest first: position (8 bytes), then S float32 values, each
+    recent inputs     the last inputs consumed, float32 [W, F] or int64 [W]
+    checksum          XXH3-64 of all bytes before it
+
+Format 1, which earlier releases wrote, is still read (`handlers/sessions/record_v1.py`). A record that is changed is written in format 2.
 """
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+from xxhash import xxh3_64, xxh3_64_digest
 
-from handlers.sessions import state
-from handlers.sessions.state import CorruptState, State
+from handlers.arrays import Array, Floats
+from handlers.sessions import record_v1
+from handlers.sessions.state import MAX_POSITION, CorruptState, State
 
-MAGIC, FORMAT = b"CSRE", 1
-HEADER = struct.Struct("<4sBBHddQ16sIBxHI")
+MAGIC, FORMAT = b"CSRE", 2
+PREFIX = struct.Struct("<4sBB")  # magic, format, closed: the same in every format
+# … kept states, created, expires, last step, last hash, action hash, generation, model digest, S; lengths of version and answer;
+# kind, columns and rows of the recent inputs
+HEADER = struct.Struct("<4sBBHddQ16s16sQ16sIBIBHI")
+POSITION = struct.Struct("<Q")
 KINDS: dict[int, np.dtype[Any]] = {0: np.dtype("<f4"), 1: np.dtype("<i8")}  # of the recent inputs: features, token ids
+CHECKSUM_BYTES = 8
+MAX_COLUMNS = 2**16 - 1  # of the recent inputs
+MAX_DIMENSIONS = 8
+NO_HASH = bytes(16)
 
-MOST_COLUMNS = 2**16 - 1  # of the recent inputs
 
-Inputs = npt.NDArray[Any]  # [W, F] float32, or [W] int64
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Record:
-    """State, position, the last request's digest and its answer; earlier states and recent inputs when configured."""
+    """A session's state and position, what its last request was, and its answer; earlier states and recent inputs where configured.
+
+    Records are replaced, never changed in place. Times are seconds since the epoch, hashes 16 bytes.
+    """
 
     state: State
-    created_at: float  # seconds since the epoch, as all times here
+    created_at: float
     expires_at: float
-    last_step: int  # the position before the last applied request
-    last_digest: bytes  # 16 bytes
-    answer: bytes  # the answer to it, without the session field
+    last_step: int  # the position before the last applied step
+    last_hash: bytes = NO_HASH  # of the last applied step
+    answer: bytes = b""  # the arrays of the answer to it, packed
+    version: str = ""  # of the model that made the answer
+    action_hash: bytes = NO_HASH  # of the fork, import or rewind that left the session as it is; a step clears it
+    generation: int = 0  # how often the session was rewound
     closed: bool = False
     history: tuple[State, ...] = ()  # earlier states, newest first
-    recent: Inputs | None = None  # the last inputs consumed
+    recent: Array | None = None  # the last inputs consumed, [W, F] float32 or [W] int64
 
-    def left_by(self, digest: bytes) -> bool:
-        """Whether the session is as this request, which applied no step, left it."""
-        return self.last_step == self.state.position and self.last_digest == digest
+    def kept(self, position: int) -> State | None:
+        """Return the current or an earlier state at `position`, if it is kept."""
+        return next((state for state in (self.state, *self.history) if state.position == position), None)
 
-    def earlier(self, position: int) -> State | None:
-        """The kept state at `position`."""
-        return next((kept for kept in (self.state, *self.history) if kept.position == position), None)
+    def covers(self, steps: int) -> bool:
+        """Whether the recent inputs reach back `steps` steps, or to the start of the stream."""
+        return self.recent is not None and len(self.recent) >= min(self.state.position, steps)
 
     def tombstone(self, now: float) -> "Record":
-        """What closing leaves: position and last answer, no state."""
+        """Return what remains of the session after it was closed: position and last answer, no state."""
         bare = State(np.empty(0, np.float32), self.state.position, self.state.digest)
         return replace(self, state=bare, expires_at=now, closed=True, history=(), recent=None)
 
-    def rewound(self, target: State, digest: bytes, expires_at: float) -> "Record":
-        """The record back at `target`, one of its kept states, by a request of that digest."""
-        history = tuple(kept for kept in self.history if kept.position < target.position)
-        return Record(target, self.created_at, expires_at, target.position, digest, b"", history=history)
+    def rewound(self, target: State, action_hash: bytes, expires_at: float) -> "Record":
+        """Return the record after a rewind to `target`, a kept state. The last answer is kept where `target` is the current state."""
+        changed = replace(self, action_hash=action_hash, generation=self.generation + 1, expires_at=expires_at)
+        if target is self.state:
+            return changed
+        history = tuple(state for state in self.history if state.position < target.position)
+        return replace(changed, state=target, last_step=target.position, last_hash=NO_HASH, answer=b"", history=history, recent=None)
 
     def encode(self) -> bytes:
-        """One sealed value for a store."""
+        """Encode the record in format 2."""
         kind, columns, rows, inputs = _pack_inputs(self.recent)
-        states = b"".join(state.pack(kept) for kept in (self.state, *self.history))
-        head = HEADER.pack(
-            MAGIC, FORMAT, self.closed, len(self.history), self.created_at, self.expires_at, self.last_step, self.last_digest,
-            len(self.answer), kind, columns, rows,
+        state, version = self.state, self.version.encode()
+        header = HEADER.pack(
+            MAGIC, FORMAT, self.closed, len(self.history), self.created_at, self.expires_at, self.last_step, self.last_hash,
+            self.action_hash, self.generation, state.digest, state.values.size, len(version), len(self.answer), kind, columns, rows,
         )  # fmt: skip
-        return state.seal(head + self.answer + states + inputs)
+        parts = [header, version, self.answer]
+        for kept in (state, *self.history):
+            parts += POSITION.pack(kept.position), kept.values.tobytes()
+        body = b"".join((*parts, inputs))
+        return body + xxh3_64_digest(body)
 
     @classmethod
     def decode(cls, data: bytes) -> "Record":
-        """Read a stored value. Raises CorruptState."""
-        body = state.unseal(data)
-        if len(body) < HEADER.size:
-            raise CorruptState("shorter than its header")
-        magic, version, closed, kept, created, expires, last_step, digest, length, kind, columns, rows = HEADER.unpack_from(body)
-        if magic != MAGIC or version != FORMAT:
-            raise CorruptState(f"record format {version}, this release reads {FORMAT}")
-        start = HEADER.size + length
-        inputs = KINDS[kind].itemsize * rows * max(columns, 1)
-        current, *history = _states(body[start : len(body) - inputs], kept + 1)
-        recent = _unpack_inputs(body[len(body) - inputs :], kind, columns, rows)
-        return cls(current, created, expires, last_step, digest, body[HEADER.size : start], bool(closed), tuple(history), recent)
+        """Decode a stored value of any format.
+
+        Raises:
+            CorruptState: the bytes are damaged, or of a newer release.
+        """
+        if len(data) < PREFIX.size or not data.startswith(MAGIC):
+            raise CorruptState("it does not begin as a record does")
+        version = data[4]
+        if version == FORMAT:
+            return _decode(data)
+        if version == record_v1.FORMAT:
+            return _upgraded(record_v1.decode(data))
+        raise CorruptState(f"record format {version}, this release reads {record_v1.FORMAT} and {FORMAT}")
 
 
 def was_closed(data: bytes) -> bool:
-    """Whether stored bytes are a closed session's tombstone, by their header alone; bytes that are no record are none."""
-    return len(data) > HEADER.size and HEADER.unpack_from(data)[:3] == (MAGIC, FORMAT, True)
+    """Whether the first bytes of a stored value belong to a closed session's record; bytes that are no record do not."""
+    if len(data) < PREFIX.size:
+        return False
+    magic, version, closed = PREFIX.unpack_from(data)
+    return magic == MAGIC and version in (record_v1.FORMAT, FORMAT) and closed == 1
 
 
-def _states(data: bytes, count: int) -> list[State]:
-    """`count` states of equal length, end to end."""
-    size, rest = divmod(len(data), count)
-    if rest:
-        raise CorruptState("its states do not fill its length")
-    return [state.unpack(data[i * size : (i + 1) * size]) for i in range(count)]
+def pack_arrays(arrays: Mapping[str, Floats]) -> bytes:
+    """Encode float32 arrays by name: name and shape of each, then its values."""
+    return b"".join(part for name, array in arrays.items() for part in (_array_head(name, array.shape), array.tobytes()))
 
 
-def _pack_inputs(recent: Inputs | None) -> tuple[int, int, int, bytes]:
-    """Kind, columns (0 for token ids), rows, bytes."""
+def unpack_arrays(data: bytes) -> dict[str, Floats]:
+    """Decode what `pack_arrays` encoded. The arrays are read-only views of `data`.
+
+    Raises:
+        CorruptState: `data` is something else.
+    """
+    arrays, offset = {}, 0
+    try:
+        while offset < len(data):
+            length, dimensions = data[offset], data[offset + 1]
+            start = offset + 2 + length
+            shape = struct.unpack_from(f"<{dimensions}I", data, start)
+            start += 4 * dimensions
+            count = int(np.prod(shape, dtype=object)) if shape else 1
+            array = np.frombuffer(data, "<f4", count, start).reshape(shape) if count else np.empty(shape, np.float32)
+            arrays[data[offset + 2 : offset + 2 + length].decode()] = array
+            offset = start + 4 * count
+    except (IndexError, ValueError, struct.error) as e:
+        raise CorruptState(f"its answer cannot be read: {e}") from e
+    return arrays
+
+
+@lru_cache(maxsize=1024)
+def _array_head(name: str, shape: tuple[int, ...]) -> bytes:
+    encoded = name.encode()
+    return struct.pack(f"<BB{len(encoded)}s{len(shape)}I", len(encoded), len(shape), encoded, *shape)
+
+
+def _decode(data: bytes) -> Record:
+    end = len(data) - CHECKSUM_BYTES
+    if end < HEADER.size:
+        raise CorruptState("shorter than its header")
+    if xxh3_64(memoryview(data)[:end]).digest() != data[end:]:
+        raise CorruptState("its checksum does not match")
+    (
+        _, _, closed, kept, created, expires, last_step, last_hash, action_hash, generation, digest, size, version_length, answer_length,
+        kind, columns, rows,
+    ) = HEADER.unpack_from(data)  # fmt: skip
+    answer_start = HEADER.size + version_length
+    states_start = answer_start + answer_length
+    inputs_start = states_start + (kept + 1) * (POSITION.size + 4 * size)
+    if closed > 1 or kind not in KINDS or inputs_start + KINDS[kind].itemsize * rows * max(columns, 1) != end:
+        raise CorruptState("its parts do not fill its length")
+    states = [_state(data, states_start + i * (POSITION.size + 4 * size), size, digest) for i in range(kept + 1)]
+    recent = _unpack_inputs(data, inputs_start, kind, columns, rows)
+    try:
+        version = data[HEADER.size : answer_start].decode()
+    except UnicodeDecodeError as e:
+        raise CorruptState("the version of its model is no text") from e
+    return Record(
+        states[0], created, expires, last_step, last_hash, data[answer_start:states_start], version, action_hash, generation,
+        closed == 1, tuple(states[1:]), recent,
+    )  # fmt: skip
+
+
+def _state(data: bytes, start: int, size: int, digest: bytes) -> State:
+    (position,) = POSITION.unpack_from(data, start)
+    if position > MAX_POSITION:
+        raise CorruptState(f"position {position} is out of range")
+    return State(np.frombuffer(data, "<f4", size, start + POSITION.size), position, digest)
+
+
+def _upgraded(old: record_v1.RecordV1) -> Record:
+    """What an earlier release wrote: a request that applied no step left `last_step` at the position."""
+    by_action = old.last_step == old.state.position
+    return Record(
+        state=old.state,
+        created_at=old.created_at,
+        expires_at=old.expires_at,
+        last_step=old.last_step,
+        last_hash=NO_HASH if by_action else old.last_digest,
+        answer=pack_arrays(old.arrays),
+        action_hash=old.last_digest if by_action else NO_HASH,
+        closed=old.closed,
+        history=old.history,
+        recent=old.recent,
+    )
+
+
+def _pack_inputs(recent: Array | None) -> tuple[int, int, int, bytes]:
+    """Return kind, columns (0 for token ids), rows and bytes."""
     if recent is None:
         return 0, 0, 0, b""
     kind = 0 if recent.dtype.kind == "f" else 1
-    return kind, recent.shape[1] if recent.ndim == 2 else 0, len(recent), recent.astype(KINDS[kind]).tobytes()
+    return kind, recent.shape[1] if recent.ndim == 2 else 0, len(recent), recent.astype(KINDS[kind], copy=False).tobytes()
 
 
-def _unpack_inputs(data: bytes, kind: int, columns: int, rows: int) -> Inputs | None:
+def _unpack_inputs(data: bytes, start: int, kind: int, columns: int, rows: int) -> Array | None:
     if not rows:
         return None
-    values: Inputs = np.frombuffer(data, KINDS[kind])
+    values: Array = np.frombuffer(data, KINDS[kind], rows * max(columns, 1), start)
     return values.reshape(rows, columns) if columns else values

@@ -1,6 +1,6 @@
-"""State bytes: the portable form of one row's hidden state. No pickle; nothing is allocated before the length is checked.
+"""State bytes: the portable form of one row's hidden state. There is no pickle in them, and lengths are checked before memory is taken.
 
-Layout of format 1, little-endian, 44 bytes of header, then the values, then the seal:
+Layout of format 1, little-endian, 44 bytes of header, then the values, then the MAC:
 
     offset  size  field
     0       4     magic "CSST"
@@ -12,10 +12,9 @@ Layout of format 1, little-endian, 44 bytes of header, then the values, then the
     32      8     number of values S
     40      4     reserved, 0
     44      4*S   values: the state tensors in signature order, each flattened [rows, size]
-    …       16    seal: BLAKE2b-128 of all bytes before it, keyed when a key is configured
+    …       16    MAC: BLAKE2b-128 of all bytes before it, keyed when a key is configured
 
-The seal is a checksum without a key and an authentication code with one (RFC 7693, keyed mode). This module knows bytes; it does not
-know sessions, stores or graphs.
+Without a key the MAC is a checksum; with one it authenticates the state (RFC 7693, keyed mode).
 """
 
 import base64
@@ -25,53 +24,59 @@ import struct
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from handlers.arrays import Vector
 from handlers.errors import InvalidInput, ModelChanged, TooLarge
 from handlers.signature import Signature
 
 MAGIC, FORMAT, FLOAT32, SIGNED = b"CSST", 1, 1, 1
 HEADER = struct.Struct("<4sBBHQ16sQI")
-SEAL = 16
+MAC_BYTES = 16
 MAX_POSITION = 2**53  # the largest integer that every JSON client keeps exact
-
-Vector = npt.NDArray[np.float32]  # [S]
 
 
 class CorruptState(ValueError):
-    """Bytes that are no intact state of this format; the text says what is wrong with them."""
+    """Bytes that are no intact state or record; the text says what is wrong with them."""
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """One row's hidden state: all layers and directions of all state tensors, and where it stands."""
+    """One row's hidden state: all layers and directions of all state tensors, the position, and the model that made it."""
 
     values: Vector  # [S]
     position: int
     digest: bytes  # 16 bytes of the model digest
 
 
-def seal(body: bytes, key: bytes = b"") -> bytes:
-    """Append the seal to `body`."""
-    return body + hashlib.blake2b(body, digest_size=SEAL, key=key).digest()
+def append_mac(body: bytes, key: bytes = b"") -> bytes:
+    """Append the MAC of `body` to it."""
+    return body + hashlib.blake2b(body, digest_size=MAC_BYTES, key=key).digest()
 
 
-def unseal(data: bytes, key: bytes = b"") -> bytes:
-    """The body of sealed `data`. Raises CorruptState when one bit of it changed, or the key is another."""
-    body, tag = data[:-SEAL], data[-SEAL:]
-    if not hmac.compare_digest(tag, hashlib.blake2b(body, digest_size=SEAL, key=key).digest()):
+def verify_mac(data: bytes, key: bytes = b"") -> bytes:
+    """Return `data` without its MAC.
+
+    Raises:
+        CorruptState: a bit of `data` changed, or it was signed with another key.
+    """
+    body, tag = data[:-MAC_BYTES], data[-MAC_BYTES:]
+    if not hmac.compare_digest(tag, hashlib.blake2b(body, digest_size=MAC_BYTES, key=key).digest()):
         raise CorruptState("its checksum or signature does not match")
     return body
 
 
 def pack(state: State, signed: bool = False) -> bytes:
-    """Header and values, unsealed."""
+    """Encode header and values, without a MAC."""
     header = HEADER.pack(MAGIC, FORMAT, FLOAT32, SIGNED if signed else 0, state.position, state.digest, state.values.size, 0)
     return header + np.ascontiguousarray(state.values, dtype="<f4").tobytes()
 
 
 def unpack(body: bytes, signed: bool = False) -> State:
-    """The state in an unsealed body, as `pack` made it; its values are a read-only view of `body`. Raises CorruptState."""
+    """Decode what `pack` encoded. The state's values are a read-only view of `body`.
+
+    Raises:
+        CorruptState: `body` is no state of this format.
+    """
     if len(body) < HEADER.size:
         raise CorruptState(f"{len(body)} bytes are shorter than the header of {HEADER.size}")
     magic, version, dtype, flags, position, digest, count, reserved = HEADER.unpack_from(body)
@@ -87,17 +92,17 @@ def unpack(body: bytes, signed: bool = False) -> State:
 
 
 def to_text(state: State, key: bytes = b"") -> str:
-    """The opaque string that a client holds: URL-safe base64 of the sealed bytes."""
-    return base64.urlsafe_b64encode(seal(pack(state, signed=bool(key)), key)).decode("ascii")
+    """Encode the opaque string that a client holds: URL-safe base64 of state bytes and MAC."""
+    return base64.urlsafe_b64encode(append_mac(pack(state, signed=bool(key)), key)).decode("ascii")
 
 
 def text_length(signature: Signature) -> int:
-    """Characters of this model's opaque string."""
-    return (HEADER.size + 4 * signature.state_length + SEAL + 2) // 3 * 4
+    """Return the length of this model's opaque strings, in characters."""
+    return (HEADER.size + 4 * signature.state_length + MAC_BYTES + 2) // 3 * 4
 
 
 def _decode(text: str) -> bytes:
-    """The bytes of an opaque string; every other spelling of the same bytes is refused, so that no two strings are one state."""
+    """Decode base64, in its canonical spelling only, so that no two strings are one state."""
     data = base64.b64decode(text, altchars=b"-_", validate=True)
     if base64.urlsafe_b64encode(data) != text.encode():
         raise CorruptState("it is spelt otherwise than this service does")
@@ -105,17 +110,22 @@ def _decode(text: str) -> bytes:
 
 
 def from_text(text: str, signature: Signature, key: bytes = b"") -> State:
-    """Read an opaque string for this model. Raises TooLarge, InvalidInput, or ModelChanged for an intact state of another model.
+    """Decode and verify an opaque string for this model.
 
-    A string of more than four times this model's length is refused before it is decoded; up to that it is read, so that the intact
-    state of a larger model is told from a damaged one.
+    A string of more than four times this model's length is refused before it is decoded. Up to that it is decoded, so that the intact
+    state of a larger model can be told from a damaged one.
+
+    Raises:
+        TooLarge: the string cannot be a state of this model.
+        InvalidInput: the string is damaged, forged, or holds values that are not finite.
+        ModelChanged: it is an intact state of another model.
     """
     if len(text) > 4 * text_length(signature):
         raise TooLarge(
             f"state: {len(text)} characters, this model's state has {text_length(signature)}: send the string as it was returned"
         )
     try:
-        state = unpack(unseal(_decode(text), key), signed=bool(key))
+        state = unpack(verify_mac(_decode(text), key), signed=bool(key))
     except (CorruptState, ValueError) as e:
         raise InvalidInput(f"state: not an intact state string ({e}): send it as it was returned by this service") from e
     if state.digest != signature.digest or state.values.size != signature.state_length:

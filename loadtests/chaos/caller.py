@@ -1,31 +1,38 @@
-"""One delivery after another: a request goes to one of the servers, and what was asked and answered goes into the history.
+"""Send requests to any of several servers, and record every request with its answer.
 
-It knows HTTP and what the service's answers look like. It does not know which requests make sense, or which answers are right.
+Which requests make sense is the streams' concern; which answers are right is the oracle's.
 """
 
-import asyncio
 import hashlib
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import orjson
+import stamina
 
-from loadtests.expected import Array
-from loadtests.history import Answer, Ask, Recorder
+from loadtests.history import Answer, Invocation, Recorder
+from loadtests.offline import Array
 
-PATIENT = 30.0  # seconds for an answer, where the client is not in a hurry
-PAUSE = 0.02, 0.5  # seconds before the same request is sent again: at first, and at most
+PATIENCE = 30.0  # seconds to wait for an answer, where the client is not in a hurry
+WAIT_INITIAL, WAIT_MAX, WAIT_JITTER = 0.02, 0.5, 0.2  # seconds before a request is sent again
 NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
-UNTOUCHED = ("nothing was applied", "nothing was changed")  # in the words of a retryable error
-SESSION = {"id": "session", "step": "step", "replayed": "replayed", "closed": "closed"}
+NOT_APPLIED = ("nothing was applied", "nothing was changed")  # in the message of a retryable error
+SESSION = {"id": "session", "step": "step", "generation": "generation", "replayed": "replayed", "closed": "closed"}
+
+stamina.instrumentation.set_on_retry_hooks([])  # retries are what this client is for: they belong in the history, not in the log
+
+
+class Unsettled(Exception):
+    """An answer does not tell where the session is."""
 
 
 class Server:
-    """A URL and its token; `@FILE` reads the token from a server's key file, again when the token is refused."""
+    """A URL and its token. A token `@FILE` is read from a server's key file, and read again when the server refuses it."""
 
     def __init__(self, url: str, token: str) -> None:
         self.url, self._token = url.rstrip("/"), token
@@ -33,7 +40,7 @@ class Server:
         self.renew()
 
     def renew(self) -> None:
-        """Read the token. A file that is being written keeps the old one."""
+        """Read the token. The old token is kept while the file is incomplete."""
         token = self._token
         if token.startswith("@"):
             try:
@@ -44,13 +51,13 @@ class Server:
 
 
 class Caller:
-    """Every client's way to the servers. `end` is the monotonic time after which nothing is sent again."""
+    """The connection of every stream to the servers. `end` is the monotonic time after which nothing is sent again."""
 
     def __init__(self, servers: Sequence[Server], model: str, rows: Array, recorder: Recorder, end: float) -> None:
         self.servers, self._model, self._rows, self._recorder, self.end = servers, model, rows, recorder, end
         self._states: dict[str, str] = {}  # by their digest
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
-        self._http = httpx.AsyncClient(limits=limits, timeout=PATIENT)
+        self._http = httpx.AsyncClient(limits=limits, timeout=PATIENCE)
 
     async def __aenter__(self) -> "Caller":
         return self
@@ -58,66 +65,73 @@ class Caller:
     async def __aexit__(self, *_: object) -> None:
         await self._http.aclose()
 
-    async def settle(self, ask: Ask, draw: random.Random, first: float = PATIENT) -> Answer:
-        """Send the same request, to any server, until an answer tells where the session is; the `first` try may be short of time."""
-        pause, patience = PAUSE[0], first
-        while True:
-            answer = await self.once(ask, draw, patience)
-            if answer.known or time.monotonic() > self.end:
-                return answer
-            await asyncio.sleep(pause * draw.uniform(0.5, 1.5))
-            pause, patience = min(2 * pause, PAUSE[1]), PATIENT
-
-    async def once(self, ask: Ask, draw: random.Random, patience: float = PATIENT) -> Answer:
-        """Send it once, to any server."""
-        (answer,) = await self.together([ask], draw, patience)
+    async def settle(self, invocation: Invocation, draw: random.Random, first: float = PATIENCE) -> Answer:
+        """Send a request, to any server, until an answer tells where the session is. `first` is the patience of the first attempt."""
+        timeout = max(0.001, self.end - time.monotonic())
+        attempts = stamina.retry_context(
+            Unsettled, attempts=None, timeout=timeout, wait_initial=WAIT_INITIAL, wait_max=WAIT_MAX, wait_jitter=WAIT_JITTER
+        )
+        answer = Answer()
+        try:
+            async for attempt in attempts:
+                with attempt:
+                    answer = await self.once(invocation, draw, first if attempt.num == 1 else PATIENCE)
+                    if not answer.known:
+                        raise Unsettled
+        except Unsettled:
+            pass  # the time is over: the last answer is all there is
         return answer
 
-    async def together(self, asks: Sequence[Ask], draw: random.Random, patience: float = PATIENT) -> list[Answer]:
-        """Send the requests in one body, to any server; alone a request is the body."""
-        place = draw.randrange(len(self.servers))
-        numbers = [self._recorder.ask(_at(ask, place)) for ask in asks]
-        answers = await self._post(self.servers[place], asks, patience)
+    async def once(self, invocation: Invocation, draw: random.Random, patience: float = PATIENCE) -> Answer:
+        """Send a request once, to any server."""
+        (answer,) = await self.together([invocation], draw, patience)
+        return answer
+
+    async def together(self, invocations: Sequence[Invocation], draw: random.Random, patience: float = PATIENCE) -> list[Answer]:
+        """Send requests in one body, to any server. A single request is the body itself."""
+        server = draw.randrange(len(self.servers))
+        numbers = [self._recorder.invoke(replace(invocation, server=server)) for invocation in invocations]
+        answers = await self._post(self.servers[server], invocations, patience)
         for number, answer in zip(numbers, answers, strict=True):
             self._recorder.answer(number, answer)
         return answers
 
-    async def _post(self, server: Server, asks: Sequence[Ask], patience: float) -> list[Answer]:
-        objects = [self._object(ask) for ask in asks]
+    async def _post(self, server: Server, invocations: Sequence[Invocation], patience: float) -> list[Answer]:
+        objects = [self._object(invocation) for invocation in invocations]
         body = orjson.dumps(objects[0] if len(objects) == 1 else {"instances": objects})
-        timeout = httpx.Timeout(PATIENT, read=patience)
+        timeout = httpx.Timeout(PATIENCE, read=patience)
         url = f"{server.url}/predictions/{self._model}"
         try:
             response = await self._http.post(url, content=body, headers=server.headers, timeout=timeout)
         except httpx.TransportError as e:
-            return [Answer(nothing=isinstance(e, NOT_SENT), said=type(e).__name__)] * len(asks)
+            return [Answer(not_applied=isinstance(e, NOT_SENT), detail=type(e).__name__)] * len(invocations)
         if response.status_code in (400, 401, 403):
             server.renew()
-        return self._answers(response.status_code, response.content, len(asks))
+        return self._answers(response.status_code, response.content, len(invocations))
 
-    def _object(self, ask: Ask) -> dict[str, Any]:
-        """The request object."""
-        session = {"id": ask.session, "step": ask.step, "to": ask.to, "from": ask.origin}
-        if ask.action != "step":
-            session["action"] = ask.action
+    def _object(self, asked: Invocation) -> dict[str, Any]:
+        """Return the request object."""
+        session = {"id": asked.session, "step": asked.step, "generation": asked.generation, "to": asked.to, "from": asked.from_step}
+        if asked.action != "step":
+            session["action"] = asked.action
         request: dict[str, Any] = {"session": {name: value for name, value in session.items() if value is not None}}
-        if ask.inputs is not None:
-            request["inputs"] = self._rows[slice(*ask.inputs)].tolist()
-        if ask.state is not None:
-            request["state"] = self._states[ask.state]
-        return request if ask.commit else request | {"commit": False}
+        if asked.inputs is not None:
+            request["inputs"] = self._rows[slice(*asked.inputs)].tolist()
+        if asked.state is not None:
+            request["state"] = self._states[asked.state]
+        return request if asked.commit else request | {"commit": False}
 
     def _answers(self, status: int, content: bytes, count: int) -> list[Answer]:
-        """What a response says of each request in the body."""
+        """Return the answer to each request of the body."""
         try:
             document = orjson.loads(content)
         except orjson.JSONDecodeError:
             document = None
         if not isinstance(document, dict):
-            return [Answer(status, nothing=400 <= status < 500, said=content[:80].decode(errors="replace"))] * count
+            return [Answer(status, not_applied=status in range(400, 500), detail=content[:80].decode(errors="replace"))] * count
         items = document.get("predictions") if count > 1 and status == 200 else [document] * count
         if not isinstance(items, list) or len(items) != count:
-            return [Answer(status, code="malformed", said=str(items)[:80])] * count
+            return [Answer(status, code="malformed", detail=str(items)[:80])] * count
         for item in items:
             if "state" in item:
                 self._states[digest(item["state"])] = item["state"]
@@ -125,12 +139,12 @@ class Caller:
 
 
 def digest(state: str) -> str:
-    """The name of a state string in a history."""
+    """Return the name of a state string in a history."""
     return hashlib.blake2b(state.encode(), digest_size=12).hexdigest()
 
 
 def answer(status: int, item: dict[str, Any]) -> Answer:
-    """What one reply object says, a result or an error."""
+    """Translate one reply object, a result or an error."""
     if status != 200 or "error" in item:
         return _refusal(status, item)
     session = item.get("session", {})
@@ -148,15 +162,11 @@ STATUS = {  # of errors inside a body of several, which carry none
 
 def _refusal(status: int, item: dict[str, Any]) -> Answer:
     error = item.get("error")
-    if not isinstance(error, dict) or not isinstance(error.get("code"), str):  # the host's: below 500 it was turned away at the door
-        return Answer(status, nothing=400 <= status < 500, said=str(item.get("type", item))[:80])
-    said = str(error.get("message", ""))
-    nothing = error.get("retryable") is True and any(words in said for words in UNTOUCHED)
-    expected = error.get("details", {}).get("expected")
+    if not isinstance(error, dict) or not isinstance(error.get("code"), str):
+        # TorchServe's own error: below 500 the request never reached a worker.
+        return Answer(status, not_applied=status in range(400, 500), detail=str(item.get("type", item))[:80])
+    message, details = str(error.get("message", "")), error.get("details", {})
+    not_applied = error.get("retryable") is True and any(words in message for words in NOT_APPLIED)
     status = STATUS.get(error["code"], status) if status == 200 else status
-    return Answer(status, error["code"], expected=expected, nothing=nothing, said=said[:200] if status >= 500 else "")
-
-
-def _at(ask: Ask, place: int) -> Ask:
-    values = {name: getattr(ask, name) for name in Ask.__slots__}
-    return Ask(**values | {"server": place})
+    position = {"expected": details.get("expected"), "generation": details.get("generation")}
+    return Answer(status, error["code"], not_applied=not_applied, detail=message[:200] if status >= 500 else "", **position)

@@ -1,7 +1,7 @@
-"""`python -m loadtests.chaos --url … --token … --record FILE`: does to sessions what clients and networks do, and records all of it.
+"""`python -m loadtests.chaos --url … --token … --record FILE`: do to sessions what clients and networks do, and record all of it.
 
-Retries after timeouts, duplicates at once and delayed, rivals, forks, rewinds, what-ifs, exports and imports, closes and what arrives after
-them, over every URL without stickiness. It judges nothing (`loadtests.oracle` does) and kills nothing: whoever runs it may.
+The client retries after timeouts, sends duplicates at once and late, lets clients compete, forks, rewinds, asks what-ifs, exports, imports
+and closes, over every URL without stickiness. The record is judged by `python -m loadtests.oracle`.
 """
 
 import argparse
@@ -15,39 +15,40 @@ from pathlib import Path
 
 from host.archives import find
 from loadtests.chaos.caller import Caller, Server
-from loadtests.chaos.streams import Family, Stream, opening
-from loadtests.expected import Array
+from loadtests.chaos.streams import Partition, Stream, opening
 from loadtests.history import Recorder
-from loadtests.lineage import OfflineModel, pool
+from loadtests.offline import Array, OfflineModel, pool
 
-GRACE = 30.0  # seconds after the end in which what is open is settled
+GRACE = 30.0  # seconds after the end in which open requests are settled
 
 
 async def play(
     servers: Sequence[Server], model: str, rows: Array, recorder: Recorder, sessions: int, requests: int, seconds: float, seed: int
 ) -> None:
-    """Drive `sessions` streams, of about `requests` each, for `seconds`; returns when all is settled."""
-    draw, run = random.Random(seed), secrets.token_hex(3)  # another run on the same store finds no session of this one
+    """Drive `sessions` streams of about `requests` moves each for `seconds`; return when every request is settled."""
+    draw, run = random.Random(seed), secrets.token_hex(3)  # names that no other run on the same store has used
     stop = time.monotonic() + seconds
     async with Caller(servers, model, rows, recorder, stop + GRACE) as caller:
 
-        async def family(number: int, wait: float) -> None:
+        async def drive(number: int, wait: float) -> None:
             await asyncio.sleep(wait)
-            related = Family(f"{run}-{number}", stop)
-            related.start(Stream(caller, related, related.name, f"{seed} {number}", len(rows), requests).run(opening(number)))
-            await related.finish()
+            partition = Partition(f"{run}-{number}", stop)
+            partition.start(Stream(caller, partition, partition.name, f"{seed} {number}", len(rows), requests).run(opening(number)))
+            await partition.finish()
 
-        await asyncio.gather(*(family(number, draw.uniform(0, seconds / 5)) for number in range(sessions)))
+        await asyncio.gather(*(drive(number, draw.uniform(0, seconds / 5)) for number in range(sessions)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Record a history and return the exit code."""
     options = _options(arguments)
     archive = {archive.name: archive.path for archive in find(options.store)}.get(options.model)
     if archive is None:
         print(f"chaos: {options.store} has no archive of {options.model!r}", file=sys.stderr)
         return 2
-    rows, servers = pool(archive, options.seed), [Server(url, token) for url, token in zip(options.url, options.token, strict=True)]
-    head = {"model": options.model, "digest": OfflineModel(archive).digest, "pool": options.seed, "urls": options.url}
+    model = OfflineModel(archive)
+    rows, servers = pool(model, options.seed), [Server(url, token) for url, token in zip(options.url, options.token, strict=True)]
+    head = {"model": options.model, "digest": model.digest, "pool": options.seed, "urls": options.url}
     with Recorder(options.record, head) as recorder:
         play_all = play(servers, options.model, rows, recorder, options.sessions, options.requests, options.seconds, options.seed)
         asyncio.run(play_all)
@@ -74,7 +75,3 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.record.exists():
         parser.error(f"--record: {options.record} exists; a history begins with an empty file")
     return options
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,5 +1,5 @@
 import sys
 
-from loadtests.oracle.judge import main
+from loadtests.oracle.command import main
 
 sys.exit(main())

@@ -1,7 +1,7 @@
-"""The search for an order of a family's operations that explains every answer: Wing and Gong's, with Lowe's memory of where it has been.
+"""Search for an order of a partition's operations that explains every answer.
 
-An operation may be put next when no other that is still to come had ended before it began. One without a known answer may be put anywhere
-after its start, or nowhere. It knows operations and a specification; it does not know files or reports.
+The algorithm is Wing and Gong's, with Lowe's memory of the places already visited. An operation may come next when no other remaining
+operation had ended before it began. An operation without a known answer may come anywhere after its start, or never.
 
 J. M. Wing, C. Gong: Testing and Verifying Concurrent Objects, 1993. G. Lowe: Testing for linearizability, 2017.
 """
@@ -11,30 +11,30 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from loadtests.history import Operation
-from loadtests.oracle.specification import Contradiction, Specification, World
+from loadtests.oracle.specification import Contradiction, ModelState, Specification
 
-LIMIT = 300_000  # places looked at before a family is given up as undecided
+LIMIT = 300_000  # places visited before a partition is given up as undecided
 READS = frozenset({"describe", "export"})
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """How far an order has come: sets of operations as bits, and the world behind them."""
+    """How far an order has come: the operations in it, as bits, and the model state after them."""
 
     known: int
     unknown: int
-    world: World
+    state: ModelState
 
 
 @dataclass
 class Verdict:
-    """An order that explains everything; or where the best attempt ended, and why nothing can come next there."""
+    """An order that explains every answer; or the longest order found, and why no operation can follow it."""
 
     order: list[Operation] = field(default_factory=list)
-    world: World | None = None
+    state: ModelState | None = None
     problems: list[tuple[Operation, str]] = field(default_factory=list)
     undecided: bool = False
-    looked_at: int = 0
+    visited: int = 0
 
     @property
     def explained(self) -> bool:
@@ -42,19 +42,26 @@ class Verdict:
 
 
 class Search:
-    """One family's. `torn` lets a fork look at its source at one moment of its time and begin at a later one. Discard it afterwards."""
+    """The search over one partition; use it once.
 
-    def __init__(self, specification: Specification, operations: Sequence[Operation], limit: int = LIMIT, torn: bool = False) -> None:
+    Args:
+        specification: the rules of the partition's sessions.
+        operations: all operations of the partition.
+        limit: how many places to visit before giving up.
+        non_atomic: whether a fork may read its source at one moment and begin at a later one.
+    """
+
+    def __init__(self, specification: Specification, operations: Sequence[Operation], limit: int = LIMIT, non_atomic: bool = False) -> None:
         self._rules, self._limit = specification, limit
         by_start = sorted(operations, key=lambda o: o.start)
         self._known = [o for o in by_start if o.known]
-        self._unknown = [o for o in by_start if o.unknown and o.ask.action not in READS and o.ask.commit]
-        self._forks = [o for o in by_start if torn and o.ask.action == "fork" and not o.answer.nothing]
-        self._requests = [replace(o.ask, who="", server=0) for o in self._unknown]
+        self._unknown = [o for o in by_start if o.unknown and o.invocation.action not in READS and o.invocation.commit]
+        self._forks = [o for o in by_start if non_atomic and o.invocation.action == "fork" and not o.answer.not_applied]
+        self._requests = [replace(o.invocation, client="", server=0) for o in self._unknown]
         self._seen: set[Place] = set()
 
     def run(self) -> Verdict:
-        """Depth first; each place once."""
+        """Search depth first, visiting each place once."""
         place = Place(0, 0, self._rules.beginning)
         order: list[Operation] = []
         path = [self._next(place)] if self._known else []
@@ -74,31 +81,34 @@ class Search:
             if place.known.bit_count() > best.known.bit_count():
                 best, farthest = place, list(order)
                 if best.known.bit_count() == len(self._known):
-                    return Verdict(order, place.world, looked_at=len(self._seen))
+                    return Verdict(order, place.state, visited=len(self._seen))
             if len(self._seen) > self._limit:
-                return Verdict(farthest, best.world, undecided=True, looked_at=len(self._seen))
-        return Verdict(farthest, best.world, self._stuck(best), looked_at=len(self._seen))
+                return Verdict(farthest, best.state, undecided=True, visited=len(self._seen))
+        return Verdict(farthest, best.state, self._stuck(best), visited=len(self._seen))
 
     def _next(self, place: Place) -> Iterator[tuple[Operation, Place]]:
-        """The operations that may come next, each with the place behind it. One that changes nothing comes at once: later is no better."""
+        """Yield the operations that may come next, each with the place after it.
+
+        An operation that changes nothing is taken at once: no later place would suit it better.
+        """
         window, end = self._window(place.known)
         changes = []
         for i in window:
             try:
-                world = self._rules.follow(place.world, self._known[i])
+                state = self._rules.follow(place.state, self._known[i])
             except Contradiction:
                 continue
-            found = self._known[i], replace(place, known=place.known | 1 << i, world=world)
-            if world == place.world:
+            found = self._known[i], replace(place, known=place.known | 1 << i, state=state)
+            if state == place.state:
                 yield found
                 return
             changes.append(found)
         yield from changes
         yield from self._unanswered(place, end)
-        yield from self._looks(place, end)
+        yield from self._fork_reads(place, end)
 
     def _window(self, done: int) -> tuple[list[int], float]:
-        """Which of the known operations may come next, and when the first of them ended."""
+        """Return which of the known operations may come next, and when the first of them ended."""
         first = (~done & (done + 1)).bit_length() - 1
         end, window = math.inf, []
         for i in range(first, len(self._known)):
@@ -110,7 +120,7 @@ class Search:
         return [i for i in window if self._known[i].start <= end], end
 
     def _unanswered(self, place: Place, end: float) -> Iterator[tuple[Operation, Place]]:
-        """Those of unknown fate that would change something; of equal requests the one that was sent first."""
+        """Yield the operations of unknown outcome that would change something; of equal requests only the first that was sent."""
         tried = set()
         for i, operation in enumerate(self._unknown):
             if operation.start > end:
@@ -119,31 +129,31 @@ class Search:
                 continue
             tried.add(self._requests[i])
             try:
-                world, _ = self._rules.perform(place.world, operation)
+                state, _ = self._rules.perform(place.state, operation)
             except Contradiction:
                 continue
-            if world != place.world:
-                yield operation, replace(place, unknown=place.unknown | 1 << i, world=world)
+            if state != place.state:
+                yield operation, replace(place, unknown=place.unknown | 1 << i, state=state)
 
-    def _looks(self, place: Place, end: float) -> Iterator[tuple[Operation, Place]]:
-        """Forks that have not begun yet, and may look at their source now."""
+    def _fork_reads(self, place: Place, end: float) -> Iterator[tuple[Operation, Place]]:
+        """Yield the forks that have not begun yet and may read their source now."""
         for operation in self._forks:
             if operation.start > end:
                 return
-            world = self._rules.look(place.world, operation)
-            if world != place.world and not self._done(place, operation):
-                yield operation, replace(place, world=world)
+            state = self._rules.read_source(place.state, operation)
+            if state != place.state and not self._done(place, operation):
+                yield operation, replace(place, state=state)
 
     def _done(self, place: Place, operation: Operation) -> bool:
         bits, among = (place.known, self._known) if operation.known else (place.unknown, self._unknown)
         return bool(bits >> among.index(operation) & 1)
 
     def _stuck(self, place: Place) -> list[tuple[Operation, str]]:
-        """What each operation that may come next contradicts, the one that ended first in front."""
+        """Return what each operation that may come next contradicts, in the order in which the operations ended."""
         problems = []
         for i in self._window(place.known)[0]:
             try:
-                self._rules.follow(place.world, self._known[i])
+                self._rules.follow(place.state, self._known[i])
             except Contradiction as e:
                 problems.append((self._known[i], str(e)))
         return sorted(problems, key=lambda p: p[0].end)

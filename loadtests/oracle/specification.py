@@ -1,7 +1,7 @@
-"""What a session is, one request at a time: docs/sessions.md written down a second time, by another hand than the service's.
+"""State what a session is, one request at a time: docs/sessions.md written a second time, independently of the service.
 
-`serve` is the whole of it: a world and a request in, the next world and the only right reply out. `follow` holds a recorded answer against
-that reply. It does not know time, concurrency or HTTP; nothing of the service takes part.
+`Specification.serve` takes a model state and a request, and returns the next model state and the only right reply.
+`Specification.follow` compares a recorded answer with that reply. Time, concurrency and HTTP are the search's concern.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,38 +9,44 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from loadtests.expected import Array
-from loadtests.history import Answer, Ask, Operation
-from loadtests.lineage import Lineage, Lineages
+from loadtests.history import Answer, Invocation, Operation
+from loadtests.offline import Array
+from loadtests.oracle.lineages import Lineage, Lineages
 
 Request = tuple[Any, ...]  # equal for a request and its repetition, and for no other
-TOLD = ("status", "code", "session", "step", "replayed", "closed", "expected")  # by an answer, and compared as it is
-ABSENT_PHASE, LIVE, CLOSED = "absent", "live", "closed"
+COMPARED = ("status", "code", "session", "step", "replayed", "closed", "expected")  # fields of an answer that must be equal
+ABSENT, LIVE, CLOSED = "absent", "live", "closed"
 
 
-class Last(NamedTuple):
-    """The request that was applied last: the position before it, and the answer on record once one was seen."""
+class Applied(NamedTuple):
+    """The step, fork or import that was applied last: the position and generation before it, and its prediction once seen."""
 
     step: int
+    generation: int
     request: Request
-    answer: Any = None
+    prediction: Any = None
 
 
 class Session(NamedTuple):
-    """One session. `kept` are the earlier states that it can be rewound to, newest first."""
+    """One session. `kept` are the earlier states that it can be rewound to, newest first.
+
+    `rewind` is the last applied request where that is a rewind. A rewind to the current position leaves `last` as it was.
+    """
 
     phase: str
     at: Lineage
-    last: Last | None = None
+    generation: int = 0
+    last: Applied | None = None
+    rewind: Request | None = None
     kept: tuple[Lineage, ...] = ()
 
 
-class World(NamedTuple):
-    """The sessions of one family, what each state string that was handed out stands for, and what forks under way saw of their source."""
+class ModelState(NamedTuple):
+    """The sessions of one partition, what each exported state stands for, and the source that each fork in progress has read."""
 
     sessions: tuple[Session, ...]
     exported: frozenset[tuple[str, Lineage]] = frozenset()
-    looks: frozenset[tuple[int, Session]] = frozenset()  # by the operation's number
+    fork_reads: frozenset[tuple[int, Session]] = frozenset()  # by the operation's number
 
 
 class Reply(NamedTuple):
@@ -53,125 +59,144 @@ class Reply(NamedTuple):
     replayed: bool = False
     closed: bool = False
     expected: int | None = None
+    generation: int | None = None
     after: Lineage | None = None
     stored: Any = None
 
 
 class Contradiction(Exception):
-    """A recorded answer that is not the right one here; the text says why."""
+    """A recorded answer is not the right one in this model state; the message says why."""
 
 
 class Specification:
-    """The rules, for one family. `keep` is how many earlier states the service keeps; None: unknown, and any rewind may be refused."""
+    """The rules for one partition.
 
-    def __init__(self, lineages: Lineages, names: Sequence[str], keep: int | None = None) -> None:
-        self.lineages, self.keep, self.largest = lineages, keep, 0.0
-        self.names, self._place = list(names), {name: i for i, name in enumerate(names)}
-        self.beginning = World((Session(ABSENT_PHASE, lineages.root),) * len(self.names))
+    Args:
+        lineages: what the model predicts offline.
+        names: the sessions of the partition.
+        keep: how many earlier states the service keeps; None where that is unknown, and any rewind may be refused.
+        generations: whether the service has generations; histories of older services do not mention them.
+    """
 
-    def describe(self, world: World, name: str) -> str:
-        """Where a session is, in words."""
-        session = self._of(world, name)
-        return f"{name} is {session.phase}" + (f" at {session.at.position}" if session.phase != ABSENT_PHASE else "")
+    def __init__(self, lineages: Lineages, names: Sequence[str], keep: int | None = None, generations: bool = True) -> None:
+        self.lineages, self.keep, self.generations, self.largest = lineages, keep, generations, 0.0
+        self.names, self._index = list(names), {name: i for i, name in enumerate(names)}
+        self.beginning = ModelState((Session(ABSENT, lineages.root),) * len(self.names))
 
-    def serve(self, world: World, ask: Ask) -> tuple[World, Reply]:
-        """What becomes of the world, and the reply. Raises Contradiction for the import of a state that nobody was given."""
-        return self._RULES[ask.action](self, world, ask)
+    def describe(self, state: ModelState, name: str) -> str:
+        """Say in words where a session is."""
+        session = self._session(state, name)
+        return f"{name} is {session.phase}" + (f" at {session.at.position}" if session.phase != ABSENT else "")
 
-    def perform(self, world: World, operation: Operation) -> tuple[World, Reply]:
-        """`serve`, but for a fork that looked at its source before: it is served as if that were still so."""
-        ask = operation.ask
-        look = next((look for look in world.looks if look[0] == operation.number), None)
-        if look is None:
-            return self.serve(world, ask)
-        meanwhile = self._of(world, ask.session)
-        after, reply = self.serve(self._with(world, ask.session, look[1])._replace(looks=world.looks - {look}), ask)
-        return self._with(after, ask.session, meanwhile), reply
+    def serve(self, state: ModelState, asked: Invocation) -> tuple[ModelState, Reply]:
+        """Return the model state after a request, and the reply.
 
-    def look(self, world: World, operation: Operation) -> World:
-        """A fork under way looks at its source, once, and only where there is one."""
-        source = self._of(world, operation.ask.session)
-        if source.phase != LIVE or any(number == operation.number for number, _ in world.looks):
-            return world
-        return world._replace(looks=world.looks | {(operation.number, source)})
+        Raises:
+            Contradiction: the request imports a state that was never exported.
+        """
+        return self._RULES[asked.action](self, state, asked)
 
-    def _of(self, world: World, name: str) -> Session:
-        return world.sessions[self._place[name]]
+    def perform(self, state: ModelState, operation: Operation) -> tuple[ModelState, Reply]:
+        """Serve an operation. A fork that has read its source earlier is served as if the source were still so."""
+        asked = operation.invocation
+        read = next((read for read in state.fork_reads if read[0] == operation.number), None)
+        if read is None:
+            return self.serve(state, asked)
+        meanwhile = self._session(state, asked.session)
+        after, reply = self.serve(self._with(state, asked.session, read[1])._replace(fork_reads=state.fork_reads - {read}), asked)
+        return self._with(after, asked.session, meanwhile), reply
 
-    def _with(self, world: World, name: str, session: Session) -> World:
-        sessions = list(world.sessions)
-        sessions[self._place[name]] = session
-        return world._replace(sessions=tuple(sessions))
+    def read_source(self, state: ModelState, operation: Operation) -> ModelState:
+        """Let a fork in progress read its source, once, and only where the source is live."""
+        source = self._session(state, operation.invocation.session)
+        if source.phase != LIVE or any(number == operation.number for number, _ in state.fork_reads):
+            return state
+        return state._replace(fork_reads=state.fork_reads | {(operation.number, source)})
 
-    # The rules, an action each.
+    def _session(self, state: ModelState, name: str) -> Session:
+        return state.sessions[self._index[name]]
 
-    def _step(self, world: World, ask: Ask) -> tuple[World, Reply]:
-        assert ask.inputs is not None  # a step has some
-        session, request = self._of(world, ask.session), ("step", self.lineages.content(ask.inputs))
-        if _repeats(session, ask.step, request):
-            return world, _replay(ask.session, session)
-        if session.phase == ABSENT_PHASE and ask.step != 0:
-            return world, Reply(404, "session_not_found")
+    def _with(self, state: ModelState, name: str, session: Session) -> ModelState:
+        sessions = list(state.sessions)
+        sessions[self._index[name]] = session
+        return state._replace(sessions=tuple(sessions))
+
+    # One rule for each action.
+
+    def _step(self, state: ModelState, asked: Invocation) -> tuple[ModelState, Reply]:
+        assert asked.inputs is not None  # every step has some
+        session, request = self._session(state, asked.session), ("step", self.lineages.content(asked.inputs))
+        if _repeats_step(session, asked, request):
+            return state, _replay(asked.session, session)
+        if session.phase == ABSENT and asked.step != 0:
+            return state, Reply(404, "session_not_found")
         if session.phase == CLOSED:
-            return world, Reply(410, "session_closed")
+            return state, Reply(410, "session_closed")
         here = session.at.position
-        if ask.step not in (None, here):
-            return world, Reply(409, "session_exists" if ask.step == 0 else "step_conflict", expected=here)
-        after = self.lineages.behind(session.at, ask.inputs)
-        if not ask.commit:
-            return world, Reply(200, "", ask.session, here, after=after)
-        applied = Session(LIVE, after, Last(here, request), (session.at, *session.kept)[: self.keep])
-        return self._with(world, ask.session, applied), Reply(200, "", ask.session, after.position, after=after)
+        if asked.generation not in (None, session.generation):
+            return state, _conflict(session)
+        if asked.step not in (None, here):
+            return state, _conflict(session, "session_exists" if asked.step == 0 else "step_conflict")
+        after = self.lineages.extend(session.at, asked.inputs)
+        if not asked.commit:
+            return state, Reply(200, "", asked.session, here, generation=session.generation, after=after)
+        last = Applied(here, session.generation, request)
+        applied = Session(LIVE, after, session.generation, last, None, (session.at, *session.kept)[: self.keep])
+        return self._with(state, asked.session, applied), _told(asked.session, applied, after=after)
 
-    def _describe(self, world: World, ask: Ask) -> tuple[World, Reply]:
-        session = self._of(world, ask.session)
-        return world, _refusal(session) or Reply(200, "", ask.session, session.at.position)
+    def _describe(self, state: ModelState, asked: Invocation) -> tuple[ModelState, Reply]:
+        session = self._session(state, asked.session)
+        return state, _refusal(session) or _told(asked.session, session)
 
-    def _rewind(self, world: World, ask: Ask) -> tuple[World, Reply]:
-        session, request = self._of(world, ask.session), ("rewind", ask.step, ask.origin)
-        if session.phase != ABSENT_PHASE and _repeats(session, session.at.position, request):
-            return world, _replay(ask.session, session)
+    def _rewind(self, state: ModelState, asked: Invocation) -> tuple[ModelState, Reply]:
+        session, request = self._session(state, asked.session), ("rewind", asked.step, asked.from_step, asked.generation)
+        if session.rewind == request:
+            return state, _told(asked.session, session, replayed=True, closed=session.phase == CLOSED)
         if (refused := _refusal(session)) is not None:
-            return world, refused
-        here = session.at.position
-        if ask.origin is not None and ask.origin != here:
-            return world, Reply(409, "step_conflict", expected=here)
-        target = next((kept for kept in (session.at, *session.kept) if kept.position == ask.step), None)
+            return state, refused
+        if asked.generation not in (None, session.generation) or asked.from_step not in (None, session.at.position):
+            return state, _conflict(session)
+        target = next((kept for kept in (session.at, *session.kept) if kept.position == asked.step), None)
         if target is None:
-            return world, Reply(422, "invalid_input")
+            return state, Reply(422, "invalid_input")
         earlier = tuple(kept for kept in session.kept if kept.position < target.position)
-        back = Session(LIVE, target, Last(target.position, request), earlier)
-        return self._with(world, ask.session, back), Reply(200, "", ask.session, target.position)
+        last = session.last if self.generations and target is session.at else None
+        back = Session(LIVE, target, session.generation + 1, last, request, earlier)
+        return self._with(state, asked.session, back), _told(asked.session, back)
 
-    def _fork(self, world: World, ask: Ask) -> tuple[World, Reply]:
-        source = self._of(world, ask.session)
-        return (world, refused) if (refused := _refusal(source)) else self._begin(world, ask.to or "", source.at, ("fork", ask.session))
+    def _fork(self, state: ModelState, asked: Invocation) -> tuple[ModelState, Reply]:
+        source = self._session(state, asked.session)
+        if (refused := _refusal(source)) is not None:
+            return state, refused
+        return self._begin(state, asked.to or "", source.at, ("fork", asked.session))
 
-    def _import(self, world: World, ask: Ask) -> tuple[World, Reply]:
-        known = next((at for text, at in world.exported if text == ask.state), None)
+    def _import(self, state: ModelState, asked: Invocation) -> tuple[ModelState, Reply]:
+        known = next((at for text, at in state.exported if text == asked.state), None)
         if known is None:
-            raise Contradiction("nobody had been given that state")
-        return self._begin(world, ask.session, known, ("import", ask.state))
+            raise Contradiction("the imported state was never exported")
+        return self._begin(state, asked.session, known, ("import", asked.state))
 
-    def _begin(self, world: World, name: str, at: Lineage, request: Request) -> tuple[World, Reply]:
-        """A session that begins with a state instead of a step."""
-        session = self._of(world, name)
+    def _begin(self, state: ModelState, name: str, at: Lineage, request: Request) -> tuple[ModelState, Reply]:
+        """Begin a session from a state instead of a step."""
+        session = self._session(state, name)
         if session.phase == CLOSED:
-            return world, Reply(410, "session_closed")
+            return state, Reply(410, "session_closed")
         if session.phase == LIVE:
-            if _repeats(session, session.at.position, request):
-                return world, _replay(name, session)
-            return world, Reply(409, "session_exists", expected=session.at.position)
-        return self._with(world, name, Session(LIVE, at, Last(at.position, request))), Reply(200, "", name, at.position)
+            last = session.last
+            if last is not None and (last.step, last.request) == (session.at.position, request):
+                return state, _replay(name, session)
+            return state, _conflict(session, "session_exists")
+        begun = Session(LIVE, at, 0, Applied(at.position, 0, request))
+        return self._with(state, name, begun), _told(name, begun)
 
-    def _close(self, world: World, ask: Ask) -> tuple[World, Reply]:
-        session = self._of(world, ask.session)
-        if session.phase == ABSENT_PHASE:
-            return world, Reply(404, "session_not_found")
-        ended = self._with(world, ask.session, session._replace(phase=CLOSED, kept=()))
-        return ended, Reply(200, "", ask.session, session.at.position, closed=True)
+    def _close(self, state: ModelState, asked: Invocation) -> tuple[ModelState, Reply]:
+        session = self._session(state, asked.session)
+        if session.phase == ABSENT:
+            return state, Reply(404, "session_not_found")
+        ended = self._with(state, asked.session, session._replace(phase=CLOSED, kept=()))
+        return ended, _told(asked.session, session, closed=True)
 
-    _RULES: dict[str, Callable[["Specification", World, Ask], tuple[World, Reply]]] = {  # noqa: RUF012  # never written to
+    _RULES: dict[str, Callable[["Specification", ModelState, Invocation], tuple[ModelState, Reply]]] = {  # noqa: RUF012  # constant
         "step": _step,
         "describe": _describe,
         "export": _describe,
@@ -181,22 +206,27 @@ class Specification:
         "close": _close,
     }
 
-    # Holding a recorded answer against the right one.
+    # Compare a recorded answer with the right one.
 
-    def follow(self, world: World, operation: Operation) -> World:
-        """The world behind an operation whose answer is known. Raises Contradiction."""
-        ask, answer = operation.ask, operation.answer
-        after, reply = self.perform(world, operation)
-        if ask.action == "rewind" and answer.status == 422 and self.keep is None and reply.status in (200, 422) and not reply.replayed:
-            return world  # how many it keeps is not known here
+    def follow(self, state: ModelState, operation: Operation) -> ModelState:
+        """Return the model state after an operation whose answer is known.
+
+        Raises:
+            Contradiction: the answer is not the right one in this model state.
+        """
+        asked, answer = operation.invocation, operation.answer
+        after, reply = self.perform(state, operation)
+        if asked.action == "rewind" and answer.status == 422 and self.keep is None and reply.status in (200, 422) and not reply.replayed:
+            return state  # how many earlier states the service keeps is unknown
         self._compare(reply, answer)
-        if ask.action == "export" and answer.status == 200:
-            return self._handed_out(after, self._of(after, ask.session).at, answer)
-        return self._recorded(after, ask, reply, answer) if reply.after is not None and ask.commit else after
+        if asked.action == "export" and answer.status == 200:
+            return self._exported(after, self._session(after, asked.session).at, answer)
+        return self._recorded(after, asked, reply, answer) if reply.after is not None and asked.commit else after
 
     def _compare(self, reply: Reply, answer: Answer) -> None:
-        right = Answer(reply.status, reply.code, reply.session, reply.step, reply.replayed, reply.closed, reply.expected)
-        if any(getattr(right, name) != getattr(answer, name) for name in TOLD):
+        generation = reply.generation if self.generations else None
+        right = Answer(reply.status, reply.code, reply.session, reply.step, generation, reply.replayed, reply.closed, reply.expected)
+        if right.generation != answer.generation or any(getattr(right, name) != getattr(answer, name) for name in COMPARED):
             raise Contradiction(f"right there would be {right}")
         if reply.after is not None:
             self._compare_predictions(reply.after, answer.prediction)
@@ -205,41 +235,55 @@ class Specification:
 
     def _compare_predictions(self, after: Lineage, prediction: Any) -> None:
         found = difference(after, prediction)
-        if not found <= self.lineages.model.tolerance:  # a NaN is not
+        if not found <= self.lineages.model.tolerance:  # false for a NaN
             offline = np.array2string(after.y, threshold=8, edgeitems=2)
             raise Contradiction(
                 f"the prediction {prediction} is not the offline one after {after.position} steps, {offline}: {found:.1e} apart"
             )
         self.largest = max(self.largest, found)
 
-    def _recorded(self, world: World, ask: Ask, reply: Reply, answer: Answer) -> World:
-        """Remember the answer: whatever repeats it must repeat it to the digit."""
-        session = self._of(world, ask.session)
+    def _recorded(self, state: ModelState, asked: Invocation, reply: Reply, answer: Answer) -> ModelState:
+        """Remember a prediction, because every repetition must repeat it to the digit."""
+        session = self._session(state, asked.session)
         if session.last is None or reply.stored is not None:
-            return world
-        return self._with(world, ask.session, session._replace(last=session.last._replace(answer=_hashable(answer.prediction))))
+            return state
+        last = session.last._replace(prediction=_hashable(answer.prediction))
+        return self._with(state, asked.session, session._replace(last=last))
 
-    def _handed_out(self, world: World, at: Lineage, answer: Answer) -> World:
+    def _exported(self, state: ModelState, at: Lineage, answer: Answer) -> ModelState:
         if answer.state is None:
             raise Contradiction("an export without a state")
-        if any(text == answer.state for text, _ in world.exported):
-            return world
-        return world._replace(exported=world.exported | {(answer.state, at)})
+        if any(text == answer.state for text, _ in state.exported):
+            return state
+        return state._replace(exported=state.exported | {(answer.state, at)})
 
 
-def _repeats(session: Session, step: int | None, request: Request) -> bool:
-    return step is not None and session.last is not None and (session.last.step, session.last.request) == (step, request)
+def _repeats_step(session: Session, asked: Invocation, request: Request) -> bool:
+    """Whether a step is the one that was applied last, asked again."""
+    last = session.last
+    if last is None or asked.step is None or (last.step, last.request) != (asked.step, request):
+        return False
+    return asked.generation in (None, last.generation)
+
+
+def _told(name: str, session: Session, replayed: bool = False, closed: bool = False, after: Lineage | None = None) -> Reply:
+    return Reply(200, "", name, session.at.position, replayed, closed, generation=session.generation, after=after)
 
 
 def _replay(name: str, session: Session) -> Reply:
-    assert session.last is not None  # it repeats it
+    assert session.last is not None  # the request that is repeated
     after = session.at if session.last.request[0] == "step" else None
-    return Reply(200, "", name, session.at.position, True, session.phase == CLOSED, None, after, session.last.answer)
+    told = _told(name, session, replayed=True, closed=session.phase == CLOSED, after=after)
+    return told._replace(stored=session.last.prediction)
+
+
+def _conflict(session: Session, code: str = "step_conflict") -> Reply:
+    return Reply(409, code, expected=session.at.position, generation=session.generation if code == "step_conflict" else None)
 
 
 def _refusal(session: Session) -> Reply | None:
-    """What every action but a beginning or a close is told where there is no live session."""
-    refusals = {ABSENT_PHASE: Reply(404, "session_not_found"), CLOSED: Reply(410, "session_closed")}
+    """Return what every action but a beginning or a close is answered where there is no live session."""
+    refusals = {ABSENT: Reply(404, "session_not_found"), CLOSED: Reply(410, "session_closed")}
     return refusals.get(session.phase)
 
 
@@ -248,7 +292,7 @@ def _hashable(value: Any) -> Any:
 
 
 def difference(after: Lineage, prediction: Any) -> float:
-    """The largest difference to the offline prediction, scaled; infinite where it is none of that shape."""
+    """Return the largest scaled difference to the offline prediction; infinite for another shape, or for what is no array of numbers."""
     try:
         found: Array = np.array(prediction, np.float64)
     except (TypeError, ValueError):

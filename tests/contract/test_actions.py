@@ -32,6 +32,7 @@ def test_describe_tells_where_a_session_is_and_changes_nothing(two, service, sto
         "created_at": "2096-10-02T07:06:40Z",
         "expires_at": "2096-10-03T07:06:40Z",
         "replayed": False,
+        "generation": 0,
         "model_digest": two.signature.digest.hex(),
     }
     assert contents(store) == before
@@ -68,7 +69,7 @@ def test_a_fork_sent_again_is_answered_again_until_it_was_used(two, service, sto
 def test_a_fork_never_takes_a_session_that_is_there(two, service):
     answer(service, step("b", 0, two.sequence(2)))
     status, code, error = refusal(service, act("a", "fork", to="b"))
-    assert (status, code, error["details"]) == (409, "session_exists", {"session": "b", "expected": 2})
+    assert (status, code, error["details"]) == (409, "session_exists", {"session": "b", "expected": 2, "generation": 0})
     assert position(service, "b") == 2
 
 
@@ -148,9 +149,13 @@ def test_a_position_at_the_end_of_all_numbers_makes_no_session_unreadable(two, s
     assert status < 500, reply
 
 
-def test_a_state_that_we_return_is_a_state_that_we_take(two, service):
-    packed = state.to_text(state.State(two.signature.initial_state, LAST, two.signature.digest))
-    [(status, reply)] = ask(service, {"inputs": two.sequence(1).tolist(), "state": packed, "return": ["state"]})
-    assert status in (200, 422)
-    if status == 200:
-        assert answer(service, {"inputs": two.sequence(1).tolist(), "state": reply["state"]})
+def test_a_state_that_we_return_is_a_state_that_we_take_up_to_the_last_position(two, service):
+    x = two.sequence(1).tolist()
+    held = state.to_text(state.State(two.signature.initial_state, LAST - 2, two.signature.digest))
+    for at in (LAST - 1, LAST):
+        held = answer(service, {"inputs": x, "state": held, "return": ["state"]})["state"]
+        answer(service, act(f"at-{at}", "import", state=held))
+        assert position(service, f"at-{at}") == at
+    status, code, error = refusal(service, {"inputs": x, "state": held, "return": ["state"]})
+    assert (status, code) == (422, "invalid_input")
+    assert f"beyond the last position, {LAST}" in error["message"]

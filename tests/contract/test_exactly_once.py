@@ -61,7 +61,7 @@ def test_what_is_behind_and_not_the_same_request_is_a_conflict(two, change):
     before = contents(store)
     status, code, error = refusal(service, step("a", 1, x[1:2]) | change)
     assert (status, code) == (409, "step_conflict")
-    assert error["details"] == {"session": "a", "expected": 2}
+    assert error["details"] == {"session": "a", "expected": 2, "generation": 0}
     assert contents(store) == before
 
 

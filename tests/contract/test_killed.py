@@ -9,15 +9,15 @@ from pathlib import Path
 import orjson
 import pytest
 
-from handlers.engine.context import Deployment
+from handlers.engine.context import ServiceContext
 from handlers.engine.factory import open_backend
-from handlers.engine.service import Service
 from handlers.settings import Settings
 from handlers.signature import Signature
 from handlers.stores import lmdb as embedded
 from handlers.stores import valkey
 from tests.conftest import Clock, ask, assert_close, make_service
 from tests.support import eager
+from tests.support.in_process import InProcess
 from tests.support.requests import act, step
 from tests.support.store_kinds import KINDS
 from tests.support.store_wrappers import Wrapped
@@ -68,7 +68,7 @@ def worker(folder: Path, kind: str, place: Path, point: str, bodies: list[bytes]
         embedded._commit = lambda *arguments: (put(*arguments), die())  # the first record is in the transaction, the others are not
         valkey._reply = die  # all was sent, and nothing heard
     store = Deadly(KINDS[kind].open(place), point)
-    Service(Deployment(open_backend(folder, signature, settings), signature, store, settings), Clock()).handle_batch(bodies)
+    InProcess(ServiceContext(open_backend(folder, signature, settings), signature, store, settings), Clock()).handle_batch(bodies)
 
 
 @pytest.mark.parametrize("point", POINTS)

@@ -11,9 +11,8 @@ from export.lift.lifted import lift
 from export.packaging.checkpoint import Checkpoint
 from export.packaging.model_spec import Card
 from export.writers import artefacts
-from handlers.engine.context import Deployment
+from handlers.engine.context import ServiceContext
 from handlers.engine.factory import open_backend
-from handlers.engine.service import Service
 from handlers.settings import Settings
 from handlers.signature import Signature
 from handlers.stores.memory import MemoryStore
@@ -22,6 +21,7 @@ from tests.export.test_golden import NAMES as NAMED
 from tests.export.test_golden import as_torch
 from tests.export.test_golden import published as published
 from tests.support import model_zoo as zoo
+from tests.support.in_process import InProcess
 
 NAMES = (
     "several LSTMs", "two cells in a loop", "GRU", "packed sequences", "static covariates", "encoder and decoder", "learned initial state",
@@ -37,7 +37,7 @@ def served(model, card, example, backend, place):
         archive.extractall(place / "unzipped")
     settings, signature = Settings(backend=backend), Signature.load(place / "unzipped" / "signature.json")
     backend = open_backend(place / "unzipped", signature, settings)
-    return Service(Deployment(backend, signature, MemoryStore(), settings)), signature
+    return InProcess(ServiceContext(backend, signature, MemoryStore(), settings)), signature
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "torchscript"])

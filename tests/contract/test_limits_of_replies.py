@@ -5,9 +5,9 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from handlers.protocols.native import encode as answers
-from handlers.protocols.native.decode import Parser
-from handlers.sessions import machine as sessions
+from handlers.protocols.base import HttpRequest
+from handlers.protocols.native import encode
+from handlers.protocols.native.codec import NativeCodec
 from handlers.settings import Settings
 from handlers.stores.memory import MemoryStore
 from tests.conftest import answer, ask, make_service, refusal
@@ -129,11 +129,10 @@ REFUSED = (
 )
 
 
-def total(parser, refused):
-    """Bytes of a body's answer in which every instance was refused by the parser."""
-    most = Settings().max_instances
-    errors = parser.body(orjson.dumps({"instances": [refused] * most})).requests
-    return len(answers.predictions([answers.refusal(error) for error in errors]))
+def total(codec, refused):
+    """Bytes of a body's answer in which every instance was refused by the codec."""
+    call = codec.decode(HttpRequest(orjson.dumps({"instances": [refused] * Settings().max_instances})))
+    return len(call.respond(call.requests).body)
 
 
 @pytest.mark.parametrize("refused", REFUSED, ids=["nothing", "no future", "an unknown field", "an action", "a fork", "a step"])
@@ -146,7 +145,7 @@ def test_refusals_have_room_within_the_hosts_limit(two, refused):
 @pytest.mark.parametrize("refused", [{}, {"inputs": [[0.0] * 3_001], "horizon": 1}], ids=["nothing", "no future"])
 def test_refusals_of_a_model_of_many_features_have_room_too(refused):
     wide = replace(TRAFFIC, features=("flow", *(f"sensor_{n:05d}" for n in range(3_000))))
-    assert total(Parser(wide, Settings()), refused) <= 1_000 * Settings().max_instances
+    assert total(NativeCodec(wide, Settings()), refused) <= 1_000 * Settings().max_instances
 
 
 def unspeakable(*arguments, **named):
@@ -165,6 +164,6 @@ CHANGES = {
 @pytest.mark.parametrize("kind", CHANGES)
 def test_a_change_whose_reply_cannot_be_made_is_not_committed(two, store, roomy, monkeypatch, kind):
     before = contents(store)
-    monkeypatch.setattr(sessions, "field", unspeakable)
+    monkeypatch.setattr(encode, "encode_session", unspeakable)
     assert refusal(roomy, CHANGES[kind](two.sequence(1)))[0] == 500
     assert contents(store) == before

@@ -9,8 +9,10 @@ import orjson
 import pytest
 from hypothesis import given
 
-from handlers.protocols.native import encode as answers
-from handlers.protocols.native.decode import ACTIONS, Parser, Request
+from handlers.engine.request import Request
+from handlers.protocols.native.decode import Parser
+from handlers.protocols.native.encode import Encoder
+from handlers.sessions.reference import Action
 from handlers.settings import Settings
 from handlers.stores.memory import MemoryStore
 from tests.archive.test_host_loads_it import work
@@ -95,24 +97,24 @@ def test_a_session_that_a_line_names_has_a_harmless_id(two, log):
 @given(bodies(requests()))
 def test_no_request_that_was_parsed_holds_free_text(body):
     parser = Parser(TRAFFIC, Settings())
-    for request in parser.body(body).requests:
+    for request in parser.body(body)[0]:
         if isinstance(request, Request):
             session = request.session
-            assert set(request.wants) <= set(parser.returns)
-            assert session is None or session.action in ("step", *ACTIONS)
+            assert set(request.returns) <= set(parser.returns)
+            assert session is None or isinstance(session.action, Action)
             ids = [id for id in (session.id, session.to) if id is not None] if session else []
             assert all(re.fullmatch(r"[A-Za-z0-9._:@/+=-]{1,128}", id) for id in ids)
 
 
-def failing(row, forecast, wants, position, signature, key):
+def failing(encoder, result):
     """A defect of ours that tells in its message all that it has in hand."""
-    raise RuntimeError(f"{row} {forecast} {wants} {position}")
+    raise RuntimeError(f"{result}")
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
 def test_the_traceback_of_a_defect_tells_nothing_that_a_client_sent_but_numbers_and_ids(two, log, capfd, monkeypatch, text):
     service = make_service(two)
-    monkeypatch.setattr(answers, "result", failing)
+    monkeypatch.setattr(Encoder, "fields", failing)
     good = step("meter-7", 0, two.sequence(2), **{"return": ["h_n"]})
     replies = ask(service, good, *hostile(text), good | {"session": {"step": 0}})
     assert [replies[0][0], replies[-1][0]] == [500, 500]

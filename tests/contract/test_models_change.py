@@ -24,7 +24,7 @@ def test_a_step_on_a_state_of_another_model_is_model_changed_and_changes_nothing
     old, new, store = deployed
     before = contents(store)
     status, code, error = refusal(new, step("a", at, two.sequence(1)))
-    assert (status, code, error["details"]) == (409, "model_changed", {"session": "a", "expected": 2})
+    assert (status, code, error["details"]) == (409, "model_changed", {"session": "a", "expected": 2, "generation": 0, "version": "1.0"})
     assert contents(store) == before
     assert answer(old, step("a", at, two.sequence(1)))["session"]["step"] == 3, "the version that made it still serves it"
 

@@ -125,7 +125,7 @@ def infinite(record):
 
 
 UNSOUND = {
-    "not a record": (lambda record: b"hello", "checksum or signature does not match"),
+    "not a record": (lambda record: b"hello", "it does not begin as a record does"),
     "a step ahead of its position": (lambda record: replace(record, last_step=3), "last step 3 lies behind its position 2"),
     "a state of another size": (longer, "its state has 99 values, where"),
     "a state that is not finite": (infinite, "its state is not finite"),

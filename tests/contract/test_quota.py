@@ -66,7 +66,7 @@ def test_what_the_sweep_removed_makes_room(two):
     service = full(two, MemoryStore(), clock=clock, session_ttl=10.0, tombstone_ttl=5.0)
     clock.now += 16
     answer(service, {"inputs": two.sequence(1).tolist()})  # the sweep comes by
-    service._deployment.quota._looked = float("-inf")  # a second passes
+    service.frontend.service.context.quota._looked = float("-inf")  # a second passes
     answer(service, step("new", 0, two.sequence(1)))
 
 
@@ -163,7 +163,8 @@ def test_once_full_it_is_asked_once_a_second_again():
 
 def test_a_store_that_cannot_tell_how_full_it_is_takes_no_new_session(two):
     service = full(two, Broken(MemoryStore()))
-    service._deployment.store.away.add("usage")
-    service._deployment.quota._looked = float("-inf")
+    context = service.frontend.service.context
+    context.store.away.add("usage")
+    context.quota._looked = float("-inf")
     assert refusal(service, step("new", 0, two.sequence(1)))[:2] == (503, "store_unavailable")
     answer(service, step("a", 2, two.sequence(1)))

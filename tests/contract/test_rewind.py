@@ -5,7 +5,7 @@ import pytest
 from handlers.stores.memory import MemoryStore
 from tests.conftest import answer, ask, assert_close, make_service, refusal
 from tests.support import eager
-from tests.support.requests import contents, position, step
+from tests.support.requests import act, contents, position, step
 
 
 def rewind(to, **more):
@@ -67,6 +67,59 @@ def test_a_rewind_sent_again_is_answered_again_until_the_stream_went_on(two, ser
     assert contents(store) == before
     answer(service, step("a", 3, two.sequence(1)))
     assert answer(service, rewind(3))["session"]["replayed"] is False
+
+
+@pytest.mark.parametrize("claim", [{"generation": 0}, {"from": 7, "generation": 0}], ids=["generation", "generation and from"])
+def test_a_late_duplicate_of_a_rewind_is_refused_by_its_generation_wherever_the_session_is(two, service, store, claim):
+    """Four corrected steps on, the session is back at the very position that the rewind came from."""
+    request, x = rewind(3, **claim), two.sequence(4, seed=5)
+    assert answer(service, request)["session"]["generation"] == 1
+    for n in range(3, 7):
+        answer(service, step("a", n, x[n - 3 : n - 2]))
+    before = contents(store)
+    status, code, error = refusal(service, request)
+    assert (status, code, error["details"]) == (409, "step_conflict", {"session": "a", "expected": 7, "generation": 1})
+    assert contents(store) == before
+
+
+def test_an_old_delivery_of_a_step_that_was_undone_is_refused_by_its_generation(two, service, store):
+    undone = step("a", 3, two.sequence(7)[3:6])
+    undone["session"]["generation"] = 0
+    answer(service, rewind(3))
+    before = contents(store)
+    status, code, error = refusal(service, undone)
+    assert (status, code, error["details"]["generation"]) == (409, "step_conflict", 1)
+    assert "at step 3 of generation 1" in error["message"]
+    assert contents(store) == before
+    undone["session"]["generation"] = 1
+    assert answer(service, undone)["session"]["step"] == 6
+
+
+def test_a_step_without_a_step_number_may_carry_its_generation(two, service):
+    answer(service, rewind(3))
+    x = two.sequence(1)
+    for generation, status in ((0, 409), (1, 200)):
+        [(found, _)] = ask(service, {"inputs": x.tolist(), "session": {"id": "a", "generation": generation}})
+        assert found == status
+
+
+def test_a_rewind_to_the_current_position_keeps_the_last_answer(two, service):
+    last = step("a", 6, two.sequence(7)[6:])
+    first = answer(service, last)
+    back = answer(service, rewind(7))["session"]
+    assert (back["step"], back["generation"]) == (7, 1)
+    again = answer(service, last)
+    assert (again["prediction"], again["session"]["replayed"], again["session"]["generation"]) == (first["prediction"], True, 1)
+    assert answer(service, rewind(7))["session"]["replayed"] is True
+
+
+def test_generations_count_up_survive_steps_and_begin_anew_with_a_fork(two, service):
+    for generation, to in enumerate((6, 3, 2), start=1):
+        assert answer(service, rewind(to))["session"]["generation"] == generation
+    assert answer(service, step("a", 2, two.sequence(1)))["session"]["generation"] == 3
+    assert answer(service, act("a", "describe"))["session"]["generation"] == 3
+    assert answer(service, act("a", "fork", to="b"))["session"]["generation"] == 0
+    assert answer(service, act("a", "close"))["session"]["generation"] == 3
 
 
 def test_a_late_duplicate_that_says_where_it_came_from_takes_nothing_back(two, service):

@@ -7,14 +7,14 @@ import numpy as np
 import orjson
 import pytest
 
-from handlers.engine.context import Deployment
-from handlers.engine.service import Service
+from handlers.engine.context import ServiceContext
 from handlers.errors import ConfigurationError, InternalError
 from handlers.settings import Settings
 from handlers.stores.memory import MemoryStore
 from tests.conftest import BACKENDS, Clock, answer, ask, assert_close, make_service, refusal
 from tests.support import eager
 from tests.support.adder import ADDER, POISON, Adder, Overflowing
+from tests.support.in_process import InProcess
 from tests.support.requests import contents, position, step
 
 
@@ -23,7 +23,7 @@ def column(*values):
 
 
 def adder_service(backend, **settings):
-    return Service(Deployment(backend, ADDER, MemoryStore(), Settings(store="memory://", **settings)), Clock())
+    return InProcess(ServiceContext(backend, ADDER, MemoryStore(), Settings(store="memory://", **settings)), Clock())
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -96,7 +96,7 @@ def test_inputs_that_no_record_has_room_for_refuse_to_start():
     wide = replace(ADDER, features=tuple(f"f{n}" for n in range(2**16)))
     for rewarm_steps, works in ((0, True), (1, False)):
         with nullcontext() if works else pytest.raises(ConfigurationError, match="up to 65535 features, this model has 65536"):
-            Deployment(Adder(), wide, MemoryStore(), Settings(store="memory://", rewarm_steps=rewarm_steps))
+            ServiceContext(Adder(), wide, MemoryStore(), Settings(store="memory://", rewarm_steps=rewarm_steps))
 
 
 def test_a_forecast_that_the_runtime_refuses_is_a_500_of_its_own():

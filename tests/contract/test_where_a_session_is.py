@@ -72,7 +72,7 @@ def test_after_its_tombstone_a_session_is_absent(stage, swept):
         assert len(stage.store.sweep(stage.clock.now, 100).removed) == 1
     assert stage.next() == (404, "session_not_found")
     assert answer(stage.service, step("a", 0, stage.x[:1]))["session"] | {"expires_at": ""} == {
-        "id": "a", "step": 1, "expires_at": "", "replayed": False,
+        "id": "a", "step": 1, "expires_at": "", "replayed": False, "generation": 0,
     }  # fmt: skip
 
 

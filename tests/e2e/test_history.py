@@ -21,8 +21,8 @@ from host.ports import Ports
 from host.torchserve.launcher import TorchServe, serving
 from loadtests import history
 from loadtests.history import History, Recorder
-from loadtests.oracle import judge as oracle
-from loadtests.oracle.judge import Report
+from loadtests.oracle.judge import judge
+from loadtests.oracle.report import Report, printed
 from tests.support import valkey_server as valkeys
 from tests.support.http_client import until
 
@@ -97,9 +97,9 @@ def a_server(server: TorchServe) -> Callable[[], None]:
 
 def judged(path: Path, store: Path) -> tuple[History, Report]:
     """The history and what the oracle finds in it: no violation, and nothing left open."""
-    report = oracle.judge(path, store, keep=KEEP)
-    print(oracle.printed(report))
-    assert report.code == 0, oracle.printed(report)
+    report = judge(path, store, keep=KEEP)
+    print(printed(report))
+    assert report.code == 0, printed(report)
     return history.read(path), report
 
 
@@ -109,9 +109,9 @@ def proves_something(recorded: History, report: Report, kills: Sequence[Kill]) -
     assert report.unknown > 0
     assert min(report.answers[said] for said in ("replayed", "step_conflict", "session_closed")) > 0, report.answers
     assert min(report.kinds[kind] for kind in ("fork", "rewind", "import", "what-if", "step without number", "close")) > 0, report.kinds
-    applied = [o.ask.action for o in recorded.operations if o.answer.status == 200 and not o.answer.replayed]
+    applied = [o.invocation.action for o in recorded.operations if o.answer.status == 200 and not o.answer.replayed]
     assert min(applied.count(action) for action in ("fork", "rewind", "import", "close")) > 0
-    assert {o.ask.server for o in recorded.operations if o.answer.status == 200} == set(range(len(recorded.head["urls"])))
+    assert {o.invocation.server for o in recorded.operations if o.answer.status == 200} == set(range(len(recorded.head["urls"])))
 
 
 def test_two_workers_on_one_embedded_store_killed_again_and_again(pair_store: Path, tmp_path: Path) -> None:

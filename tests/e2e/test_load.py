@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from host.torchserve.launcher import TorchServe
-from loadtests.expected import CLOSE, KINDS, OPEN, RETRY, STEP, Ask, Expected, script, wrong_session
-from loadtests.offline import STEPS, expected
+from loadtests.load.expected import CLOSE, KINDS, OPEN, RETRY, STEP, Expected, StreamRequest, script, wrong_session
+from loadtests.offline import STEPS, OfflineModel
 
 ROOT = Path(__file__).resolve().parents[2]
 TAMPERED = 7  # the step whose expected answers are falsified
@@ -24,7 +24,7 @@ TAMPERED = 7  # the step whose expected answers are falsified
 @pytest.fixture(scope="module")
 def offline(store: Path) -> Expected:
     """The offline answers of the two-layer model."""
-    return expected(store / "two.mar")
+    return Expected.compute(OfflineModel(store / "two.mar"))
 
 
 def load(report: Path, *arguments: object, seconds: int = 5) -> subprocess.CompletedProcess[str]:
@@ -86,11 +86,11 @@ def test_a_refusal_fails_the_run(served: TorchServe, tmp_path: Path) -> None:
 
 def test_one_streams_answers_are_wrong_for_every_other(offline: Expected) -> None:
     """Else a service that mixed up two sessions would pass."""
-    ask = Ask(STEP, TAMPERED, TAMPERED + 1)
+    ask = StreamRequest(STEP, TAMPERED, TAMPERED + 1)
     right = {"prediction": offline.stream[0, TAMPERED].tolist()}
     assert offline.wrong_step(0, ask, right) == ""
     assert all(offline.wrong_step(row, ask, right) for row in range(1, len(offline.stream)))
-    assert offline.wrong_step(0, Ask(STEP, TAMPERED - 1, TAMPERED), right)
+    assert offline.wrong_step(0, StreamRequest(STEP, TAMPERED - 1, TAMPERED), right)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_what_is_no_prediction_is_wrong(offline: Expected, prediction: object) -
     [(OPEN, {"step": 0}), (STEP, {"id": "other"}), (STEP, {"replayed": True}), (RETRY, {"replayed": False}), (CLOSE, {"closed": False})],
 )
 def test_a_wrong_session_field_is_told(kind: str, change: dict[str, object]) -> None:
-    ask = Ask(kind, 0, 1)
+    ask = StreamRequest(kind, 0, 1)
     right: dict[str, object] = {"id": "s", "step": 1, "replayed": kind == RETRY} | ({"closed": True} if kind == CLOSE else {})
     assert wrong_session({"session": right}, ask, "s") == ""
     (name,) = change

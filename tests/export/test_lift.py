@@ -14,11 +14,11 @@ from export.verify import parity as verify
 from export.verify.parity import TOLERANCE, difference, onnx_runner, random_cuts, run_in_pieces, torchscript_runner
 from export.writers import artefacts
 from tests.support import model_zoo as zoo
-from tests.support import tutorial_zoo as zoo_tutorials
+from tests.support import tutorial_zoo
 
-STREAMING = zoo.STREAMING | zoo_tutorials.STREAMING
-WHOLE = zoo.WHOLE | zoo_tutorials.WHOLE
-REFUSED = zoo.REFUSED | zoo_tutorials.REFUSED
+STREAMING = zoo.STREAMING | tutorial_zoo.STREAMING
+WHOLE = zoo.WHOLE | tutorial_zoo.WHOLE
+REFUSED = zoo.REFUSED | tutorial_zoo.REFUSED
 EXPORTED_AS_PROGRAM = ("projection", "GRU", "GRU cell")
 
 
@@ -96,7 +96,7 @@ PLACE_AND_REMEDY = {
     "rows meet": (r"rows of a batch", "keep axis 0"),
     "remembers its input": (r"between calls", "make it a recurrent state"),
     "a coin": (r"two runs on the same input differ", "nothing random"),
-    "dropout that is never off": (r"zoo_tutorials\.py:\d+", "training=self.training"),
+    "dropout that is never off": (r"tutorial_zoo\.py:\d+", "training=self.training"),
     "batch_first forgotten": (r"no output of the model", "batch_first=True"),
     "no batch axis": (r"x is \[9\]", "wrap it"),
     "cells and a look back": (r"stepped one by one", "use an nn.LSTM over the whole sequence"),

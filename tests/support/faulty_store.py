@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from handlers.engine.service import Service
 from handlers.errors import StoreUnavailable
 from handlers.stores.base import Change, Entry, Store
 from tests.conftest import ask
+from tests.support.in_process import InProcess
 from tests.support.store_wrappers import Wrapped
 
 READ, BEFORE, AFTER, HALF = "on read", "before the write", "after the write", "after half of the writes"
@@ -48,7 +48,7 @@ def once(index: int, fault: str) -> Callable[[int], str | None]:
     return lambda n: fault if n == index else None
 
 
-def insist(service: Service, *requests: Any, tries: int = 50) -> list[dict[str, Any]]:
+def insist(service: InProcess, *requests: Any, tries: int = 50) -> list[dict[str, Any]]:
     """Send each request, all that are unanswered in one batch, until every one is served. Any refusal but a retryable one is a failure."""
     replies: dict[int, dict[str, Any]] = {}
     for _ in range(tries):

@@ -12,7 +12,7 @@ from random import Random
 import numpy as np
 
 from handlers.sessions import state
-from handlers.sessions.state import HEADER, MAX_POSITION, SEAL, State
+from handlers.sessions.state import HEADER, MAC_BYTES, MAX_POSITION, State
 from handlers.signature import Signature
 from tests.support.edits import EDITS, LETTERS, junk
 
@@ -73,7 +73,7 @@ def splice_with_another_models(f: Forger) -> str:
 def values_of_another(f: Forger) -> str:
     """Header and seal of one state, the values of another."""
     a, b = map(decode, f.random.sample(f.held, 2))
-    return encode(a[: HEADER.size] + b[HEADER.size : -SEAL] + a[-SEAL:])
+    return encode(a[: HEADER.size] + b[HEADER.size : -MAC_BYTES] + a[-MAC_BYTES:])
 
 
 # The same bytes, spelt otherwise.
@@ -194,7 +194,7 @@ def stale(change: Callable[[Forger, bytes], bytes]) -> Callable[[Forger], str]:
 
     def forge(f: Forger) -> str:
         data = decode(f.one())
-        return encode(change(f, data[:-SEAL]) + data[-SEAL:])
+        return encode(change(f, data[:-MAC_BYTES]) + data[-MAC_BYTES:])
 
     return forge
 
@@ -204,7 +204,7 @@ def resealed(change: Callable[[Forger, bytes], bytes], means: str) -> Callable[[
 
     def forge(f: Forger) -> str:
         key = {OURS: f.key, NO_KEY: b"", ANOTHER_KEY: OTHER_KEY}[means]
-        return encode(state.seal(change(f, decode(f.one())[:-SEAL]), key))
+        return encode(state.append_mac(change(f, decode(f.one())[:-MAC_BYTES]), key))
 
     return forge
 

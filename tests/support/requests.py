@@ -4,9 +4,9 @@ from typing import Any
 
 import orjson
 
-from handlers.engine.service import Service
 from handlers.stores.base import Store
 from tests.conftest import ask
+from tests.support.in_process import InProcess
 
 EVERYTHING = ["prediction", "output", "h_n", "c_n", "state"]
 ARRAYS = EVERYTHING[:-1]
@@ -34,13 +34,13 @@ def contents(store: Store) -> dict[bytes, Any]:
     return dict(store.scan(b""))
 
 
-def position(service: Service, id: str) -> int | str:
+def position(service: InProcess, id: str) -> int | str:
     """Where a session is, or the code of why it cannot be told."""
     [(_, reply)] = ask(service, act(id, "describe"))
     return reply["session"]["step"] if "session" in reply else reply["error"]["code"]
 
 
-def raw(service: Service, item: dict[str, Any]) -> bytes:
+def raw(service: InProcess, item: dict[str, Any]) -> bytes:
     """One reply's bytes, served."""
     [outcome] = service.handle_batch([orjson.dumps(item)])
     assert outcome.status == 200, outcome.body

@@ -8,29 +8,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.inference import batching
-from handlers.inference.batching import OutOfTime, Row, join, split
-from tests.support.adder import ADDER, PER_STEP, POISON, WHOLE, Adder
+from handlers.inference.batching import DeadlineExceeded, join, split
+from tests.support.adder import ADDER, PER_STEP, POISON, WHOLE, Adder, Overflowing
 
 FORMS = {"sequence": ADDER, "step": PER_STEP}
 lengths = st.lists(st.integers(1, 7), min_size=1, max_size=8)
 wholes = st.integers(0, 100).map(float)  # exactly representable: sums are the same in any order
 
 
-def row(values, want_output=False, start=0.0):
-    return Row(np.array(values, np.float32)[:, None], np.full(ADDER.state_length, start, np.float32), want_output)
+def run(sequences, signature=ADDER, wanted=None, max_batch=64, backend=None, deadline=float("inf")):
+    """Row i starts from a state that is all i."""
+    inputs = [np.array(values, np.float32)[:, None] for values in sequences]
+    states = np.repeat(np.arange(len(inputs), dtype=np.float32)[:, None], signature.state_length, axis=1)
+    wanted = [False] * len(inputs) if wanted is None else wanted
+    return batching.run(backend or Adder(signature.per), signature, inputs, states, wanted, max_batch, deadline)
 
 
-def alone(values, signature=ADDER, want_output=False, start=0.0):
-    one = row(values, want_output, start)
-    batching.run(Adder(signature.per), signature, [one], 64)
-    return one
+def alone(values, signature=ADDER, want_output=False, start=0):
+    """One row's y, output and state."""
+    inputs, state = [np.array(values, np.float32)[:, None]], np.full((1, signature.state_length), start, np.float32)
+    results = batching.run(Adder(signature.per), signature, inputs, state, [want_output], 64)
+    return results.y[0], results.output[0], results.states[0]
 
 
-def assert_same(actual, expected):
-    assert actual.error is None
-    assert expected.error is None
-    for a, b in ((actual.y, expected.y), (actual.state, expected.state), (actual.output, expected.output)):
-        np.testing.assert_array_equal(a, b)
+def assert_row(results, i, expected):
+    assert results.errors[i] is None
+    for actual, wanted in zip((results.y[i], results.output[i], results.states[i]), expected, strict=True):
+        np.testing.assert_array_equal(actual, wanted)
 
 
 @given(st.integers(1, 6), st.randoms(use_true_random=False))
@@ -53,59 +57,50 @@ def test_split_puts_each_value_where_the_signature_says():
 @given(st.lists(st.lists(wholes, min_size=1, max_size=7), min_size=1, max_size=8), st.integers(1, 5), st.data())
 def test_ragged_rows_together_are_each_row_alone(per, sequences, max_batch, data):
     wanted = data.draw(st.lists(st.booleans(), min_size=len(sequences), max_size=len(sequences)))
-    rows = [row(values, want, start=i) for i, (values, want) in enumerate(zip(sequences, wanted, strict=True))]
     backend = Adder(per)
-    batching.run(backend, FORMS[per], rows, max_batch)
+    results = run(sequences, FORMS[per], wanted, max_batch, backend)
     for i, (values, want) in enumerate(zip(sequences, wanted, strict=True)):
-        assert_same(rows[i], alone(values, FORMS[per], want, start=i))
-        assert (rows[i].output is not None) == want
+        assert_row(results, i, alone(values, FORMS[per], want, start=i))
+        assert (results.output[i] is not None) == want
     assert max(size for size, _ in backend.shapes) <= max_batch
 
 
 def test_rows_of_different_lengths_share_runs():
     backend = Adder()
-    batching.run(backend, ADDER, [row([1, 2, 3]), row([1]), row([1, 2, 3]), row([1, 2])], 64)
+    run([[1, 2, 3], [1], [1, 2, 3], [1, 2]], backend=backend)
     assert backend.shapes == [(4, 1), (3, 1), (2, 1)]
+
+
+def test_the_states_that_are_given_stay_as_they_are():
+    states = np.zeros((2, ADDER.state_length), np.float32)
+    batching.run(Adder(), ADDER, [np.ones((1, 1), np.float32)] * 2, states, [False] * 2, 64)
+    assert not states.any()
 
 
 @given(lengths)
 def test_a_model_that_cannot_stream_sees_every_sequence_whole(steps):
-    backend, rows = Adder(), [row(range(n)) for n in steps]
-    batching.run(backend, WHOLE, rows, 64)
+    backend = Adder()
+    results = run([range(n) for n in steps], WHOLE, backend=backend)
     assert sorted(backend.shapes) == sorted((steps.count(n), n) for n in set(steps))
-    for n, one in zip(steps, rows, strict=True):
-        assert_same(one, alone(range(n)))
+    for i, n in enumerate(steps):
+        assert_row(results, i, alone(range(n), WHOLE, start=i))
 
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.booleans()), min_size=1, max_size=6), st.integers(1, 4))
 def test_a_row_that_the_runtime_refuses_fails_alone(kinds, max_batch):
-    rows = [row([*range(length - 1), POISON if bad else 1.0], want_output=True) for length, bad in kinds]
-    batching.run(Adder(), ADDER, rows, max_batch)
-    for (length, bad), one in zip(kinds, rows, strict=True):
+    sequences = [[*range(length - 1), POISON if bad else 1.0] for length, bad in kinds]
+    results = run(sequences, wanted=[True] * len(kinds), max_batch=max_batch)
+    for i, (length, bad) in enumerate(kinds):
         if bad:
-            assert str(one.error) == "poison"
+            assert str(results.errors[i]) == "poison"
         else:
-            assert_same(one, alone([*range(length - 1), 1.0], want_output=True))
+            assert_row(results, i, alone([*range(length - 1), 1.0], want_output=True, start=i))
 
 
-def test_a_rollout_feeds_each_prediction_back():
-    rows = [row([1.0, 2.0]), row([5.0]), row([7.0])]
-    batching.run(Adder(), ADDER, rows, 64)
-    before = [(r.state.copy(), r.y.copy()) for r in rows]
-    one, two, three = batching.roll(Adder(), ADDER, [(rows[0], 3, None), (rows[1], 1, None), (rows[2], 2, None)], 64)
-    assert one.tolist() == [[3, 2], [6, 3], [12, 4]]
-    assert two.tolist() == [[5, 1]]
-    assert three.tolist() == [[7, 1], [14, 2]]
-    for r, (state, y) in zip(rows, before, strict=True):
-        np.testing.assert_array_equal(r.state, state, "a rollout moved the row it started from")
-        np.testing.assert_array_equal(r.y, y)
-
-
-def test_a_rollout_that_the_runtime_refuses_spoils_no_other():
-    rows = [row([3.0]), row([POISON + 5, -5.0])]  # the second one's prediction is the poison
-    batching.run(Adder(), ADDER, rows, 64)
-    good, _ = batching.roll(Adder(), ADDER, [(rows[0], 3, None), (rows[1], 3, None)], 64)
-    assert good.tolist() == [[3, 1], [6, 2], [12, 3]]
+def test_a_row_is_finite_or_not_by_itself():
+    backend = Overflowing()
+    assert run([[1.0], [1000.0], [2.0]], backend=backend).finite == [True, False, True]
+    assert run([[1000.0, 2.0], [1.0]], backend=backend).finite == [True, True], "the y where the neighbour ends does not count"
 
 
 class Slow(Adder):
@@ -119,27 +114,18 @@ class Slow(Adder):
         return super().run(x, states, want_output)
 
 
-def test_a_batch_out_of_time_gives_up_what_is_left_and_keeps_what_is_done():
+def test_a_batch_beyond_its_deadline_gives_up_what_is_left_and_keeps_what_is_done():
     backend, deadline = Slow(), time.monotonic() + 0.02
     backend.over = deadline
-    rows = [row([1.0, 2.0, 3.0]), row([5.0]), row([POISON])]
-    batching.run(backend, ADDER, rows, 64, deadline)
-    assert_same(rows[1], alone([5.0]))
-    assert isinstance(rows[0].error, OutOfTime)
-    assert str(rows[2].error) == "poison"
+    results = run([[1.0, 2.0, 3.0], [5.0], [POISON]], backend=backend, deadline=deadline)
+    assert_row(results, 1, alone([5.0], start=1))
+    assert isinstance(results.errors[0], DeadlineExceeded)
+    assert str(results.errors[2]) == "poison"
 
 
 def test_a_row_longer_than_one_run_is_cut_and_exact():
-    backend, values = Adder("step"), [float(n % 7) for n in range(2 * batching.PIECE + 3)]
-    rows = [row(values, want_output=True), row([1.0])]
-    batching.run(backend, PER_STEP, rows, 64)
-    assert max(steps for _, steps in backend.shapes) <= batching.PIECE
-    np.testing.assert_array_equal(rows[0].y[:, 0], np.cumsum(values))
-    np.testing.assert_array_equal(rows[0].output[:, 0], np.cumsum(values))
-
-
-def test_no_rows_are_no_runs():
-    backend = Adder()
-    batching.run(backend, ADDER, [], 64)
-    assert batching.roll(backend, ADDER, [], 64) == []
-    assert backend.shapes == []
+    backend, values = Adder("step"), [float(n % 7) for n in range(2 * batching.CHUNK_STEPS + 3)]
+    results = run([values, [1.0]], PER_STEP, [True, True], backend=backend)
+    assert max(steps for _, steps in backend.shapes) <= batching.CHUNK_STEPS
+    np.testing.assert_array_equal(results.y[0][:, 0], np.cumsum(values))
+    np.testing.assert_array_equal(results.output[0][:, 0], np.cumsum(values))

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from handlers.sessions.machine import TABLE, Move, Phase
+from handlers.sessions.machine import TABLE, Phase, Transition
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -11,9 +11,11 @@ def rendered_table() -> str:
     """The session table as docs/sessions.md prints it."""
     phases = list(Phase)
     lines = ["| | " + " | ".join(phase.value for phase in phases) + " |", "|---" * (len(phases) + 1) + "|"]
-    for event, row in TABLE.items():
-        cells = [move.value if isinstance(move, Move) else f"{move.status} `{move.code}`" for move in (row[phase] for phase in phases)]
-        lines.append(f"| **{event.value}** | " + " | ".join(cells) + " |")
+    for operation, row in TABLE.items():
+        cells = [
+            move.value if isinstance(move, Transition) else f"{move.status} `{move.code}`" for move in (row[phase] for phase in phases)
+        ]
+        lines.append(f"| **{operation.value}** | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

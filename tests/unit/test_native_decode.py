@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 
 from handlers import errors
+from handlers.engine.request import Request
 from handlers.errors import CellstateError
-from handlers.protocols.native.decode import Parser, Request, SessionRef
+from handlers.protocols.native.decode import Parser
 from handlers.sessions import state
+from handlers.sessions.reference import SessionRef
 from handlers.sessions.state import State
 from handlers.settings import Settings
 from tests.support.json_strategies import ANYTHING, bodies, requests
@@ -22,7 +24,7 @@ H, C = [[0.0] * 5] * 2, [[0.0] * 8] * 2
 
 
 def parse(document, signature=TRAFFIC, limits=LIMITS):
-    [request] = Parser(signature, limits).body(orjson.dumps(document)).requests
+    [request], _ = Parser(signature, limits).body(orjson.dumps(document))
     return request
 
 
@@ -49,7 +51,7 @@ BODIES = {
 
 @pytest.mark.parametrize(("body", "kind", "parts"), BODIES.values(), ids=BODIES.keys())
 def test_a_body_that_is_no_request_says_why(body, kind, parts):
-    [error] = Parser(TRAFFIC, LIMITS).body(body).requests
+    [error], _ = Parser(TRAFFIC, LIMITS).body(body)
     assert type(error) is getattr(errors, kind)
     for part in parts:
         assert part in error.message
@@ -97,6 +99,10 @@ FIELDS = {
     "action with inputs": (STEP | {"session": {"id": "a", "action": "close"}}, "InvalidInput", ["not part of the action 'close'"]),
     "action with a step": (
         {"session": {"id": "a", "action": "close", "step": 1}}, "InvalidInput", ["session.step: not part of the action"],
+    ),
+    "generation of another kind": (session(id="a", generation="1"), "InvalidInput", ["session.generation: expected an integer"]),
+    "action with a generation": (
+        {"session": {"id": "a", "action": "close", "generation": 1}}, "InvalidInput", ["session.generation: not part of the action"],
     ),
     "rewind to nowhere": ({"session": {"id": "a", "action": "rewind"}}, "InvalidInput", ["session.step, session.from: a rewind names"]),
     "from without a rewind": (session(id="a", **{"from": 3}), "InvalidInput", ["session.step, session.from: "]),
@@ -166,7 +172,7 @@ def test_a_request_is_read_as_it_was_meant():
     )  # fmt: skip
     assert isinstance(request, Request)
     assert (request.inputs.dtype, request.inputs.tolist()) == (np.float32, [ROW, ROW])
-    assert (request.wants, request.horizon, request.commit) == (("prediction", "state"), 1, False)
+    assert (request.returns, request.horizon, request.commit) == (("prediction", "state"), 1, False)
     assert request.session == SessionRef("a", 2)
     assert request.future.tolist() == [[5, 6]]
 
@@ -197,10 +203,10 @@ def test_the_server_may_make_the_id():
 
 
 def test_one_bad_instance_leaves_the_others_as_they_are():
-    body = Parser(TRAFFIC, LIMITS).body(orjson.dumps({"instances": [STEP, {"inputs": []}, 3]}))
-    assert [type(item).__name__ for item in body.requests] == ["Request", "InvalidInput", "InvalidInput"]
-    assert "expected a request object, got a number" in body.requests[2].message
-    assert body.many
+    requests, is_batch = Parser(TRAFFIC, LIMITS).body(orjson.dumps({"instances": [STEP, {"inputs": []}, 3]}))
+    assert [type(item).__name__ for item in requests] == ["Request", "InvalidInput", "InvalidInput"]
+    assert "expected a request object, got a number" in requests[2].message
+    assert is_batch
 
 
 DIFFERENT = [
@@ -216,21 +222,21 @@ DIFFERENT = [
 ]
 
 
-def test_a_retry_has_the_digest_of_its_original_and_nothing_else_has():
-    digests = [parse(document).digest() for document in DIFFERENT]
-    assert digests == [parse(dict(reversed(document.items()))).digest() for document in DIFFERENT]
-    assert len(set(digests)) == len(DIFFERENT)
+def test_a_retry_has_the_hash_of_its_original_and_nothing_else_has():
+    hashes = [parse(document).request_hash() for document in DIFFERENT]
+    assert hashes == [parse(dict(reversed(document.items()))).request_hash() for document in DIFFERENT]
+    assert len(set(hashes)) == len(DIFFERENT)
 
 
 def test_a_longer_forecast_is_another_request_even_where_nothing_is_known_in_advance():
     one, two = ({"inputs": [1], "horizon": n} for n in (1, 2))
-    assert parse(one, METER).digest() != parse(two, METER).digest()
+    assert parse(one, METER).request_hash() != parse(two, METER).request_hash()
 
 
-def test_actions_that_mean_different_things_have_different_digests():
+def test_actions_that_mean_different_things_have_different_hashes():
     forks = [{"id": id, "action": "fork", "to": "c"} for id in ("a", "b")]
     rewinds = [{"id": "a", "action": "rewind"} | more for more in ({"step": 1}, {"step": 2}, {"step": 1, "from": 4})]
-    assert len({parse({"session": ref}).digest() for ref in (*forks, *rewinds)}) == 5
+    assert len({parse({"session": ref}).request_hash() for ref in (*forks, *rewinds)}) == 5
 
 
 @pytest.mark.parametrize("signature", [TRAFFIC, METER, WORDS, WHOLE, FIXED], ids=lambda s: s.name)
@@ -239,9 +245,9 @@ def test_nothing_that_can_be_sent_raises_or_passes_unread(signature):
 
     @given(bodies(requests(len(signature.features) or 1)))
     def every_body_is_requests_or_refusals(body):
-        parsed = parser.body(body)
-        assert parsed.requests
-        for item in parsed.requests:
+        parsed, _ = parser.body(body)
+        assert parsed
+        for item in parsed:
             assert isinstance(item, Request) or (isinstance(item, CellstateError) and item.status < 500)
             assert not isinstance(item, CellstateError) or orjson.dumps(item.body())
 
@@ -250,7 +256,7 @@ def test_nothing_that_can_be_sent_raises_or_passes_unread(signature):
 
 @given(ANYTHING)
 def test_whatever_stands_in_inputs_becomes_finite_rows_or_an_error(value):
-    [item] = Parser(TRAFFIC, LIMITS).body(orjson.dumps({"inputs": value})).requests
+    [item], _ = Parser(TRAFFIC, LIMITS).body(orjson.dumps({"inputs": value}))
     if isinstance(item, Request):
         assert item.inputs.shape[1:] == (3,)
         assert np.isfinite(item.inputs).all()

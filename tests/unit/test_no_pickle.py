@@ -74,8 +74,10 @@ def baits(trace, key):
     """Pickles wherever a client may put bytes: as a state, sealed or not, inside a state's values, and as a body."""
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         data = pickle.dumps(Bait(trace), protocol)
-        sealed = state.seal(data, key)
-        inside = state.seal(state.HEADER.pack(b"CSST", 1, 1, bool(key), 0, bytes(16), len(data) // 4, 0) + data[: len(data) // 4 * 4], key)
+        sealed = state.append_mac(data, key)
+        inside = state.append_mac(
+            state.HEADER.pack(b"CSST", 1, 1, bool(key), 0, bytes(16), len(data) // 4, 0) + data[: len(data) // 4 * 4], key
+        )
         for text in map(base64.urlsafe_b64encode, (data, sealed, inside)):
             yield orjson.dumps({"inputs": [[1, 2, 3]], "state": text.decode()})
             yield orjson.dumps({"session": {"id": "a", "action": "import"}, "state": text.decode()})
@@ -89,15 +91,15 @@ import sys
 from base64 import b64decode
 from pathlib import Path
 from handlers.engine.factory import open_backend, open_store
-from handlers.engine.context import Deployment
-from handlers.engine.service import Service
+from handlers.engine.context import ServiceContext
+from tests.support.in_process import InProcess
 from handlers.settings import Settings
 from handlers.signature import Signature
 
 folder, place, backend, key, *bodies = sys.argv[1:]
 settings = Settings(backend=backend, device="cpu", store="lmdb://" + place, store_bytes=1 << 24, state_key=key, keep_versions=2)
 signature = Signature.load(Path(folder) / "signature.json")
-service = Service(Deployment(open_backend(Path(folder), signature, settings), signature, open_store(settings), settings))
+service = InProcess(ServiceContext(open_backend(Path(folder), signature, settings), signature, open_store(settings), settings))
 bodies = [b64decode(body) for body in bodies]
 first = service.handle_batch(bodies)  # whatever is made once, is made
 events = []

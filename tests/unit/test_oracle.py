@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loadtests.history import Answer, Ask, History, Operation, Recorder, read
+from loadtests.history import Answer, History, Invocation, Operation, Recorder, read
 from loadtests.oracle import judge as oracle
-from loadtests.oracle.judge import Report
+from loadtests.oracle.report import Report, printed
 
 POOL = np.random.default_rng(0).normal(size=(40, 1))
 KEEP = 3
@@ -48,9 +48,9 @@ class Told:
 
     operations: list[Operation] = field(default_factory=list)
 
-    def add(self, asked: Ask, answer: Answer, start: float | None = None, end: float | None = None) -> "Told":
+    def add(self, asked: Invocation, answer: Answer, start: float | None = None, end: float | None = None) -> "Told":
         n = len(self.operations)
-        known = not answer.known and not answer.nothing
+        known = not answer.known and not answer.not_applied
         ended = math.inf if known and end is None else 2.0 * n + 1 if end is None else end
         self.operations.append(Operation(n + 1, asked, 2.0 * n if start is None else start, ended, answer))
         return self
@@ -58,30 +58,33 @@ class Told:
     def step(self, at: int, rows: Sequence[int], after: Sequence[int], id: str = "a", **more: Any) -> "Told":
         """A step of consecutive `rows` at position `at`, answered as if the session had then consumed `after`."""
         times = {name: more.pop(name) for name in ("start", "end") if name in more}
+        asked = Invocation("me", id, step=at, inputs=(rows[0], rows[-1] + 1), generation=more.pop("sent", None))
         answer = Answer(200, session=id, step=len(after), prediction=prediction(after))
-        return self.add(Ask("me", id, step=at, inputs=(rows[0], rows[-1] + 1)), replace(answer, **more), **times)
+        return self.add(asked, replace(answer, **more), **times)
 
     def lost(self, at: int, rows: Sequence[int], **times: float) -> "Told":
-        return self.add(Ask("me", "a", step=at, inputs=(rows[0], rows[-1] + 1)), Answer(said="ReadTimeout"), **times)
+        return self.add(Invocation("me", "a", step=at, inputs=(rows[0], rows[-1] + 1)), Answer(detail="ReadTimeout"), **times)
 
     def act(self, action: str, step: int, id: str = "a", of: str = "a", **more: Any) -> "Told":
         """An action answered with a position; `id` is the session in the answer, `of` the one that was asked."""
-        names = ("to", "origin", "state")
+        names = ("to", "from_step", "state")
         fields = {name: more.pop(name) for name in names if name in more} | ({"step": step} if action == "rewind" else {})
+        fields["generation"] = more.pop("sent", None)
         given = {"state": more.pop("given")} if "given" in more else {}
         times = {name: more.pop(name) for name in ("start", "end") if name in more}
-        return self.add(Ask("me", of, action, **fields), Answer(200, session=id, step=step, **more, **given), **times)
+        return self.add(Invocation("me", of, action, **fields), Answer(200, session=id, step=step, **more, **given), **times)
 
-    def refused(self, asked: Ask, status: int, code: str, expected: int | None = None, **times: float) -> "Told":
-        return self.add(asked, Answer(status, code, expected=expected), **times)
+    def refused(self, asked: Invocation, status: int, code: str, expected: int | None = None, **more: Any) -> "Told":
+        times = {name: more.pop(name) for name in ("start", "end") if name in more}
+        return self.add(asked, Answer(status, code, expected=expected, **more), **times)
 
 
 def told() -> Told:
     return Told()
 
 
-STEP_1 = Ask("me", "a", step=1, inputs=(5, 6))
-LOOK = Ask("me", "a", "describe")
+STEP_1 = Invocation("me", "a", step=1, inputs=(5, 6))
+LOOK = Invocation("me", "a", "describe")
 STARTED = [0, 1, 2]
 
 
@@ -100,15 +103,15 @@ RIGHT: dict[str, Callable[[], Told]] = {
     "rivals at once, of which one wins": lambda: (
         started()
         .step(3, [9], [*STARTED, 9], start=10, end=20)
-        .refused(Ask("you", "a", step=3, inputs=(8, 9)), 409, "step_conflict", 4, start=11, end=19)
+        .refused(Invocation("you", "a", step=3, inputs=(8, 9)), 409, "step_conflict", 4, start=11, end=19)
     ),
     "a look during a step, before it": lambda: started().step(3, [9], [*STARTED, 9], start=10, end=20).act("describe", 3, start=11, end=12),
     "a fork, and both go on": lambda: (
         started().act("fork", 3, "b", to="b").step(3, [9], [*STARTED, 9]).step(3, [8], [*STARTED, 8], "b").act("describe", 4)
     ),
-    "a rewind, and other rows": lambda: started().act("rewind", 2, origin=3).step(2, [7], [0, 1, 7]),
-    "a rewind that was lost": lambda: started().add(Ask("me", "a", "rewind", step=2), Answer(502)).step(2, [7], [0, 1, 7]),
-    "a rewind too far": lambda: started().refused(Ask("me", "a", "rewind", step=1), 422, "invalid_input"),
+    "a rewind, and other rows": lambda: started().act("rewind", 2, from_step=3).step(2, [7], [0, 1, 7]),
+    "a rewind that was lost": lambda: started().add(Invocation("me", "a", "rewind", step=2), Answer(502)).step(2, [7], [0, 1, 7]),
+    "a rewind too far": lambda: started().refused(Invocation("me", "a", "rewind", step=1), 422, "invalid_input"),
     "out as a state, and in again": lambda: (
         started().act("export", 3, given="x").act("import", 3, "c", "c", state="x").step(3, [7], [*STARTED, 7], "c")
     ),
@@ -154,7 +157,10 @@ WRONG: dict[str, tuple[Callable[[], Told], str]] = {
     "a rewind that keeps the later steps": (lambda: started().act("rewind", 2).step(2, [7], [*STARTED, 7], step=3), "prediction"),
     "a rewind that does nothing": (lambda: started().act("rewind", 2).act("describe", 3), "200, a at 2;"),
     "a rewind beyond what is kept": (lambda: started().act("rewind", 1), "422 invalid_input;"),
-    "a rewind refused that is kept": (lambda: started().refused(Ask("me", "a", "rewind", step=2), 422, "invalid_input"), "200, a at 2;"),
+    "a rewind refused that is kept": (
+        lambda: started().refused(Invocation("me", "a", "rewind", step=2), 422, "invalid_input"),
+        "200, a at 2;",
+    ),
     "two rivals acknowledged at one position": (
         lambda: started().step(3, [9], [*STARTED, 9], start=10, end=20).step(3, [8], [*STARTED, 8], start=10, end=20),
         "409 step_conflict, expected 4;",
@@ -167,11 +173,15 @@ WRONG: dict[str, tuple[Callable[[], Told], str]] = {
     "a refusal without a reason": (lambda: started().refused(LOOK, 404, "session_not_found"), "200, a at 3;"),
     "a lost step before it was sent": (lambda: started().act("describe", 4).lost(3, [9]), "200, a at 3;"),
     "said not to be applied, and was": (
-        lambda: started().add(Ask("me", "a", step=3, inputs=(9, 10)), Answer(503, "store_unavailable", nothing=True)).act("describe", 4),
+        lambda: (
+            started()
+            .add(Invocation("me", "a", step=3, inputs=(9, 10)), Answer(503, "store_unavailable", not_applied=True))
+            .act("describe", 4)
+        ),
         "200, a at 3;",
     ),
     "another session's answer": (lambda: started().step(3, [9], [*STARTED, 9], session="z"), "200, a at 4;"),
-    "a state that nobody was given": (lambda: started().act("import", 3, "c", "c", state="x"), "nobody had been given"),
+    "a state that nobody was given": (lambda: started().act("import", 3, "c", "c", state="x"), "was never exported"),
     "a state of another moment": (
         lambda: started().act("export", 3, given="x").step(3, [9], [*STARTED, 9]).act("import", 4, "c", "c", state="x"),
         "200, c at 3;",
@@ -183,7 +193,7 @@ WRONG: dict[str, tuple[Callable[[], Told], str]] = {
 @pytest.mark.parametrize("name", RIGHT)
 def test_what_a_right_service_answers_is_explained(name: str) -> None:
     report = check(RIGHT[name]().operations)
-    assert (report.code, report.violations) == (0, []), oracle.printed(report)
+    assert (report.code, report.violations) == (0, []), printed(report)
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -197,8 +207,8 @@ def test_a_planted_violation_is_found_and_told(name: str) -> None:
 def test_a_fork_that_is_not_one_moment_is_told_and_strictly_a_violation() -> None:
     """The fork took its source as it was before a step that was over before the fork was there."""
     history = started().act("fork", 3, "b", to="b", start=10, end=20).step(3, [9], [*STARTED, 9], start=11, end=12)
-    history.refused(Ask("me", "b", "describe"), 404, "session_not_found", start=13, end=14)
-    assert (check(history.operations).code, len(check(history.operations).torn)) == (0, 1)
+    history.refused(Invocation("me", "b", "describe"), 404, "session_not_found", start=13, end=14)
+    assert (check(history.operations).code, len(check(history.operations).non_atomic_forks)) == (0, 1)
     assert check(history.operations, strict=True).code == 1
 
 
@@ -209,11 +219,11 @@ def test_a_family_too_hard_to_decide_is_told_so() -> None:
 def test_a_history_of_a_client_that_was_killed_is_read(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     with Recorder(path, {"model": "m"}) as recorder:
-        recorder.answer(recorder.ask(STEP_1), Answer(409, "step_conflict", expected=3))
-        recorder.ask(LOOK)
+        recorder.answer(recorder.invoke(STEP_1), Answer(409, "step_conflict", expected=3))
+        recorder.invoke(LOOK)
         recorder.note("killed worker 7")
     path.write_bytes(path.read_bytes() + b'{"answer": 2, "sta')
     found = read(path)
-    assert [(o.ask, o.known, o.unknown) for o in found.operations] == [(STEP_1, True, False), (LOOK, False, True)]
+    assert [(o.invocation, o.known, o.unknown) for o in found.operations] == [(STEP_1, True, False), (LOOK, False, True)]
     assert found.operations[0].answer.expected == 3
     assert (found.head["model"], found.notes) == ("m", ["killed worker 7"])

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from handlers.stores.memory import MemoryStore
 from loadtests.chaos import caller
-from loadtests.history import Answer, Ask, History, Operation
-from loadtests.lineage import OfflineModel
+from loadtests.history import Answer, History, Invocation, Operation
+from loadtests.offline import OfflineModel
 from loadtests.oracle import judge as oracle
-from loadtests.oracle.judge import Report
+from loadtests.oracle.report import Report, printed
 from tests.conftest import Exported, ask, make_service
 from tests.unit.test_oracle import KEEP, POOL, Fading, prediction
 
@@ -23,11 +23,13 @@ seeds = given(st.integers(0, 2**32))
 
 @dataclass
 class Simulated:
-    """A session as plainly as can be: rows consumed, where it was before, what was answered last. None of the specification's code."""
+    """A session as plainly as can be: rows consumed, where it was before, what was applied last. None of the specification's code."""
 
     rows: list[int] = field(default_factory=list)
     kept: list[list[int]] = field(default_factory=list)
-    last: tuple[Ask, int] | None = None  # the request that was applied last, and the position before it
+    generation: int = 0
+    last: tuple[Invocation, int, int] | None = None  # the step or fork applied last, the position and the generation before it
+    rewind: Invocation | None = None  # the request applied last, where that is a rewind
     closed: bool = False
 
 
@@ -37,73 +39,88 @@ class Simulator:
     def __init__(self) -> None:
         self.sessions: dict[str, Simulated] = {}
 
-    def serve(self, ask: Ask) -> Answer:
-        session = self.sessions.get(ask.session)
-        if session is None and not (ask.action == "step" and ask.step == 0):
+    def serve(self, asked: Invocation) -> Answer:
+        session = self.sessions.get(asked.session)
+        if session is None and not (asked.action == "step" and asked.step == 0):
             return Answer(404, "session_not_found")
-        answer: Answer = getattr(self, ask.action)(ask, session or Simulated())
+        answer: Answer = getattr(self, asked.action)(asked, session or Simulated())
         return answer
 
-    def at(self, ask: Ask, session: Simulated, **more: Any) -> Answer:
-        return Answer(200, session=ask.to or ask.session, step=len(session.rows), closed=session.closed, **more)
+    def at(self, asked: Invocation, session: Simulated, **more: Any) -> Answer:
+        place = {"step": len(session.rows), "generation": session.generation, "closed": session.closed}
+        return Answer(200, session=asked.to or asked.session, **place, **more)
 
-    def step(self, ask: Ask, session: Simulated) -> Answer:
-        assert ask.inputs is not None
-        if session.last is not None and ask.step == session.last[1] and session.last[0].inputs == ask.inputs:
-            return self.at(ask, session, replayed=True, prediction=prediction(session.rows))
+    def conflict(self, session: Simulated) -> Answer:
+        return Answer(409, "step_conflict", expected=len(session.rows), generation=session.generation)
+
+    def step(self, asked: Invocation, session: Simulated) -> Answer:
+        assert asked.inputs is not None
+        last, before, generation = session.last or (None, None, None)
+        if last is not None and (before, last.inputs) == (asked.step, asked.inputs) and asked.generation in (None, generation):
+            return self.at(asked, session, replayed=True, prediction=prediction(session.rows))
         if session.closed:
             return Answer(410, "session_closed")
-        if ask.step not in (None, len(session.rows)):
-            return Answer(409, "step_conflict" if ask.step else "session_exists", expected=len(session.rows))
-        before, rows = session.rows, session.rows + list(range(*ask.inputs))
-        if ask.commit:
-            session.rows, session.last, session.kept = rows, (ask, len(before)), [before, *session.kept][:KEEP]
-            self.sessions[ask.session] = session
-        return self.at(ask, session, prediction=prediction(rows))
+        if asked.generation not in (None, session.generation):
+            return self.conflict(session)
+        if asked.step not in (None, len(session.rows)):
+            return self.conflict(session) if asked.step else Answer(409, "session_exists", expected=len(session.rows))
+        rows = session.rows + list(range(*asked.inputs))
+        if asked.commit:
+            session.last, session.rewind = (asked, len(session.rows), session.generation), None
+            session.rows, session.kept = rows, [session.rows, *session.kept][:KEEP]
+            self.sessions[asked.session] = session
+        return self.at(asked, session, prediction=prediction(rows))
 
-    def describe(self, ask: Ask, session: Simulated) -> Answer:
-        return Answer(410, "session_closed") if session.closed else self.at(ask, session)
+    def describe(self, asked: Invocation, session: Simulated) -> Answer:
+        return Answer(410, "session_closed") if session.closed else self.at(asked, session)
 
-    def close(self, ask: Ask, session: Simulated) -> Answer:
+    def close(self, asked: Invocation, session: Simulated) -> Answer:
         session.closed = True
-        return self.at(ask, session)
+        return self.at(asked, session)
 
-    def rewind(self, ask: Ask, session: Simulated) -> Answer:
-        same = session.last is not None and (session.last[0].action, session.last[0].step) == ("rewind", ask.step)
-        if same and session.last is not None and session.last[1] == len(session.rows):
-            return self.at(ask, session, replayed=True)
+    def rewind(self, asked: Invocation, session: Simulated) -> Answer:
+        if session.rewind == asked:
+            return self.at(asked, session, replayed=True)
         if session.closed:
             return Answer(410, "session_closed")
-        found = next((rows for rows in [session.rows, *session.kept] if len(rows) == ask.step), None)
+        if asked.generation not in (None, session.generation):
+            return self.conflict(session)
+        found = next((rows for rows in [session.rows, *session.kept] if len(rows) == asked.step), None)
         if found is None:
             return Answer(422, "invalid_input")
+        session.last = session.last if found is session.rows else None
         session.rows, session.kept = found, [rows for rows in session.kept if len(rows) < len(found)]
-        session.last = ask, len(found)
-        return self.at(ask, session)
+        session.generation, session.rewind = session.generation + 1, asked
+        return self.at(asked, session)
 
-    def fork(self, ask: Ask, session: Simulated) -> Answer:
+    def fork(self, asked: Invocation, session: Simulated) -> Answer:
         if session.closed:
             return Answer(410, "session_closed")
-        target = self.sessions.get(ask.to or "")
+        target = self.sessions.get(asked.to or "")
         if target is None:
-            target = self.sessions[ask.to or ""] = Simulated(session.rows, [], (ask, len(session.rows)))
-            return self.at(ask, target)
+            target = self.sessions[asked.to or ""] = Simulated(session.rows, last=(asked, len(session.rows), 0))
+            return self.at(asked, target)
         if target.closed:
             return Answer(410, "session_closed")
-        begun = target.last is not None and target.last[0] == ask and target.last[1] == len(target.rows)
-        return self.at(ask, target, replayed=True) if begun else Answer(409, "session_exists", expected=len(target.rows))
+        begun = target.last is not None and target.last[0] == asked and target.last[1] == len(target.rows)
+        return self.at(asked, target, replayed=True) if begun else Answer(409, "session_exists", expected=len(target.rows))
 
 
-def drawn(draw: Random) -> Ask:
+def drawn(draw: Random) -> Invocation:
     """A request that often makes sense."""
+    generation = draw.choices([None, 0, 1, 2], [6, 3, 2, 1])[0]
     action = draw.choices(["step", "describe", "rewind", "fork", "close"], [12, 3, 3, 2, 0.3])[0]
     name = draw.choice(NAMES)
     if action == "step":
         start = draw.randrange(0, 6)
         step = draw.choices([None, draw.randrange(8)], [1, 8])[0]
-        return Ask("me", name, step=step, inputs=(start, start + draw.randint(1, 3)), commit=draw.random() < 0.9)
+        step, generation = (step, generation if step else None)
+        inputs = start, start + draw.randint(1, 3)
+        return Invocation("me", name, step=step, inputs=inputs, commit=draw.random() < 0.9, generation=generation)
     to = draw.choice([other for other in NAMES if other != name])
-    return Ask("me", name, action, step=draw.randrange(6) if action == "rewind" else None, to=to if action == "fork" else None)
+    if action == "rewind":
+        return Invocation("me", name, action, step=draw.randrange(6), generation=generation)
+    return Invocation("me", name, action, to=to if action == "fork" else None)
 
 
 def run(draw: Random, length: int, overlap: float, lost: float) -> list[Operation]:
@@ -115,7 +132,7 @@ def run(draw: Random, length: int, overlap: float, lost: float) -> list[Operatio
         if draw.random() < lost:
             if draw.random() < 0.5:
                 simulator.serve(request)
-            operations.append(Operation(tick, request, start, end, Answer(said="ReadTimeout")))
+            operations.append(Operation(tick, request, start, end, Answer(detail="ReadTimeout")))
         else:
             operations.append(Operation(tick, request, start, end, simulator.serve(request)))
     return sorted(operations, key=lambda o: o.start)
@@ -128,7 +145,7 @@ def check(operations: list[Operation], rows: Any = POOL, model: Any = None, keep
 @seeds
 def test_a_right_run_with_clients_at_once_and_answers_lost_is_explained(seed: int) -> None:
     report = check(run(Random(seed), 60, overlap=4.0, lost=0.1))
-    assert report.code == 0, oracle.printed(report)
+    assert report.code == 0, printed(report)
 
 
 @seeds
@@ -139,7 +156,7 @@ def test_in_a_run_without_overlap_each_altered_answer_is_found(seed: int) -> Non
     changed = altered(operations[place].answer, draw)
     operations[place] = replace(operations[place], answer=changed)
     report = check(operations)
-    assert report.code == 1, f"{operations[place]}\n{oracle.printed(report)}"
+    assert report.code == 1, f"{operations[place]}\n{printed(report)}"
 
 
 @seeds
@@ -165,6 +182,7 @@ def altered(answer: Answer, draw: Random) -> Answer:
         {"replayed": not answer.replayed},
         {"session": "z"},
         {"closed": not answer.closed},
+        {"generation": (answer.generation or 0) + 1},
     ]
     if answer.prediction is not None:
         choices += [{"prediction": [answer.prediction[0] + 1e-4]}, {"prediction": None}, {"prediction": [math.nan]}]
@@ -179,6 +197,7 @@ class Asked:
         self._workers = [make_service(model, store=store, keep_versions=KEEP) for _ in range(2)]
         self._draw, self._rows, self._states = Random(seed), rows, dict[str, str]()
         self.operations: list[Operation] = []
+        self._generations = False  # until an answer tells one
 
     def batch(self, tick: int) -> None:
         requests = [self._request() for _ in range(self._draw.randint(1, 5))]
@@ -186,17 +205,22 @@ class Asked:
         for request, (status, reply) in zip(requests, answers, strict=True):
             if "state" in reply:
                 self._states[caller.digest(reply["state"])] = reply["state"]
-            self.operations.append(Operation(len(self.operations), request, tick, tick + 0.5, caller.answer(status, reply)))
+            answer = caller.answer(status, reply)
+            self._generations |= answer.generation is not None
+            self.operations.append(Operation(len(self.operations), request, tick, tick + 0.5, answer))
 
-    def _request(self) -> Ask:
+    def _request(self) -> Invocation:
         chance = self._draw.random()
         if chance < 0.05 and self._states:
-            return Ask("me", self._draw.choice(NAMES), "import", state=self._draw.choice(list(self._states)))
-        return Ask("me", self._draw.choice(NAMES), "export") if chance < 0.1 else drawn(self._draw)
+            return Invocation("me", self._draw.choice(NAMES), "import", state=self._draw.choice(list(self._states)))
+        request = Invocation("me", self._draw.choice(NAMES), "export") if chance < 0.1 else drawn(self._draw)
+        return request if self._generations else replace(request, generation=None)
 
-    def _object(self, asked: Ask) -> dict[str, Any]:
+    def _object(self, asked: Invocation) -> dict[str, Any]:
         """As `docs/sessions.md` writes it."""
-        fields = {"id": asked.session, "step": asked.step, "to": asked.to} | ({"action": asked.action} if asked.action != "step" else {})
+        fields = {"id": asked.session, "step": asked.step, "generation": asked.generation, "to": asked.to} | (
+            {"action": asked.action} if asked.action != "step" else {}
+        )
         session = {name: value for name, value in fields.items() if value is not None}
         more = {"state": self._states[asked.state]} if asked.state else {}
         step = {"inputs": self._rows[slice(*asked.inputs)], "commit": asked.commit} if asked.inputs else {}
@@ -212,4 +236,4 @@ def test_what_the_service_answers_is_explained(two: Exported, seed: int) -> None
     for tick in range(40):
         asked.batch(tick)
     report = check(asked.operations, rows, model)
-    assert report.code == 0, oracle.printed(report)
+    assert report.code == 0, printed(report)

@@ -1,5 +1,6 @@
 """The record of a session: what is committed comes back whole, and nothing that is not whole is taken for one."""
 
+import contextlib
 import struct
 from pathlib import Path
 
@@ -7,36 +8,51 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from xxhash import xxh3_64_digest
 
-from handlers.sessions import state
-from handlers.sessions.record import HEADER, Record
+from handlers.sessions import record_v1, state
+from handlers.sessions.record import HEADER, NO_HASH, PREFIX, Record, pack_arrays, unpack_arrays, was_closed
+from handlers.sessions.record_v1 import RecordV1
 from handlers.sessions.state import CorruptState, State
+from handlers.stores.base import HEAD
 
-GOLDEN = Path(__file__).parent / "golden" / "record-1.hex"
-DIGEST, REQUEST = bytes(range(16)), bytes(range(16, 32))
+GOLDEN = Path(__file__).parent / "golden"
+DIGEST, REQUEST, ACTION = bytes(range(16)), bytes(range(16, 32)), bytes(range(32, 48))
 SIZE = 4
 
 values = st.lists(st.floats(width=32, allow_nan=False), min_size=SIZE, max_size=SIZE).map(lambda v: np.array(v, np.float32))
 states = st.builds(State, values, st.integers(0, 2**53), st.just(DIGEST))
 times = st.floats(0, 1e11)
+hashes = st.binary(min_size=16, max_size=16)
 features = st.integers(1, 5).flatmap(lambda n: st.lists(values.map(lambda v: v[:3]), min_size=n, max_size=n)).map(np.stack)
 tokens = st.lists(st.integers(0, 2**31), min_size=1, max_size=5).map(lambda ids: np.array(ids, np.int64))
+shapes = st.lists(st.integers(0, 3), max_size=3).map(tuple)
+arrays = st.dictionaries(
+    st.text("abc_n", min_size=1, max_size=9), shapes.map(lambda shape: np.arange(np.prod(shape), dtype=np.float32).reshape(shape))
+)
 records = st.builds(
-    Record, states, times, times, st.integers(0, 2**53), st.binary(min_size=16, max_size=16), st.binary(max_size=50), st.booleans(),
-    st.lists(states, max_size=3).map(tuple), st.one_of(st.none(), features, tokens),
+    Record, states, times, times, st.integers(0, 2**53), hashes, arrays.map(pack_arrays), st.text(max_size=9), hashes,
+    st.integers(0, 2**53), st.booleans(), st.lists(states, max_size=3).map(tuple), st.one_of(st.none(), features, tokens),
 )  # fmt: skip
 
 
 def parts(record):
     kept = [(s.values.tobytes(), s.position, s.digest) for s in (record.state, *record.history)]
     recent = None if record.recent is None else (record.recent.dtype, record.recent.shape, record.recent.tobytes())
-    rest = (record.created_at, record.expires_at, record.last_step, record.last_digest, record.answer, record.closed)
-    return kept, recent, rest
+    names = ("created_at", "expires_at", "last_step", "last_hash", "answer", "version", "action_hash", "generation", "closed")
+    return kept, recent, [getattr(record, name) for name in names]
 
 
 @given(records)
 def test_a_record_comes_back_whole(record):
     assert parts(Record.decode(record.encode())) == parts(record)
+
+
+@given(arrays)
+def test_arrays_come_back_by_name_in_their_order(given_arrays):
+    read = unpack_arrays(pack_arrays(given_arrays))
+    assert list(read) == list(given_arrays)
+    assert [(a.shape, a.tobytes()) for a in read.values()] == [(a.shape, a.tobytes()) for a in given_arrays.values()]
 
 
 @given(records, st.data())
@@ -55,29 +71,96 @@ def test_a_record_cut_short_anywhere_is_corrupt(record):
             Record.decode(whole[:length])
 
 
-@given(st.binary(max_size=200))
+def checked(body):
+    return body + xxh3_64_digest(body)
+
+
+@given(st.binary(max_size=300))
 def test_no_bytes_whatever_break_the_reader(junk):
-    for data in (junk, state.seal(junk), state.seal(b"CSRE\1" + junk)):
+    sound_heads = (b"CSRE\1" + junk, b"CSRE\2" + junk)
+    for data in (junk, *sound_heads, *map(state.append_mac, (junk, *sound_heads)), *map(checked, (junk, *sound_heads))):
         with pytest.raises(CorruptState):
             Record.decode(data)
+
+
+@given(st.binary(max_size=60))
+def test_no_answer_whatever_breaks_the_reader(junk):
+    with contextlib.suppress(CorruptState):
+        unpack_arrays(junk)
 
 
 def example():
     now, before = (State(np.array([0.0, -1.5, 0.25, n], np.float32), position, DIGEST) for n, position in ((2.0**100, 7), (1.0, 6)))
     recent = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], np.float32)
-    return Record(now, 1.8e9, 1.8e9 + 60, 6, REQUEST, b'"prediction":[1.5]', False, (before,), recent)
+    answer = pack_arrays({"prediction": np.array([1.5], np.float32)})
+    return Record(now, 1.8e9, 1.8e9 + 60, 6, REQUEST, answer, "1.0", ACTION, 3, False, (before,), recent)
 
 
-def test_format_1_is_read_and_written_as_it_was_when_it_was_fixed():
-    golden = bytes.fromhex(GOLDEN.read_text())
+def test_format_2_is_read_and_written_as_it_was_when_it_was_fixed():
+    golden = bytes.fromhex((GOLDEN / "record-2.hex").read_text())
     assert parts(Record.decode(golden)) == parts(example())
     assert example().encode() == golden
 
 
-def test_format_1_is_the_layout_that_its_docstring_tells():
+def test_format_2_is_the_layout_that_its_docstring_tells():
     record = example()
-    answer, recent = record.answer, record.recent.tobytes()
-    head = b"CSRE" + struct.pack("<BBHddQ16sIBxHI", 1, 0, 1, 1.8e9, 1.8e9 + 60, 6, REQUEST, len(answer), 0, 3, 2)
-    body = head + answer + state.pack(record.state) + state.pack(record.history[0]) + recent
-    assert record.encode() == state.seal(body)
+    answer = b"\x0a\x01prediction" + struct.pack("<If", 1, 1.5)
+    head = b"CSRE" + struct.pack(
+        "<BBHddQ16s16sQ16sIBIBHI", 2, 0, 1, 1.8e9, 1.8e9 + 60, 6, REQUEST, ACTION, 3, DIGEST, 4, 3, len(answer), 0, 3, 2
+    )
+    kept = b"".join(struct.pack("<Q", s.position) + s.values.tobytes() for s in (record.state, record.history[0]))
+    assert record.encode() == checked(head + b"1.0" + answer + kept + record.recent.tobytes())
     assert len(head) == HEADER.size
+
+
+def old_example():
+    new = example()
+    return RecordV1(new.state, new.created_at, new.expires_at, 6, REQUEST, {"prediction": [1.5]}, False, new.history, new.recent)
+
+
+def test_format_1_is_read_as_it_was_when_it_was_fixed():
+    golden = bytes.fromhex((GOLDEN / "record-1.hex").read_text())
+    assert record_v1.encode(old_example(), b'"prediction":[1.5]') == golden
+    read, expected = Record.decode(golden), example()
+    expected.version, expected.action_hash, expected.generation = "", NO_HASH, 0
+    assert parts(read) == parts(expected)
+
+
+def test_a_record_of_format_1_that_an_action_left_names_the_action():
+    old = old_example()
+    by_action = RecordV1(old.state, old.created_at, old.expires_at, old.state.position, REQUEST, {}, False, (), None)
+    read = Record.decode(record_v1.encode(by_action, b""))
+    assert (read.last_step, read.last_hash, read.action_hash) == (7, NO_HASH, REQUEST)
+
+
+@pytest.mark.parametrize("answer", [b"}", b'"prediction":"not a state"', b'"prediction":{}', b'"prediction":[[1],[2,3]]'])
+def test_a_record_of_format_1_whose_answer_is_none_is_corrupt(answer):
+    with pytest.raises(CorruptState):
+        Record.decode(record_v1.encode(old_example(), answer))
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_the_first_bytes_that_a_sweep_sees_tell_whether_a_session_was_closed(closed):
+    new, old = example(), old_example()
+    new.closed = closed
+    written = (
+        new.encode(),
+        record_v1.encode(RecordV1(*[closed if name == "closed" else getattr(old, name) for name in RecordV1.__slots__]), b""),
+    )
+    assert [was_closed(data[:HEAD]) for data in written] == [closed, closed]
+    assert not any(was_closed(data) for data in (b"", b"CSRE\2", b"hello" * 20, b"CSRE\3\1" + bytes(90)))
+    assert PREFIX.size <= HEAD
+
+
+def test_a_rewind_to_an_earlier_state_forgets_what_came_after_it():
+    record = example()
+    back = record.rewound(record.history[0], ACTION, 2e9)
+    assert (back.state, back.history, back.recent, back.answer) == (record.history[0], (), None, b"")
+    assert (back.last_step, back.last_hash, back.generation, back.expires_at) == (6, NO_HASH, 4, 2e9)
+
+
+def test_a_rewind_to_the_current_state_keeps_the_last_answer():
+    record = example()
+    back = record.rewound(record.state, ACTION, 2e9)
+    assert (back.answer, back.last_step, back.last_hash, back.generation) == (record.answer, 6, REQUEST, 4)
+    assert (back.history, back.recent is record.recent) == (record.history, True)

@@ -2,24 +2,24 @@
 
 import itertools
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.engine.task import Task, hanging_on, waves
-from handlers.errors import TooLarge
-from handlers.protocols.native.decode import Request, SessionRef
+from handlers.engine.request import Request
+from handlers.engine.scheduling import waves
+from handlers.engine.task import Task, depending_on
+from handlers.sessions.reference import Action, SessionRef
 
 ids = st.sampled_from("abc")
 refs = st.one_of(
     st.none(),
     st.builds(SessionRef, ids),
-    st.tuples(ids, ids).filter(lambda pair: pair[0] != pair[1]).map(lambda pair: SessionRef(pair[0], action="fork", to=pair[1])),
+    st.tuples(ids, ids).filter(lambda pair: pair[0] != pair[1]).map(lambda pair: SessionRef(pair[0], action=Action.FORK, to=pair[1])),
 )
 
 
 def task(ref):
-    return Task(Request(session=ref), 100, id=ref.id if ref else "")
+    return Task(Request(session=ref), bytes, id=ref.id if ref else "")
 
 
 @given(st.lists(refs, max_size=8))
@@ -43,12 +43,6 @@ def test_requests_of_different_sessions_run_together():
 
 
 def test_a_fork_touches_both_its_sessions():
-    fork, a, b = task(SessionRef("a", action="fork", to="b")), task(SessionRef("a")), task(SessionRef("b"))
-    assert hanging_on([fork, a, b], {"b"}) == [fork, b]
-    assert hanging_on([fork, a, b], {"a"}) == [fork, a]
-
-
-def test_a_reply_over_its_room_is_refused_with_both_numbers():
-    assert task(None).fit(b"x" * 100) == b"x" * 100
-    with pytest.raises(TooLarge, match="reply: 101 bytes, at most 100 here: send fewer"):
-        task(None).fit(b"x" * 101)
+    fork, a, b = task(SessionRef("a", action=Action.FORK, to="b")), task(SessionRef("a")), task(SessionRef("b"))
+    assert depending_on([fork, a, b], {"b"}) == [fork, b]
+    assert depending_on([fork, a, b], {"a"}) == [fork, a]

@@ -36,7 +36,7 @@ def same(a: State, b: State) -> bool:
 
 @given(states, keys)
 def test_a_state_comes_back_bit_for_bit(original, key):
-    assert same(state.unpack(state.unseal(state.seal(state.pack(original), key), key)), original)
+    assert same(state.unpack(state.verify_mac(state.append_mac(state.pack(original), key), key)), original)
     assert same(state.from_text(state.to_text(original, key), TRAFFIC, key), original)
 
 
@@ -47,32 +47,32 @@ def test_every_opaque_string_of_a_model_has_the_announced_length(original, key):
 
 def test_format_1_is_read_and_written_as_it_was_when_it_was_fixed():
     golden = bytes.fromhex((GOLDEN / "state-1.hex").read_text())
-    read = state.unpack(state.unseal(golden))
+    read = state.unpack(state.verify_mac(golden))
     assert (read.position, read.digest, read.values.tolist()) == (7, bytes(range(16)), [0.0, -1.5, 0.25, 2.0**100])
-    assert state.seal(state.pack(read)) == golden
+    assert state.append_mac(state.pack(read)) == golden
 
 
 def test_format_1_is_the_layout_that_its_docstring_draws():
     body = b"CSST" + struct.pack("<BBHQ16sQI", 1, 1, 0, 41, TRAFFIC.digest, VALUES.size, 0) + VALUES.astype("<f4").tobytes()
     assert state.pack(STATE) == body
-    assert state.seal(body, KEY) == body + hashlib.blake2b(body, digest_size=16, key=KEY).digest()
+    assert state.append_mac(body, KEY) == body + hashlib.blake2b(body, digest_size=16, key=KEY).digest()
 
 
 @pytest.mark.parametrize("key", [b"", KEY], ids=["checksum", "signed"])
 def test_every_truncation_is_refused(key):
-    whole = state.seal(state.pack(STATE), key)
+    whole = state.append_mac(state.pack(STATE), key)
     for length in range(len(whole)):
         with pytest.raises(CorruptState):
-            state.unpack(state.unseal(whole[:length], key))
+            state.unpack(state.verify_mac(whole[:length], key))
 
 
 @given(keys, st.data())
 def test_any_changed_byte_is_refused(key, data):
-    whole = bytearray(state.seal(state.pack(STATE, signed=bool(key)), key))
+    whole = bytearray(state.append_mac(state.pack(STATE, signed=bool(key)), key))
     at = data.draw(st.integers(0, len(whole) - 1), "at")
     whole[at] ^= data.draw(st.integers(1, 255), "change")
     with pytest.raises(CorruptState):
-        state.unseal(bytes(whole), key)
+        state.verify_mac(bytes(whole), key)
 
 
 @given(keys, st.data())
@@ -125,7 +125,7 @@ LIES = {
 def test_a_header_that_lies_is_refused_though_its_seal_is_right(lie):
     body = HEADER.pack(*lie) + VALUES.tobytes()
     with pytest.raises(CorruptState):
-        state.unpack(state.unseal(state.seal(body)))
+        state.unpack(state.verify_mac(state.append_mac(body)))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -147,4 +147,4 @@ def test_no_bytes_whatever_break_the_reader(junk):
     with pytest.raises(CorruptState):
         state.unpack(junk)
     with pytest.raises(InvalidInput):
-        state.from_text(base64.urlsafe_b64encode(state.seal(junk)).decode(), TRAFFIC)
+        state.from_text(base64.urlsafe_b64encode(state.append_mac(junk)).decode(), TRAFFIC)

@@ -1,75 +1,64 @@
-"""The HTTP contract's response side: results and errors in, JSON bytes out. We encode ourselves: compact, and never a NaN.
+"""Encodes results and errors of the native protocol: compact JSON, never a NaN."""
 
-It knows the signature and field names. It does not know positions, stores or how a result came about.
-"""
-
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import orjson
 
+from handlers.engine.request import OPAQUE, Result
 from handlers.errors import CellstateError
-from handlers.inference.backends.base import Floats
-from handlers.inference.batching import Row, split
 from handlers.sessions import state as state_format
-from handlers.sessions.state import State
+from handlers.sessions.status import SessionStatus, timestamp
 from handlers.signature import Signature
 
-JSON = "application/json"
+
+@dataclass(frozen=True)
+class Encoder:
+    """Encodes for one model; `key` signs the states that clients hold."""
+
+    signature: Signature
+    key: bytes = b""
+    _models: dict[str, bytes] = field(default_factory=dict)  # the `model` field by version
+
+    def fields(self, result: Result) -> bytes:
+        """Encode the arrays and the state, without the braces around them, so that other fields can be put beside them."""
+        parts = [b'"%b":%b' % (name.encode(), _array(array)) for name, array in result.arrays.items()]
+        if result.state is not None:
+            parts.append(b'"%b":"%b"' % (OPAQUE.encode(), state_format.to_text(result.state, self.key).encode()))
+        return b",".join(parts)
+
+    def response(self, fields: bytes, result: Result) -> bytes:
+        """Encode one whole response object: the fields, the model, the session."""
+        session = b"" if result.session is None else b"," + encode_session(result.session)
+        return b"{" + fields + (b"," if fields else b"") + self._model(result.version) + session + b"}"
+
+    def error(self, error: CellstateError) -> bytes:
+        """Encode `{"error": {…}}`."""
+        return orjson.dumps({"error": error.body()})
+
+    def _model(self, version: str) -> bytes:
+        if version not in self._models:
+            self._models[version] = orjson.dumps({"model": {"name": self.signature.name, "version": version}})[1:-1]
+        return self._models[version]
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What one HTTP request is answered with."""
-
-    status: int
-    phrase: str
-    body: bytes
-
-
-def refusal(error: CellstateError) -> bytes:
-    """`{"error": {…}}`."""
-    return orjson.dumps({"error": error.body()})
-
-
-def result(row: Row, forecast: Floats | None, wants: tuple[str, ...], position: int, signature: Signature, key: bytes) -> bytes:
-    """The fields that were asked for, without the braces around them, so that others can be put beside them."""
-    fields: dict[str, Any] = {}
-    if "prediction" in wants:
-        fields["prediction"] = row.y
-    if forecast is not None:
-        fields["forecast"] = forecast
-    if "output" in wants:
-        fields["output"] = row.output
-    if any(entry.output in wants for entry in signature.state):
-        for entry, array in zip(signature.state, split(row.state[None], signature), strict=True):
-            if entry.output in wants:
-                fields[entry.output] = array[:, 0]  # [L*D, size]
-    if "state" in wants:
-        fields["state"] = state_format.to_text(State(row.state, position, signature.digest), key)
-    return orjson.dumps({name: _plain(value) for name, value in fields.items()}, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+def encode_session(session: SessionStatus) -> bytes:
+    """Encode the `session` field. Ids hold no character that JSON escapes."""
+    replayed = "true" if session.replayed else "false"
+    text = (
+        f'"session":{{"id":"{session.id}","step":{session.step},"generation":{session.generation},'
+        f'"expires_at":"{timestamp(session.expires_at)}","replayed":{replayed}'
+    )
+    if session.closed:
+        text += ',"closed":true'
+    if session.rewarmed:
+        text += ',"rewarmed":true'
+    if session.description is not None:
+        described = session.description
+        text += f',"created_at":"{timestamp(described.created_at)}","last_step":{described.last_step}'
+        text += f',"model_digest":"{described.model_digest.hex()}"'
+    return (text + "}").encode("ascii")
 
 
-def state_text(state: State, key: bytes) -> bytes:
-    """The `state` field alone, as a fragment."""
-    return orjson.dumps({"state": state_format.to_text(state, key)})[1:-1]
-
-
-def _plain(value: Any) -> Any:
-    return np.ascontiguousarray(value) if isinstance(value, np.ndarray) else value
-
-
-def response(fragment: bytes, signature: Signature, session: dict[str, Any] | None) -> bytes:
-    """One whole response object: a result's fields, the model, the session."""
-    around: dict[str, Any] = {"model": {"name": signature.name, "version": signature.version}}
-    if session is not None:
-        around["session"] = session
-    rest = orjson.dumps(around)
-    return b"{" + fragment + b"," + rest[1:] if fragment else rest
-
-
-def predictions(replies: Sequence[bytes]) -> bytes:
-    """The answer to `instances`."""
-    return b'{"predictions":[' + b",".join(replies) + b"]}"
+def _array(array: np.ndarray) -> bytes:
+    return orjson.dumps(array if array.flags.c_contiguous else np.ascontiguousarray(array), option=orjson.OPT_SERIALIZE_NUMPY)

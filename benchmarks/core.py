@@ -1,0 +1,127 @@
+"""The core without HTTP beside bare ONNX Runtime, in one process and interleaved: `python -m benchmarks.core`.
+
+LSTM 2 x 128, 8 features, one observation a request, every step of a session of its own. Reported is the time of one row in microseconds:
+the median over rounds, and its ratio to bare ONNX Runtime at the same batch.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.serving import FEATURES, archive
+from handlers.engine.context import ServiceContext
+from handlers.engine.factory import open_backend, open_store
+from handlers.inference import batching
+from handlers.protocols.base import HttpRequest
+from handlers.protocols.frontend import Frontend
+from handlers.settings import Settings
+from handlers.signature import Signature
+
+BATCHES = (1, 16, 64, 256, 1024)
+STORES = {"memory": ("memory://", True), "LMDB": ("lmdb://{}", True), "LMDB, no fsync": ("lmdb://{}", False)}
+Work = Callable[[int], None]  # one batch; the argument counts the batches
+
+
+def bare(backend: object, signature: Signature, size: int) -> Work:
+    """ONNX Runtime alone: arrays in, arrays out."""
+    x = np.zeros((size, 1, FEATURES), np.float32)
+    states = batching.split(np.zeros((size, signature.state_length), np.float32), signature)
+    return lambda n: backend.run(x, states, False)  # type: ignore[attr-defined]
+
+
+def bodies(frontend: Frontend, size: int, as_instances: bool) -> Work:
+    """Steps of `size` sessions, as bodies of their own or as the instances of one body."""
+    random = np.random.default_rng(0)
+    values = random.normal(size=(size, 1, FEATURES)).round(3).tolist()
+
+    def batch(n: int) -> list[HttpRequest]:
+        requests = [{"inputs": x, "session": {"id": f"s{i}", "step": n}} for i, x in enumerate(values)]
+        if as_instances:
+            return [HttpRequest(json.dumps({"instances": requests}).encode())]
+        return [HttpRequest(json.dumps(request).encode()) for request in requests]
+
+    prepared: dict[int, list[HttpRequest]] = {}
+
+    def work(n: int) -> None:
+        for response in frontend.handle_batch(prepared.pop(n)):
+            assert response.status == 200, response.body
+            assert b'"error"' not in response.body, response.body
+
+    work.prepare = lambda n: prepared.update({n: batch(n)})  # type: ignore[attr-defined]
+    return work
+
+
+@contextmanager
+def frontends(folder: Path, unzipped: Path, signature: Signature) -> Iterator[dict[str, Frontend]]:
+    """A front end over each kind of store, all over one backend."""
+    made = {}
+    with ExitStack() as stack:
+        for name, (url, sync) in STORES.items():
+            place = stack.enter_context(tempfile.TemporaryDirectory(dir=folder))
+            settings = Settings(
+                device="cpu", store=url.format(place), store_bytes=4 << 30, store_sync=sync, max_instances=4096, max_batch=1024
+            )
+            made[name] = Frontend.over(
+                ServiceContext(open_backend(unzipped, signature, settings), signature, open_store(settings), settings)
+            )
+        yield made
+
+
+def measure(works: dict[str, Work], rounds: int, size: int) -> dict[str, float]:
+    """Run every work once a round, in turn; return the median time of one row in microseconds."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for n in range(rounds):
+        for name, work in works.items():
+            getattr(work, "prepare", lambda n: None)(n)
+            began = time.perf_counter()
+            work(n)
+            times[name].append((time.perf_counter() - began) / size * 1e6)
+    return {name: statistics.median(taken[len(taken) // 10 :]) for name, taken in times.items()}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.core", description=__doc__)
+    parser.add_argument("--rows", type=int, default=20_000, help="rows of each measurement")
+    parser.add_argument("--raw", type=Path, help="where to write the numbers as JSON")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores, {platform.machine()}; µs a row (ratio to bare ONNX Runtime)")
+    results = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with zipfile.ZipFile(archive(folder / "store")) as contents:
+            contents.extractall(folder / "model")
+        signature = Signature.load(folder / "model" / "signature.json")
+        for size in BATCHES:
+            with frontends(folder, folder / "model", signature) as made:
+                works = {"bare ONNX Runtime": bare(made["memory"].service.context.backend, signature, size)}
+                works |= {f"bodies, {store}": bodies(frontend, size, False) for store, frontend in made.items()}
+                found = measure(works, max(12, options.rows // size), size)
+            if size > 1:
+                with frontends(folder, folder / "model", signature) as made:
+                    one_body: dict[str, Work] = {f"one body, {store}": bodies(frontend, size, True) for store, frontend in made.items()}
+                    found |= measure(one_body, max(12, options.rows // size), size)
+            results[size] = found
+            reference = found["bare ONNX Runtime"]
+            for work, taken in found.items():
+                print(f"B = {size:<5} {work:<28} {taken:8.1f}   {taken / reference:6.2f}", flush=True)
+    if options.raw:
+        options.raw.write_text(json.dumps(results, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

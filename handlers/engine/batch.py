@@ -1,0 +1,38 @@
+"""What the requests of one attempt at a batch share."""
+
+from dataclasses import dataclass
+
+from handlers.engine.context import ServiceContext
+from handlers.errors import StoreUnavailable
+from handlers.sessions.unit_of_work import UnitOfWork
+
+
+@dataclass(slots=True)
+class Batch:
+    """One attempt's sessions and time. `now` is seconds since the epoch."""
+
+    context: ServiceContext
+    sessions: UnitOfWork
+    now: float
+    created: int = 0  # sessions that the attempt adds to the store
+
+    @property
+    def expires_at(self) -> float:
+        """When a session that is used now expires."""
+        return self.now + self.context.settings.session_ttl
+
+    def admit(self, id: str) -> None:
+        """Ask the quota for room, unless the session is in the store already.
+
+        Raises:
+            QuotaExceeded: there is no room for another session.
+            StoreUnavailable: the store cannot tell.
+        """
+        if self.sessions[id].record is not None:
+            return
+        try:
+            self.context.quota.admit(self.created)
+            self.created += 1
+        except StoreUnavailable:
+            self.context.telemetry.count("store_errors_total", 1, "usage")
+            raise

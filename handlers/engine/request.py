@@ -1,0 +1,68 @@
+"""Requests and results as every protocol has them: names and arrays, no protocol's encoding."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from handlers.arrays import Array, Floats
+from handlers.sessions import state as state_format
+from handlers.sessions.reference import Action, SessionRef
+from handlers.sessions.state import State
+from handlers.sessions.status import SessionStatus
+
+OPAQUE = "state"  # in `returns`: the whole state, as a client may hold it
+
+
+@dataclass(slots=True)
+class Request:
+    """One request, checked against the model's signature and the limits.
+
+    `inputs` is `[T, F]` float32 or `[T]` int64 token ids, None for an action; `returns` names what is to be answered, in order; `future` is
+    `[horizon, K]`, or None where the model knows no input in advance.
+    """
+
+    inputs: Array | None = None
+    returns: tuple[str, ...] = ("prediction",)
+    state: State | None = None
+    session: SessionRef | None = None
+    horizon: int = 0
+    future: Floats | None = None
+    commit: bool = True
+
+    @property
+    def steps(self) -> int:
+        """Time steps in `inputs`."""
+        return 0 if self.inputs is None else len(self.inputs)
+
+    def request_hash(self) -> bytes:
+        """Return 16 bytes that are equal for a request and its retry, and for no other request.
+
+        Left out are what names the session (a hash is compared within one session), `step` and `generation` of a step (the session's rules
+        compare them) and `commit`. For a fork, import or rewind nothing but the fork's target is left out.
+        """
+        head = _step_head(self.returns, self.horizon)
+        ref = self.session
+        if ref is not None and ref.action is not Action.STEP:
+            head += f"|{ref.action}|{ref.id}|{ref.step}|{ref.from_step}".encode()
+            head += b"" if ref.generation is None else f"|{ref.generation}".encode()
+        parts = [head, *(array.tobytes() for array in (self.inputs, self.future) if array is not None)]
+        if self.state is not None:
+            parts.append(state_format.pack(self.state))
+        lengths = b"".join([len(part).to_bytes(8, "little") for part in parts])
+        return hashlib.blake2b(lengths + b"".join(parts), digest_size=16).digest()
+
+
+@lru_cache(maxsize=256)
+def _step_head(returns: tuple[str, ...], horizon: int) -> bytes:
+    return f"{returns}|{horizon}".encode()
+
+
+@dataclass(slots=True)
+class Result:
+    """What a request is answered with. `version` is the version of the model that computed the arrays."""
+
+    version: str
+    arrays: Mapping[str, Floats]  # by name, in the order of the answer
+    state: State | None = None  # where the opaque state was asked for
+    session: SessionStatus | None = None

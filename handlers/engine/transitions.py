@@ -1,0 +1,160 @@
+"""What a request does to its session, one function for each transition of the session table.
+
+A transition that needs the model sets the task's `run`; every other one answers at once and puts what it changes into the unit of work. The
+reply is always made before the record is put: what cannot be answered must not be committed.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from handlers.arrays import Array, Vector
+from handlers.engine.batch import Batch
+from handlers.engine.request import OPAQUE, Result
+from handlers.engine.task import ModelRun, Task
+from handlers.errors import InvalidInput, SessionUnreadable
+from handlers.sessions import machine
+from handlers.sessions.machine import Transition
+from handlers.sessions.record import Record, unpack_arrays
+from handlers.sessions.state import CorruptState, State
+from handlers.sessions.status import SessionStatus, described, status
+from handlers.sessions.unit_of_work import LoadedSession
+
+
+def plan(batch: Batch, task: Task) -> None:
+    """Decide what the request does, and do all of it that needs no model run.
+
+    Raises:
+        CellstateError: the request is refused; nothing is changed.
+    """
+    if task.request.session is None:
+        state = task.request.state
+        task.run = ModelRun(_inputs(task), _initial(batch, state), state.position if state else 0)
+        return
+    session, ref = batch.sessions[task.id], task.ref
+    asked = machine.operation(ref, task.request_hash, session.record, session.phase)
+    task.transition = machine.decide(asked, session.phase, task.id, ref, session.record)
+    TRANSITIONS[task.transition](batch, task, session)
+
+
+def _inputs(task: Task) -> Array:
+    assert task.request.inputs is not None  # the codec demands inputs of a step
+    return task.request.inputs
+
+
+def _initial(batch: Batch, state: State | None) -> Vector:
+    return batch.context.signature.initial_state if state is None else state.values
+
+
+def _recorded(session: LoadedSession) -> Record:
+    assert session.record is not None  # the table grants such transitions only where there is a record
+    return session.record
+
+
+def _create(batch: Batch, task: Task, session: LoadedSession) -> None:
+    if task.request.commit:
+        batch.admit(task.id)
+    task.run = ModelRun(_inputs(task), _initial(batch, task.request.state), 0)
+
+
+def _apply(batch: Batch, task: Task, session: LoadedSession) -> None:
+    record = _recorded(session)
+    task.run = ModelRun(_inputs(task), record.state.values, record.state.position, record)
+
+
+def _rewarm(batch: Batch, task: Task, session: LoadedSession) -> None:
+    """Run the recent inputs through this model from the start of a stream, then the request's."""
+    record = _recorded(session)
+    assert record.recent is not None  # the phase demands it
+    inputs = np.concatenate([record.recent, _inputs(task)])
+    task.run = ModelRun(inputs, _initial(batch, None), record.state.position, record, len(record.recent))
+
+
+def _replay(batch: Batch, task: Task, session: LoadedSession) -> None:
+    record = _recorded(session)
+    try:
+        arrays = unpack_arrays(record.answer)
+    except CorruptState as e:
+        raise SessionUnreadable(f"session {task.id}: its record cannot be read ({e}); it was left as it is", session=task.id) from e
+    opaque = arrays.pop(OPAQUE, None)
+    state = None if opaque is None else State(opaque, record.state.position, record.state.digest)
+    version = record.version or batch.context.signature.version
+    task.reply = task.encode(Result(version, arrays, state, status(task.id, record, replayed=True)))
+
+
+def _describe(batch: Batch, task: Task, session: LoadedSession) -> None:
+    _answer(batch, task, described(task.id, _recorded(session)))
+
+
+def _export(batch: Batch, task: Task, session: LoadedSession) -> None:
+    record = _recorded(session)
+    _answer(batch, task, status(task.id, record), record.state)
+
+
+def _confirm(batch: Batch, task: Task, session: LoadedSession) -> None:
+    record = _recorded(session)
+    _answer(batch, task, status(task.id, record, replayed=not record.closed))
+
+
+def _rewind(batch: Batch, task: Task, session: LoadedSession) -> None:
+    record, step = _recorded(session), task.ref.step
+    assert step is not None  # the codec demands a step of a rewind
+    target = record.kept(step)
+    if target is None:
+        kept = ", ".join(str(state.position) for state in (record.state, *record.history))
+        keep_versions = batch.context.settings.keep_versions
+        raise InvalidInput(f"session.step: {step} is not kept; kept: {kept} (keep_versions is {keep_versions})")
+    rewound = record.rewound(target, task.request_hash, batch.expires_at)
+    _answer(batch, task, status(task.id, rewound))
+    batch.sessions.put(task.id, rewound)
+
+
+def _fork(batch: Batch, task: Task, session: LoadedSession) -> None:
+    """Copy the state into the session that the fork creates, which has a row of its own in the table."""
+    source, target_id = _recorded(session), task.ref.to
+    assert target_id is not None  # the codec demands one
+    target = batch.sessions[target_id]
+    asked = machine.creation(task.request_hash, target.record, target.phase)
+    task.transition = machine.decide(asked, target.phase, target_id, task.ref, target.record)
+    if task.transition is Transition.CONFIRM:
+        _answer(batch, task, status(target_id, _recorded(target), replayed=True))
+        return
+    _put_new(batch, task, target_id, source.state, source.version, copied_from=task.id)
+    task.depends_on = (target_id,)  # a source that loses its own commit takes the copy along
+
+
+def _create_from_state(batch: Batch, task: Task, session: LoadedSession) -> None:
+    assert task.request.state is not None  # the codec demands a state of an import
+    _put_new(batch, task, task.id, task.request.state, batch.context.signature.version)
+
+
+def _put_new(batch: Batch, task: Task, id: str, state: State, version: str, copied_from: str | None = None) -> None:
+    batch.admit(id)
+    record = Record(state, batch.now, batch.expires_at, state.position, version=version, action_hash=task.request_hash)
+    _answer(batch, task, status(id, record))
+    batch.sessions.put(id, record, copied_from)
+
+
+def _close(batch: Batch, task: Task, session: LoadedSession) -> None:
+    closed = _recorded(session).tombstone(batch.now)
+    _answer(batch, task, status(task.id, closed))
+    batch.sessions.put(task.id, closed)
+
+
+def _answer(batch: Batch, task: Task, session: SessionStatus, state: State | None = None) -> None:
+    task.reply = task.encode(Result(batch.context.signature.version, {}, state, session))
+
+
+TRANSITIONS: dict[Transition, Callable[[Batch, Task, LoadedSession], None]] = {
+    Transition.CREATE: _create,
+    Transition.APPLY: _apply,
+    Transition.REWARM: _rewarm,
+    Transition.REPLAY: _replay,
+    Transition.DESCRIBE: _describe,
+    Transition.EXPORT: _export,
+    Transition.CONFIRM: _confirm,
+    Transition.REWIND: _rewind,
+    Transition.FORK: _fork,
+    Transition.CREATE_FROM_STATE: _create_from_state,
+    Transition.CLOSE: _close,
+}

@@ -1,0 +1,1 @@
+"""Forecasts: a model carried forward on its own predictions."""

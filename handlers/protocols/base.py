@@ -1,0 +1,58 @@
+"""The seam of the protocols: a codec turns one HTTP request into neutral requests, and their results into one HTTP response."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, Protocol
+
+from handlers.engine.request import Request, Result
+from handlers.errors import CellstateError
+
+JSON = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """What a client sent to one model. Names of headers are in lower case."""
+
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+    path: str = ""  # of the URL; empty where the server does not tell
+
+
+@dataclass(frozen=True, slots=True)
+class HttpResponse:
+    """What a client is answered with."""
+
+    status: int
+    body: bytes
+    content_type: str = JSON
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def phrase(self) -> str:
+        """The reason phrase of the status."""
+        return HTTPStatus(self.status).phrase
+
+
+class Call(Protocol):
+    """One HTTP request, decoded: one request, or many."""
+
+    requests: Sequence[Request | CellstateError]  # what could not be decoded is an error
+
+    def encode(self, result: Result) -> Any:
+        """Encode the result of one of the requests, before it is committed.
+
+        Raises:
+            TooLarge: the reply cannot be sent.
+        """
+
+    def respond(self, replies: Sequence[Any]) -> HttpResponse:
+        """Put together what `encode` made of each request in order, or the CellstateError that it ended with."""
+
+
+class Codec(Protocol):
+    """One protocol, for one model."""
+
+    def decode(self, request: HttpRequest) -> Call:
+        """Decode one HTTP request. Raises nothing that a client can cause: it is among the call's requests."""

@@ -1,0 +1,53 @@
+"""The HTTP face of the service, without a server: HTTP requests of one batch in, HTTP responses out."""
+
+import logging
+from collections.abc import Sequence
+
+from handlers.engine.context import ServiceContext
+from handlers.engine.service import Service
+from handlers.engine.task import Task
+from handlers.errors import CellstateError, InternalError
+from handlers.protocols.base import Call, HttpRequest, HttpResponse
+from handlers.protocols.native.codec import NativeCodec
+
+log = logging.getLogger("cellstate")
+
+
+class Frontend:
+    """Decodes, serves and encodes for one model."""
+
+    def __init__(self, service: Service) -> None:
+        self.service, self._telemetry = service, service.context.telemetry
+        self._native = NativeCodec(service.context.signature, service.context.settings)
+
+    @classmethod
+    def over(cls, context: ServiceContext) -> "Frontend":
+        """Return a front end over a new service."""
+        return cls(Service(context))
+
+    def handle_batch(self, requests: Sequence[HttpRequest]) -> list[HttpResponse]:
+        """Answer each request, in order. Raises nothing: whatever goes wrong with one request is its own answer."""
+        with self._telemetry.timing("decode"):
+            calls = [self._decode(request) for request in requests]
+            groups = [[self.service.task(request, call.encode) for request in call.requests] for call in calls]
+        self.service.serve([task for group in groups for task in group], len(requests))
+        return [_respond(call, group) for call, group in zip(calls, groups, strict=True)]
+
+    def _decode(self, request: HttpRequest) -> Call:
+        try:
+            return self._native.decode(request)
+        except Exception:
+            log.exception("internal_error")
+            return self._native.failed(InternalError("the service failed to decode this request; nothing was applied"))
+
+
+def _respond(call: Call, tasks: Sequence[Task]) -> HttpResponse:
+    try:
+        return call.respond([task.error or task.reply for task in tasks])
+    except Exception:
+        log.exception("internal_error")
+        return call.respond([_unanswerable() for _ in tasks])
+
+
+def _unanswerable() -> CellstateError:
+    return InternalError("the service failed to encode its answer; the request may be applied: send the same step again")

@@ -1,0 +1,59 @@
+"""The native protocol as a codec: one request object a body, or many as `instances`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from handlers.engine.request import Request, Result
+from handlers.errors import CellstateError, TooLarge
+from handlers.protocols.base import HttpRequest, HttpResponse
+from handlers.protocols.native.decode import Parser
+from handlers.protocols.native.encode import Encoder
+from handlers.settings import Settings
+from handlers.signature import Signature
+
+
+@dataclass(slots=True)
+class NativeCall:
+    """One body of the native protocol."""
+
+    requests: Sequence[Request | CellstateError]
+    is_batch: bool  # whether the requests came as `instances`
+    encoder: Encoder
+    max_reply_bytes: int  # for the arrays and the state of one reply
+
+    def encode(self, result: Result) -> bytes:
+        """Encode one response object."""
+        fields = self.encoder.fields(result)
+        if len(fields) > self.max_reply_bytes:
+            raise TooLarge(
+                f"reply: {len(fields)} bytes, at most {self.max_reply_bytes} here: send fewer steps or instances, or ask for less in return"
+            )
+        return self.encoder.response(fields, result)
+
+    def respond(self, replies: Sequence[bytes | CellstateError]) -> HttpResponse:
+        """Answer with the one response object, or with `{"predictions": [...]}`."""
+        bodies = [self.encoder.error(reply) if isinstance(reply, CellstateError) else reply for reply in replies]
+        if self.is_batch:
+            return HttpResponse(200, b'{"predictions":[' + b",".join(bodies) + b"]}")
+        [reply], [body] = replies, bodies
+        return HttpResponse(reply.status if isinstance(reply, CellstateError) else 200, body)
+
+
+class NativeCodec:
+    """Decodes and encodes for one model under one set of limits."""
+
+    def __init__(self, signature: Signature, limits: Settings) -> None:
+        self._parser, self._encoder, self._max_reply = (
+            Parser(signature, limits),
+            Encoder(signature, limits.state_key.encode()),
+            limits.max_reply,
+        )
+
+    def decode(self, request: HttpRequest) -> NativeCall:
+        """Decode one body."""
+        requests, is_batch = self._parser.body(request.body)
+        return NativeCall(requests, is_batch, self._encoder, self._max_reply // len(requests))
+
+    def failed(self, error: CellstateError) -> NativeCall:
+        """Return the call of a body that is answered with `error`."""
+        return NativeCall([error], False, self._encoder, self._max_reply)

@@ -1,0 +1,116 @@
+"""What a request may ask of a model, whatever the protocol: the signature's shapes and the configured limits."""
+
+from dataclasses import dataclass
+
+from handlers.engine.request import OPAQUE, Request
+from handlers.errors import InvalidInput, TooLarge
+from handlers.protocols.validation import join_names
+from handlers.sessions.reference import Action, SessionRef
+from handlers.settings import Settings
+from handlers.signature import Signature
+
+
+@dataclass(frozen=True)
+class RequestRules:
+    """The rules for one model under one set of limits. Every check raises a RequestError that names field, value, limit and remedy."""
+
+    signature: Signature
+    limits: Settings
+
+    @property
+    def returns(self) -> tuple[str, ...]:
+        """What may be asked for, in the order of the answer."""
+        return ("prediction", "output", *(entry.output for entry in self.signature.state), OPAQUE)
+
+    def shape(self) -> str:
+        """Describe the inputs that the model takes."""
+        if self.signature.tokens:
+            return f"a list of T token ids from 0 to {self.signature.vocabulary - 1}"
+        return f"T lists of {len(self.signature.features)} numbers ({join_names(self.signature.features)})"
+
+    def check_body(self, size: int) -> None:
+        """Check the size of a body, in bytes."""
+        if size > self.limits.max_body:
+            raise TooLarge(f"body: {size} bytes, at most {self.limits.max_body}: send fewer steps or instances at a time")
+
+    def check_instances(self, count: int) -> None:
+        """Check how many requests one body holds."""
+        if count > self.limits.max_instances:
+            raise TooLarge(f"instances: {count}, at most {self.limits.max_instances} in one body: send several")
+
+    def check_steps(self, steps: int) -> None:
+        """Check the number of time steps, before any memory is taken for them."""
+        if steps > self.limits.max_steps:
+            raise TooLarge(f"inputs: {steps} steps, at most {self.limits.max_steps} in one request: cut the sequence, a session carries on")
+        fewest, most = self.signature.least_steps, self.signature.most_steps
+        if steps < fewest or (most is not None and steps > most):
+            bound = f"at least {fewest}" if steps < fewest else f"at most {most}"
+            wanted = f"exactly {fewest}" if most == fewest else bound
+            raise InvalidInput(f"inputs: expected {wanted} steps, got {steps} (signature {self.signature.label})")
+
+    def check_horizon(self, horizon: int) -> None:
+        """Check how far a forecast may reach."""
+        if horizon > self.limits.max_horizon:
+            raise TooLarge(f"horizon: {horizon}, at most {self.limits.max_horizon}")
+        if horizon and not self.signature.streaming:
+            raise InvalidInput(f"horizon: {self.signature.label} cannot stream ({self.signature.streaming_reason}), so it cannot roll on")
+        if horizon and not self.signature.feedback:
+            raise InvalidInput(f"horizon: {self.signature.label} has no output that feeds back into its inputs; leave it out")
+
+    def check_future(self, rows: int | None, horizon: int, got: str) -> None:
+        """Check the number of rows of `future`, None where it is missing; `got` is what came, for the message."""
+        columns = len(self.signature.future_columns)
+        if rows is None:
+            if horizon and columns:
+                names = join_names([self.signature.features[i] for i in self.signature.future_columns])
+                raise InvalidInput(f"future: missing; a horizon of {horizon} needs {horizon} lists of {columns} numbers ({names})")
+            return
+        if not horizon or not columns:
+            raise InvalidInput("future: goes with a horizon, for a model with inputs that are known in advance; leave it out")
+        if rows != horizon:
+            raise InvalidInput(f"future: expected {horizon} lists of {columns} numbers, one a step of the horizon, got {got}")
+
+    def check_session(self, ref: SessionRef) -> None:
+        """Check which fields of a session go together."""
+        action = ref.action
+        if ref.id is None and (ref.step or action not in (Action.STEP, Action.IMPORT)):
+            raise InvalidInput("session.id: missing; only a session's first step, or an import, may leave the id to the server")
+        if (ref.to is not None) != (action is Action.FORK) or (ref.to is not None and ref.to == ref.id):
+            raise InvalidInput("session.to: goes with the action 'fork', which needs it: the id of the new session")
+        if action not in (Action.STEP, Action.REWIND):
+            if ref.step is not None:
+                raise InvalidInput(f"session.step: not part of the action {action.value!r}")
+            if ref.generation is not None:
+                raise InvalidInput(f"session.generation: not part of the action {action.value!r}")
+        if (action is Action.REWIND and ref.step is None) or (action is not Action.REWIND and ref.from_step is not None):
+            raise InvalidInput("session.step, session.from: a rewind names the step to go back to, and may name the one it comes from")
+
+    def check(self, request: Request) -> None:
+        """Check what concerns more than one field."""
+        session, signature = request.session, self.signature
+        action = session.action if session else Action.STEP
+        if not signature.streaming and (session is not None or request.state is not None):
+            raise InvalidInput(
+                f"session, state: {signature.label} cannot stream ({signature.streaming_reason}): send whole sequences as inputs"
+            )
+        if action is Action.STEP:
+            self._check_step(request)
+        else:
+            self._check_action(request, action)
+
+    def _check_step(self, request: Request) -> None:
+        session = request.session
+        if request.inputs is None:
+            raise InvalidInput(f"inputs: missing; expected {self.shape()} (signature {self.signature.label})")
+        if request.state is not None and session is not None and session.id is not None and session.step != 0:
+            raise InvalidInput('state: a session keeps its own; send a state only with "step": 0, which creates the session from it')
+        if not request.commit and session is None:
+            raise InvalidInput("commit: false needs a step of a session; a request without one changes nothing anyway")
+
+    def _check_action(self, request: Request, action: Action) -> None:
+        if request.inputs is not None or request.horizon:
+            raise InvalidInput(f"inputs, horizon: not part of the action {action.value!r}: send a step of their own")
+        if (action is Action.IMPORT) != (request.state is not None):
+            raise InvalidInput("state: goes with the action 'import' or with the first step of a session, and 'import' needs it")
+        if not request.commit:
+            raise InvalidInput("commit: false needs a step of a session; a request without one changes nothing anyway")

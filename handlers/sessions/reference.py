@@ -1,0 +1,35 @@
+"""How a request refers to a session: which one, where the client believes it to be, and what to do with it."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Action(StrEnum):
+    """What a request does with a session; the only list of actions. STEP is implied where a request names no action."""
+
+    STEP = "step"
+    DESCRIBE = "describe"
+    CLOSE = "close"
+    FORK = "fork"
+    REWIND = "rewind"
+    EXPORT = "export"
+    IMPORT = "import"
+
+
+NAMED_ACTIONS = tuple(action for action in Action if action is not Action.STEP)
+
+
+@dataclass(slots=True)
+class SessionRef:
+    """A request's reference to a session.
+
+    `step` is the position that the client believes the session to be at, or the one that a rewind goes back to; `from_step` is where the
+    client believes a session to be before its rewind. `generation` is the one that the client last saw.
+    """
+
+    id: str | None = None  # None: the server makes one
+    step: int | None = None
+    action: Action = Action.STEP
+    to: str | None = None
+    from_step: int | None = None
+    generation: int | None = None

@@ -1,0 +1,1 @@
+"""Load a deployment with Locust and check every answer."""
