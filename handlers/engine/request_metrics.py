@@ -39,5 +39,5 @@ def _count_applied(telemetry: Telemetry, task: Task, action: str) -> None:
         telemetry.count("steps_replayed_total", task.request.steps)
     if task.transition in CREATING:
         telemetry.count("sessions_created_total", 1, action)
-    elif task.transition is Transition.CLOSE:
+    if task.transition is Transition.CLOSE or (task.request.close and task.transition not in REPLAYING):
         telemetry.count("sessions_closed_total")

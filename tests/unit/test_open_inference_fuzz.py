@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.errors import RequestError
-from handlers.protocols.open_inference import decode
-from handlers.protocols.open_inference_binary import DATATYPES, HEADER_LENGTH
+from handlers.protocols.open_inference.binary import DATATYPES, HEADER_LENGTH
+from handlers.protocols.open_inference.tensors import read_request
 from tests.unit.test_open_inference import NUMPY, array_of, claim, raw_bytes
 
 JSON = st.recursive(
@@ -40,7 +40,7 @@ def test_any_document_is_a_request_or_an_error(document, raw, offset):
     header = json.dumps(document).encode()
     headers = {} if offset is None else {HEADER_LENGTH: str(len(header) + offset)}
     try:
-        request = decode(header + (b"" if offset is None else raw), headers)
+        request = read_request(header + (b"" if offset is None else raw), headers)
     except RequestError:  # the client's fault, whatever it is
         return
     assert all(tensor.array.size for tensor in request.inputs.values())
@@ -49,7 +49,7 @@ def test_any_document_is_a_request_or_an_error(document, raw, offset):
 @given(st.binary(max_size=80), st.none() | st.integers(0, 90).map(str) | st.text(max_size=4))
 def test_any_bytes_are_a_request_or_an_error(body, length):
     with pytest.raises(RequestError):
-        decode(body, {} if length is None else {HEADER_LENGTH: length})
+        read_request(body, {} if length is None else {HEADER_LENGTH: length})
 
 
 @given(st.data())
@@ -80,5 +80,5 @@ def test_every_byte_of_a_body_matters():
     body = header + raw
     for end, length in itertools.product(range(0, len(body), 7), (len(header), len(header) - 1)):
         with pytest.raises(RequestError):
-            decode(body[:end], {HEADER_LENGTH: str(length)})
-    assert decode(body, {HEADER_LENGTH: str(len(header))}).inputs
+            read_request(body[:end], {HEADER_LENGTH: str(length)})
+    assert read_request(body, {HEADER_LENGTH: str(len(header))}).inputs

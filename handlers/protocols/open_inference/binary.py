@@ -5,14 +5,12 @@ row-major order; an element of BYTES is a length of 4 bytes and that many bytes.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from handlers.arrays import Array
 from handlers.errors import InvalidInput, MalformedJson
 
-Array = npt.NDArray[Any]
 HEADER_LENGTH = "inference-header-content-length"
 BYTES, BF16 = "BYTES", "BF16"
 NUMBERS = {name: np.dtype(code) for name, code in {"FP64": "<f8", "FP32": "<f4", "FP16": "<f2", "INT64": "<i8", "INT32": "<i4"}.items()}

@@ -1,7 +1,6 @@
-"""The Open Inference Protocol, version 2: bodies to named tensors and back.
+"""Reads a body of the Open Inference Protocol into named tensors. What they mean to a model is for `decode`.
 
-Source: https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md, with the binary tensor data
-extension (`open_inference_binary`). What the tensors mean to a model is for whoever reads them.
+Source: https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
 """
 
 import math
@@ -13,14 +12,18 @@ from typing import Any
 import numpy as np
 import orjson
 
-from handlers.errors import InvalidInput, MalformedJson, UnknownField
-from handlers.protocols import open_inference_binary as binary
-from handlers.protocols.open_inference_binary import BYTES, DATATYPES, HEADER_LENGTH, NUMBERS, Array, Chunks
+from handlers.arrays import Array
+from handlers.errors import InvalidInput, MalformedJson
+from handlers.protocols.open_inference import binary
+from handlers.protocols.open_inference.binary import BYTES, DATATYPES, HEADER_LENGTH, NUMBERS, Chunks
+from handlers.protocols.validation import json_type, reject_unknown_fields, short_repr
 
 REQUEST_FIELDS = ("id", "model_name", "model_version", "parameters", "inputs", "outputs")  # KServe's client sends the model's name
 INPUT_FIELDS = ("name", "shape", "datatype", "parameters", "data")
 OUTPUT_FIELDS = ("name", "parameters")
 MAX_RANK, MAX_DIMENSION = 8, 2**31 - 1
+MAX_ID = 1_024  # characters; an id is echoed
+JSON_NAMES = {str: "a string", int: "an integer", float: "a number", bool: "a boolean", dict: "an object", type(None): "null"}
 Parameters = Mapping[str, str | int | float | bool]
 
 
@@ -31,7 +34,6 @@ class Tensor:
     name: str
     datatype: str
     array: Array
-    binary: bool = False  # of an output: as raw bytes, not in the JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +55,11 @@ class InferRequest:
     id: str | None = None
 
 
-def decode(body: bytes, headers: Mapping[str, str]) -> InferRequest:
+def read_request(body: bytes, headers: Mapping[str, str]) -> InferRequest:
     """Read one body; the names of `headers` are in lower case. Raises MalformedJson, UnknownField, InvalidInput."""
     header, data = binary.split(body, headers.get(HEADER_LENGTH))
     document = _document(header)
-    _only(document, REQUEST_FIELDS, "request")
+    reject_unknown_fields(document, REQUEST_FIELDS, "request")
     parameters = _parameters(document, "parameters")
     binary_outputs = _flag(parameters, "binary_data_output", "parameters")
     return InferRequest(
@@ -65,44 +67,8 @@ def decode(body: bytes, headers: Mapping[str, str]) -> InferRequest:
         _outputs(document.get("outputs"), binary_outputs),
         binary_outputs,
         {name: value for name, value in parameters.items() if name != "binary_data_output"},
-        _optional_text(document, "id"),
+        _id(document),
     )
-
-
-def encode(
-    model: str, version: str, id: str | None, tensors: Sequence[Tensor], parameters: Parameters | None = None
-) -> tuple[bytes, dict[str, str]]:
-    """A response body and its headers."""
-    document: dict[str, Any] = {"model_name": model, "model_version": version}
-    if id is not None:
-        document["id"] = id
-    if parameters:
-        document["parameters"] = dict(parameters)
-    chunks = [binary.write(tensor.array, tensor.datatype) for tensor in tensors if tensor.binary]
-    sizes = iter(map(len, chunks))
-    document["outputs"] = [_output(tensor, next(sizes) if tensor.binary else None) for tensor in tensors]
-    header = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
-    if not chunks:
-        return header, {"Content-Type": "application/json"}
-    return header + b"".join(chunks), {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(header))}
-
-
-def encode_error(message: str) -> bytes:
-    """An error in the protocol's form."""
-    return orjson.dumps({"error": message})
-
-
-def _output(tensor: Tensor, size: int | None) -> dict[str, Any]:
-    head: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.array.shape)}
-    if size is not None:
-        return head | {"parameters": {"binary_data_size": size}}
-    flat = tensor.array.ravel()
-    if tensor.datatype == BYTES:
-        return head | {"data": [item.decode() for item in flat]}
-    return head | {"data": np.ascontiguousarray(flat, NUMBERS[tensor.datatype])}
-
-
-# The request's parts.
 
 
 def _document(header: bytes) -> dict[str, Any]:
@@ -120,7 +86,7 @@ def _inputs(value: Any, data: memoryview) -> dict[str, Tensor]:
     for i, item in enumerate(_objects(value, "inputs")):
         tensor = _input(item, f"inputs[{i}]", chunks)
         if tensor.name in tensors:
-            raise InvalidInput(f"inputs[{i}].name: {_shown(tensor.name)} is there twice")
+            raise InvalidInput(f"inputs[{i}].name: {short_repr(tensor.name)} is there twice")
         tensors[tensor.name] = tensor
     if not tensors:
         raise InvalidInput("inputs: expected at least one tensor")
@@ -129,10 +95,10 @@ def _inputs(value: Any, data: memoryview) -> dict[str, Tensor]:
 
 
 def _input(item: dict[str, Any], where: str, chunks: Chunks) -> Tensor:
-    _only(item, INPUT_FIELDS, where)
+    reject_unknown_fields(item, INPUT_FIELDS, where)
     name, datatype, shape = _text(item, "name", where), item.get("datatype"), _shape(item.get("shape"), f"{where}.shape")
     if datatype not in DATATYPES:
-        raise InvalidInput(f"{where}.datatype: expected one of {', '.join(DATATYPES)}, got {_shown(datatype)}")
+        raise InvalidInput(f"{where}.datatype: expected one of {', '.join(DATATYPES)}, got {short_repr(datatype)}")
     parameters, count = _parameters(item, f"{where}.parameters"), math.prod(shape)
     size = parameters.get("binary_data_size")
     if ("data" in item) == (size is not None):
@@ -140,7 +106,7 @@ def _input(item: dict[str, Any], where: str, chunks: Chunks) -> Tensor:
     if size is None:
         return Tensor(name, datatype, _read_json(item["data"], datatype, shape, count, where))
     if type(size) is not int or size < 0:
-        raise InvalidInput(f"{where}.parameters.binary_data_size: expected a number of bytes, got {_shown(size)}")
+        raise InvalidInput(f"{where}.parameters.binary_data_size: expected a number of bytes, got {short_repr(size)}")
     return Tensor(name, datatype, binary.read(chunks.take(size, where), datatype, shape, count, where))
 
 
@@ -148,7 +114,7 @@ def _outputs(value: Any, binary_outputs: bool) -> list[RequestedOutput]:
     outputs = []
     for i, item in enumerate(_objects([] if value is None else value, "outputs")):
         where = f"outputs[{i}]"
-        _only(item, OUTPUT_FIELDS, where)
+        reject_unknown_fields(item, OUTPUT_FIELDS, where)
         parameters = _parameters(item, f"{where}.parameters")
         if parameters.get("classification"):
             raise InvalidInput(f"{where}.parameters.classification: not supported; take the largest values of the output yourself")
@@ -161,7 +127,7 @@ def _shape(value: Any, where: str) -> tuple[int, ...]:
         raise InvalidInput(f"{where}: expected a list of 1 to {MAX_RANK} integers")
     for dimension in value:
         if type(dimension) is not int or not 0 < dimension <= MAX_DIMENSION:
-            raise InvalidInput(f"{where}: expected integers from 1 to {MAX_DIMENSION}, got {_shown(dimension)}")
+            raise InvalidInput(f"{where}: expected integers from 1 to {MAX_DIMENSION}, got {short_repr(dimension)}")
     return tuple(value)
 
 
@@ -172,7 +138,7 @@ def _read_json(data: Any, datatype: str, shape: tuple[int, ...], count: int, whe
         raise InvalidInput(f"{where}.data: expected {count} elements for the shape {list(shape)}, got {len(flat)}")
     allowed = {str} if datatype == BYTES else {int} if datatype.startswith("INT") else {int, float}
     if wrong := set(map(type, flat)) - allowed:
-        raise InvalidInput(f"{where}.data: expected elements of {datatype}, got a JSON {_kind(wrong.pop())}")
+        raise InvalidInput(f"{where}.data: expected elements of {datatype}, got {JSON_NAMES[wrong.pop()]}")
     if datatype == BYTES:
         return _object_array([item.encode() for item in flat]).reshape(shape)
     try:
@@ -200,18 +166,9 @@ def _object_array(items: list[bytes]) -> Array:
     return array
 
 
-# JSON values.
-
-
-def _only(document: Mapping[str, Any], known: Sequence[str], where: str) -> None:
-    for name in document:
-        if name not in known:
-            raise UnknownField(f"{where}: unknown field {_shown(name)}; known: {', '.join(known)}")
-
-
 def _objects(value: Any, where: str) -> list[dict[str, Any]]:
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise InvalidInput(f"{where}: expected a list of objects")
+        raise InvalidInput(f"{where}: expected a list of objects, got {json_type(value)}")
     return value
 
 
@@ -225,26 +182,21 @@ def _parameters(document: Mapping[str, Any], where: str) -> Parameters:
 def _flag(parameters: Parameters, name: str, where: str, default: bool = False) -> bool:
     value = parameters.get(name, default)
     if not isinstance(value, bool):
-        raise InvalidInput(f"{where}.{name}: expected true or false, got {_shown(value)}")
+        raise InvalidInput(f"{where}.{name}: expected true or false, got {json_type(value)}")
     return value
 
 
 def _text(document: Mapping[str, Any], name: str, where: str) -> str:
     value = document.get(name)
     if not isinstance(value, str) or not value:
-        raise InvalidInput(f"{where}.{name}: expected a string")
+        raise InvalidInput(f"{where}.{name}: expected a string, got {json_type(value)}")
     return value
 
 
-def _optional_text(document: Mapping[str, Any], name: str) -> str | None:
-    return _text(document, name, "request") if document.get(name) is not None else None
-
-
-def _kind(type_: type) -> str:
-    return {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object"}.get(type_, "null")
-
-
-def _shown(value: Any) -> str:
-    """A client's value in a message, short."""
-    text = ascii(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+def _id(document: Mapping[str, Any]) -> str | None:
+    if document.get("id") is None:
+        return None
+    value = _text(document, "id", "request")
+    if len(value) > MAX_ID:
+        raise InvalidInput(f"request.id: {len(value)} characters, at most {MAX_ID}")
+    return value
