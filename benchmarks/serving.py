@@ -27,7 +27,7 @@ import torch
 from export.build import build_checkpoint
 from export.models import Forecaster
 from export.packaging.checkpoint import Checkpoint
-from export.packaging.model_spec import Card
+from export.packaging.model_spec import ModelSpec
 from host.torchserve.launcher import serving
 
 FEATURES, STEPS, HIDDEN, SESSIONS = 8, 24, 128, 1_000
@@ -50,8 +50,8 @@ response = function(status) if status ~= 200 then bad = bad + 1 end end
 def archive(store: Path) -> Path:
     torch.manual_seed(0)
     model = Forecaster([0.0] * FEATURES, [1.0] * FEATURES, (0,), HIDDEN, 2).eval()
-    card = Card(name="bench", version="1.0", factory="export/models.py:Forecaster", task="forecast")
-    return build_checkpoint(Checkpoint(model, card, (torch.randn(1, STEPS, FEATURES),)), store).archive
+    spec = ModelSpec(name="bench", version="1.0", factory="export/models.py:Forecaster", task="forecast")
+    return build_checkpoint(Checkpoint(model, spec, (torch.randn(1, STEPS, FEATURES),)), store).archive
 
 
 def wrk(url: str, token: str, body: str, connections: int, seconds: int, folder: Path) -> str:

@@ -106,7 +106,7 @@ def offline(inputs: Floats, future: Floats) -> tuple[Floats, Floats]:
     It carries no state at all: for each further hour of the forecast it runs everything again from the first hour on.
     """
     loaded = checkpoint.load(CHECKPOINT)
-    whole = Forecaster(**{**loaded.card.arguments, "per": "step"})
+    whole = Forecaster(**{**loaded.spec.arguments, "per": "step"})
     whole.load_state_dict(loaded.model.state_dict())
     x, forecast = torch.from_numpy(inputs), []
     with torch.no_grad():

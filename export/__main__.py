@@ -1,4 +1,4 @@
-"""`python -m export`: build an archive from a checkpoint, look inside one."""
+"""`python -m export`: build an archive from a checkpoint, or inspect one."""
 
 import argparse
 import sys
@@ -28,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     build = verbs.add_parser("build", help="checkpoint folders, or path/to/file.py:factory with its weights -> verified .mar archives")
     build.add_argument("models", nargs="+", help="folders with model.json and weights.safetensors; or one path/to/file.py:factory")
     build.add_argument("--store", type=Path, default=Path("model_store"), help="where the archives go (default: model_store)")
-    build.add_argument("--config", type=Path, help="the host's settings of the model (default: config/model-config.yaml)")
+    build.add_argument("--config", type=Path, help="TorchServe's settings of the model (default: config/model-config.yaml)")
     one = build.add_argument_group("for a factory")
     one.add_argument("--weights", type=Path, help=".safetensors, .pt, .pth or .ckpt; read without running code")
     one.add_argument("--example", type=Path, help=".npy: one window [T, F], or [T] token ids; .npz: forward's arguments in order")
@@ -77,8 +77,8 @@ def _build(options: argparse.Namespace) -> int:
         loaded = _from_factory(model, options) if ":" in model else checkpoint.load(Path(model))
         built = build.build_checkpoint(loaded, options.store, options.config or build.CONFIG)
         print(built.report.table())
-        for artefact, why in built.signature["left_out"].items():
-            print(f"  {artefact} left out: {why}")
+        for artefact, why in built.signature["skipped"].items():
+            print(f"  {artefact} skipped: {why}")
         reason = built.signature["streaming"]["reason"]
         print(f"  streaming: {'no: ' + reason if reason else 'yes: any cut of a sequence gives what the whole gives'}")
         print(
@@ -90,16 +90,18 @@ def _build(options: argparse.Namespace) -> int:
 
 def _from_factory(reference: str, options: argparse.Namespace) -> Any:
     from export.packaging import checkpoint
-    from export.packaging.model_spec import Card
+    from export.packaging.model_spec import ModelSpec
 
     if len(options.models) > 1 or not options.weights or not options.example:
         raise ExportError("a factory is built alone, with --weights and --example")
-    card = Card(
+    spec = ModelSpec(
         name=options.name or reference.rpartition(":")[2], version=options.version, factory=reference, task=options.task,
         outputs=options.outputs, features=options.features, tokens=options.tokens, feedback=options.feedback,
         frequency=options.frequency, arguments=options.arguments,
     )  # fmt: skip
-    return checkpoint.Checkpoint(checkpoint.assemble(card, options.weights), card, checkpoint.read_example(options.example, options.tokens))
+    return checkpoint.Checkpoint(
+        checkpoint.build_model(spec, options.weights), spec, checkpoint.read_example(options.example, options.tokens)
+    )
 
 
 def _inspect(archive: Path, as_json: bool) -> int:

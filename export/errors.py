@@ -1,17 +1,17 @@
-"""What can go wrong at build time, each with one line for the person at the terminal."""
+"""Errors of a build. Each message is one line for the person at the terminal."""
 
 
 class ExportError(Exception):
-    """Base: the message is the whole story; the command line prints it and exits with 2."""
+    """Base class. The command line prints the message and exits with 2."""
 
 
 class CheckpointError(ExportError):
-    """The checkpoint, its card or its weights cannot be used."""
+    """The checkpoint, its specification or its weights cannot be used."""
 
 
 class LiftError(ExportError):
-    """The module's state cannot be lifted out."""
+    """The module's state cannot be made explicit, or a graph format cannot hold the module."""
 
 
 class ParityError(ExportError):
-    """An artefact disagrees with the eager model: nothing is archived."""
+    """An artefact disagrees with the eager model; nothing is archived."""

@@ -8,26 +8,23 @@ protocol for logs and metrics.
 import json
 import logging
 import os
-import socket
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 from handlers.engine.context import ServiceContext
 from handlers.engine.factory import open_backend, open_store
 from handlers.errors import ConfigurationError, StoreUnavailable
-from handlers.metrics import Sample, Telemetry
+from handlers.metrics import Telemetry
 from handlers.protocols.base import HttpRequest, HttpResponse
 from handlers.protocols.frontend import Frontend
 from handlers.settings import Settings
 from handlers.signature import Signature
-from handlers.torchserve.socket_reader import Buffer
+from handlers.torchserve import socket_reader
+from handlers.torchserve.metrics_reporter import MetricsReporter
 
 log = logging.getLogger("cellstate")
-KNOWN_HOST = "0.12.0"  # the release whose internals are known here
 
 
 class LstmHandler:
@@ -55,9 +52,9 @@ class LstmHandler:
         store, telemetry = open_store(settings), Telemetry((signature.name, signature.version))
         store.probe()
         context = ServiceContext(backend, signature, store, settings, telemetry)
-        _read_through_a_buffer()
+        socket_reader.install()
         if settings.metrics_interval:
-            Thread(target=_report, args=(telemetry, settings.metrics_interval), daemon=True).start()
+            MetricsReporter(telemetry, settings.metrics_interval).start()
         log.warning("started model=%s device=%s settings=%s", signature.label, backend.device, json.dumps(settings.effective()))
         return Frontend.over(context)
 
@@ -90,29 +87,6 @@ def _set_head(context: Any, i: int, response: HttpResponse) -> None:
         context.set_response_header(i, name, value)
     if response.status != 200:
         context.set_response_status(response.status, response.phrase, i)
-
-
-def _read_through_a_buffer() -> None:
-    """Effective from the next message on: when a model loads, the host has read its message to the last byte."""
-    protocol = sys.modules.get("ts.protocol.otf_message_handler")
-    if protocol is not None and getattr(sys.modules.get("ts"), "__version__", "") == KNOWN_HOST:
-        protocol._retrieve_buffer = Buffer().read  # type: ignore[attr-defined]
-
-
-def _report(telemetry: Telemetry, interval: float) -> None:
-    """Hand what was counted to the host, which reads it from lines of the worker's output: a few now and then, for it parses each."""
-    host = socket.gethostname()
-    while True:
-        time.sleep(interval)
-        sys.stdout.write("".join(_line(sample, host) for sample in telemetry.take()))
-        sys.stdout.flush()
-
-
-def _line(sample: Sample, host: str) -> str:
-    """As `ts.metrics` writes it; the host knows no sign before an exponent but a minus."""
-    metric, value = sample.metric, f"{sample.value:.9f}".rstrip("0").rstrip(".")
-    labels = ",".join(f"{name}:{label}" for name, label in sample.labels.items())
-    return f"[METRICS]{sample.name}.{metric.unit}:{value}|#{labels}|#type:{metric.kind.name}|#hostname:{host},{int(time.time())}\n"
 
 
 def _configure_logging(settings: Settings) -> None:

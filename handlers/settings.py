@@ -15,6 +15,9 @@ from typing import Any
 from handlers.errors import ConfigurationError
 
 PREFIX = "CELLSTATE_"
+# Kubernetes sets these in every container for Services called cellstate or cellstate-…:
+# https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+KUBERNETES = re.compile(r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 SECRET = frozenset({"state_key"})
 LONGEST = 1e9  # seconds; a calendar must have the time at which a session expires
 MAY_BE_ZERO = frozenset({"store_replicas", "keep_versions", "rewarm_steps", "max_sessions", "max_stored_bytes", "metrics_interval"})
@@ -66,8 +69,9 @@ class Settings:
             raise ConfigurationError(f"cellstate: expected settings by name, got {section!r}")
         values: dict[str, tuple[Any, str]] = {name: (value, f"cellstate.{name}") for name, value in (section or {}).items()}
         for variable, text in environment.items():
-            if variable.startswith(PREFIX):
-                values[variable.removeprefix(PREFIX).lower()] = (text, variable)
+            name = variable.removeprefix(PREFIX)
+            if name != variable and (name.lower() in known or not KUBERNETES.fullmatch(name)):
+                values[name.lower()] = (text, variable)
         unknown = [where for name, (_, where) in values.items() if name not in known]
         if unknown:
             raise ConfigurationError(f"unknown setting {', '.join(sorted(unknown))}; known: {', '.join(sorted(known))}")

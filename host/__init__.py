@@ -1,1 +1,1 @@
-"""Start, watch, drain and stop a real TorchServe. Runs beside the server, never inside a worker; ships in no archive."""
+"""Start, watch, drain and stop a TorchServe. Runs beside the server, not inside a worker, and is in no archive."""

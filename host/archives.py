@@ -1,4 +1,4 @@
-"""What the launcher must know of an archive before a worker loads it: the model's name, and a request that it can answer."""
+"""Read what is needed of an archive before a worker loads it: the model's name, and a request that it can answer."""
 
 import zipfile
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import orjson
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """One `.mar` and its signature's document."""
+    """One `.mar` file and the document of its signature."""
 
     path: Path
     signature: dict[str, Any]
@@ -20,13 +20,13 @@ class Archive:
         return str(self.signature["name"])
 
     def example(self) -> dict[str, Any]:
-        """The smallest request that asks for a real prediction."""
+        """Return the smallest request for a real prediction."""
         inputs = self.signature["inputs"]
         return {"inputs": [0] if "vocabulary" in inputs else [[0.0] * len(inputs["features"])]}
 
 
 def find(store: Path) -> list[Archive]:
-    """The archives in a model store, by name. Raises FileNotFoundError when there is none."""
+    """Return the archives in a model store, sorted by file name. Raises FileNotFoundError when there is none."""
     archives = [_read(path) for path in sorted(store.glob("*.mar"))]
     if not archives:
         raise FileNotFoundError(f"{store} holds no .mar archive: build one with `python -m export build`")

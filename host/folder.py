@@ -1,10 +1,6 @@
-"""Whose a server's folder is: one server's at a time, for as long as one of its processes lives.
-
-`server.json` names the process group that was started last. A group outlives its leader: kill the launcher, and Java and the workers go on.
-"""
+"""The folder of a server: it belongs to one server at a time, for as long as one of that server's processes lives."""
 
 import fcntl
-import json
 import os
 import signal
 import time
@@ -15,16 +11,17 @@ import psutil
 
 from host.ports import HostError
 
-DYING = 5.0  # seconds that processes which were just killed may take to be gone
+ENDING = 5.0  # seconds that processes which were just killed may take to be gone
 POLL = 0.05
+LOGS_KEPT = 5  # as many as config/log4j2.xml keeps
 
 
 def take(folder: Path) -> int:
-    """Lock the folder; the lock is the descriptor. Raises HostError while another server has it: two would share tokens and gate."""
+    """Lock the folder and return the lock's descriptor. Raises HostError while another server has it: two would share their tokens."""
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        free = _gone(folder, DYING)
+        free = _are_gone(folder, ENDING)
     except BlockingIOError:
         free = False
     if not free:
@@ -34,17 +31,13 @@ def take(folder: Path) -> int:
 
 
 def processes(folder: Path) -> list[psutil.Process]:
-    """What lives of the server that was started in the folder last."""
-    try:
-        group = int(json.loads((folder / "server.json").read_text())["pid"])
-    except (OSError, ValueError, KeyError):
-        return []
-    members = [process for process in psutil.process_iter() if _group(process) == group]
-    return members if any(_works_in(process, folder.resolve()) for process in members) else []
+    """Return the processes of the server in the folder: Java and the workers, known by the temporary folder in their environment."""
+    temporary = str(folder.resolve() / "tmp")
+    return [process for process in psutil.process_iter() if _temporary_folder(process) == temporary]
 
 
 def stop(folder: Path) -> bool:
-    """End those processes, at once if need be; whether there were any."""
+    """End those processes, with SIGTERM and then with SIGKILL; whether there were any."""
     found = processes(folder)
     if not found:
         return False
@@ -52,12 +45,29 @@ def stop(folder: Path) -> bool:
         for process in found:
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
-        if _gone(folder, 2 * DYING):
+        if _are_gone(folder, 2 * ENDING):
             break
     return True
 
 
-def _gone(folder: Path, seconds: float) -> bool:
+def private_file(path: Path, text: str = "") -> Path:
+    """Write `text` to a file that only its owner can read, and return its path."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    return path
+
+
+def rotate(log: Path) -> None:
+    """Rename a log to `….1`, the one of that name to `….2`, and so on, as log4j does while the server runs."""
+    for number in range(LOGS_KEPT - 1, -1, -1):
+        older = log.with_name(f"{log.name}.{number}") if number else log
+        if older.exists():
+            older.replace(log.with_name(f"{log.name}.{number + 1}"))
+
+
+def _are_gone(folder: Path, seconds: float) -> bool:
+    """Wait until no process of the server is left; False when some are left after `seconds`."""
     end = time.monotonic() + seconds
     while left := processes(folder):
         if time.monotonic() > end:
@@ -66,19 +76,9 @@ def _gone(folder: Path, seconds: float) -> bool:
     return True
 
 
-def _group(process: psutil.Process) -> int | None:
-    """Its process group; None when it is over."""
+def _temporary_folder(process: psutil.Process) -> str | None:
+    """The variable TEMP of a process; None for one that has ended or belongs to another user."""
     try:
-        return os.getpgid(process.pid) if process.status() != psutil.STATUS_ZOMBIE else None
-    except (ProcessLookupError, psutil.NoSuchProcess):
+        return process.environ().get("TEMP") if process.status() != psutil.STATUS_ZOMBIE else None
+    except (psutil.Error, OSError):
         return None
-
-
-def _works_in(process: psutil.Process, folder: Path) -> bool:
-    """A number may have been given to a stranger since."""
-    try:
-        return Path(process.cwd()).is_relative_to(folder)
-    except psutil.NoSuchProcess:
-        return True  # it is ending, and may hold its ports a moment longer
-    except psutil.AccessDenied:
-        return False

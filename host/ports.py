@@ -1,4 +1,4 @@
-"""Where a server listens, and the one error of starting one."""
+"""The ports of a server, and the error of a server that does not start."""
 
 import contextlib
 import socket
@@ -9,12 +9,12 @@ LINGER = 3.0  # seconds for which a server that was killed may still hold its po
 
 
 class HostError(RuntimeError):
-    """The server did not start, or is not what it should be; the text ends with the last lines of its log."""
+    """The server did not start, or has ended; the message ends with the last lines of its log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """TCP ports. gRPC has ports too, whether or not one uses it."""
+    """TCP ports. TorchServe opens those of gRPC whether or not they are used."""
 
     inference: int
     management: int
@@ -22,7 +22,7 @@ class Ports:
     grpc: tuple[int, int]
 
     def refuse_taken(self) -> None:
-        """Raises HostError where somebody listens already, and goes on to: the host itself would end with a page of its insides."""
+        """Raise HostError for a port on which another process goes on listening: TorchServe would end with a stack trace."""
         end = time.monotonic() + LINGER
         for port in (self.inference, self.management, self.metrics):
             while _listens(port):
@@ -32,7 +32,7 @@ class Ports:
 
     @classmethod
     def free(cls, inference: int = 0, metrics: int = 0) -> "Ports":
-        """Ports that are free now; `inference` and `metrics` fix theirs when they are not 0."""
+        """Return ports that are free now; `inference` and `metrics` are taken as given unless they are 0."""
         with contextlib.ExitStack() as stack:
             sockets = [stack.enter_context(socket.socket()) for _ in range(5)]
             for s in sockets:
@@ -46,6 +46,6 @@ def _listens(port: int) -> bool:
         return s.connect_ex(("127.0.0.1", port)) == 0 and s.getsockname() != s.getpeername()  # a socket can reach itself
 
 
-def near(address: str) -> str:
-    """How this machine reaches an address that a server listens on."""
+def reachable(address: str) -> str:
+    """Return the address at which this machine reaches a server that listens on `address`."""
     return "127.0.0.1" if address == "0.0.0.0" else address

@@ -26,8 +26,8 @@ from torch import nn
 import export.models
 from export.build import Built, build
 from export.errors import LiftError
-from export.verify.parity import TOLERANCE
-from export.writers import artefacts
+from export.report import TOLERANCE
+from export.writers import torch_export
 from handlers.engine.context import ServiceContext
 from handlers.engine.factory import open_backend
 from handlers.inference.backends.base import Backend
@@ -131,7 +131,7 @@ def export_model(place: Path, name: str) -> Exported:
     checkpoint = write_checkpoint(place / "checkpoint", model, head | {"arguments": spec.arguments} | dict(spec.card))
     with pytest.MonkeyPatch.context() as patch:
         if name != "two":
-            patch.setattr(artefacts, "write_program", left_out)
+            patch.setattr(torch_export, "write_program", left_out)
         built = build(checkpoint, place)
     with zipfile.ZipFile(built.archive) as archive:
         archive.extractall(place / "unzipped")

@@ -1,1 +1,1 @@
-"""Recurrent layers written out as operations that every target can hold."""
+"""Recurrent layers and time loops as operations that every target can hold."""

@@ -1,4 +1,4 @@
-"""The recurrences written out, for the two targets that cannot take `nn.LSTM` as it is.
+"""Write recurrent layers as plain operations, for the two targets that cannot take `nn.LSTM` as it is.
 
 - ONNX: the standard's LSTM operator has no projection, so an LSTM with `proj_size` becomes a scripted loop.
 - torch.export: it would unroll an `nn.LSTM` over the example's T, so every recurrence becomes a `scan`.
@@ -15,8 +15,8 @@ from torch._higher_order_ops.scan import scan
 Loop = Callable[[nn.RNNBase, str, Tensor, tuple[Tensor, ...]], tuple[Tensor, tuple[Tensor, ...]]]
 
 
-def written_out(rnn: nn.RNNBase, x: Tensor, initial: tuple[Tensor, ...], loop: Loop) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """What `rnn(x, initial)` gives in evaluation mode. Each tensor of `initial` is `[L*D, B, size]`; so is each final one."""
+def unrolled(rnn: nn.RNNBase, x: Tensor, initial: tuple[Tensor, ...], loop: Loop) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Compute `rnn(x, initial)` in evaluation mode, layer by layer. Initial and final states are `[L*D, B, size]` each."""
     x = x.transpose(0, 1) if rnn.batch_first else x  # [T, B, F]
     directions = ["", "_reverse"] if rnn.bidirectional else [""]
     finals: list[tuple[Tensor, ...]] = []
@@ -39,7 +39,7 @@ def _weight(rnn: nn.RNNBase | nn.RNNCellBase, name: str, suffix: str) -> Tensor:
 
 
 def _projected_input(rnn: nn.RNNBase | nn.RNNCellBase, suffix: str, x: Tensor) -> Tensor:
-    """The input's share of the gates, all steps at once: `[T, B, gates*H]`, or `[B, gates*H]` for a cell."""
+    """Return the input's share of the gates, all steps at once: `[T, B, gates*H]`, or `[B, gates*H]` for a cell."""
     gates = torch.matmul(x, _weight(rnn, "weight_ih", suffix).t())
     return gates + _weight(rnn, "bias_ih", suffix) if rnn.bias else gates
 
@@ -55,26 +55,26 @@ def _lstm_loop(gates: Tensor, h: Tensor, c: Tensor, w_hh: Tensor, b_hh: Tensor, 
     return torch.stack(outputs), h, c
 
 
-def scripted(rnn: nn.RNNBase, suffix: str, gates: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """One layer and direction of a projected LSTM as a TorchScript loop."""
+def scripted_layer(rnn: nn.RNNBase, suffix: str, gates: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Run one layer and direction of a projected LSTM as a TorchScript loop."""
     b_hh = _weight(rnn, "bias_hh", suffix) if rnn.bias else torch.zeros(1)
     output, *final = _lstm_loop(gates, *state, _weight(rnn, "weight_hh", suffix), b_hh, _weight(rnn, "weight_hr", suffix))
     return output, tuple(final)
 
 
-def scanned(rnn: nn.RNNBase, suffix: str, gates: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """One layer and direction of any recurrence as a `scan`, which torch.export keeps as one operator whatever T is."""
+def scanned_layer(rnn: nn.RNNBase, suffix: str, gates: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Run one layer and direction of any recurrence as a `scan`, which torch.export keeps as one operator for any T."""
 
     def body(carry: tuple[Tensor, ...], gates_t: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         new = step(rnn, suffix, gates_t, carry)
-        return new, new[0].clone()  # what a scan returns twice must be two tensors
+        return new, new[0].clone()  # a scan may not return one tensor twice
 
     final, output = scan(body, state, gates)
     return output, tuple(final)
 
 
 def step(rnn: nn.RNNBase | nn.RNNCellBase, suffix: str, gates_t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """One time step: the input's share of the gates `[B, gates*H]` and the state `[B, size]` each -> the new state."""
+    """Compute one time step: the input's share of the gates `[B, gates*H]` and the state `[B, size]` each -> the new state."""
     hidden = torch.matmul(state[0], _weight(rnn, "weight_hh", suffix).t())
     if rnn.bias:
         hidden = hidden + _weight(rnn, "bias_hh", suffix)
@@ -92,10 +92,10 @@ def step(rnn: nn.RNNBase | nn.RNNCellBase, suffix: str, gates_t: Tensor, state: 
 
 
 def cell_step(cell: nn.RNNCellBase, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """What `cell(x, state)` gives, x `[B, F]`: the exporter to ONNX cannot take the cells' own operators inside a loop."""
+    """Compute `cell(x, state)`, x `[B, F]`, in plain operations: the ONNX exporter cannot take cell operators inside a loop."""
     return step(cell, "", _projected_input(cell, "", x), state)
 
 
 def _gates(together: Tensor, count: int, size: int) -> list[Tensor]:
-    """`[B, count*H]` -> count times `[B, H]`; plain slices, which every target takes even where a shape is unknown."""
+    """Split `[B, count*H]` into `count` tensors `[B, H]`, by slices: every target takes these, also where a shape is unknown."""
     return [together[:, k * size : (k + 1) * size] for k in range(count)]

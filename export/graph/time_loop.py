@@ -1,6 +1,6 @@
-"""A loop over time that belongs to the graph, around a module lifted for T = 1.
+"""Loop over time around a module lifted for T = 1, in Python or as part of a graph.
 
-States travel through the loop as one tensor `[B, S]`, so the scripted loop has one signature whatever the model carries.
+The states go through the loop as one tensor `[B, S]`, so that the scripted loop has one signature for all models.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from handlers.signature import StateEntry
 
 
 class EagerLoop(nn.Module):
-    """The lifted step, run step by step in Python: the reference that a graph's loop is compared with."""
+    """Run a lifted step in a Python loop: the reference for the loops in graphs. x `[B, T, …]`."""
 
-    def __init__(self, step: nn.Module, per: str) -> None:
+    def __init__(self, step: nn.Module, output_mode: str) -> None:
         super().__init__()
-        self.step, self.per = step, per
+        self.step, self.output_mode = step, output_mode
 
     def forward(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         ys, outputs, carried = [], [], list(states)
@@ -25,11 +25,11 @@ class EagerLoop(nn.Module):
             y, output, *carried = self.step(x[:, t : t + 1], *carried)
             ys.append(y)
             outputs.append(output)
-        return ys[-1] if self.per == "sequence" else torch.cat(ys, 1), torch.cat(outputs, 1), *carried
+        return ys[-1] if self.output_mode == "sequence" else torch.cat(ys, 1), torch.cat(outputs, 1), *carried
 
 
 class PackedStep(nn.Module):
-    """A lifted step with its states as one tensor: x `[B, 1, …]`, states `[B, S]` -> y, output, states."""
+    """A lifted step with its states in one tensor: x `[B, 1, …]`, states `[B, S]` -> y, output, states."""
 
     def __init__(self, step: nn.Module, entries: Sequence[StateEntry]) -> None:
         super().__init__()
@@ -41,18 +41,18 @@ class PackedStep(nn.Module):
 
 
 def pack(states: Sequence[Tensor]) -> Tensor:
-    """`[rows, B, size]` each -> `[B, S]`."""
+    """Join states `[rows, B, size]` into one tensor `[B, S]`."""
     return torch.cat([state.transpose(0, 1).flatten(1) for state in states], 1)
 
 
 def unpack(packed: Tensor, entries: Sequence[StateEntry]) -> list[Tensor]:
-    """The inverse of `pack`."""
+    """Split `[B, S]` into states `[rows, B, size]`: the inverse of `pack`."""
     parts = torch.split(packed, [entry.length for entry in entries], 1)
     return [part.reshape(-1, e.rows, e.size).transpose(0, 1).contiguous() for part, e in zip(parts, entries, strict=True)]
 
 
 class ScriptedLoop(nn.Module):
-    """`step` is a traced PackedStep. Compiled by `torch.jit.script`, so that T stays a loop's bound."""
+    """Loop over a traced PackedStep. To be compiled by `torch.jit.script`, which keeps T as the bound of the loop."""
 
     def __init__(self, step: torch.jit.ScriptModule, per_step: bool) -> None:
         super().__init__()
@@ -71,14 +71,14 @@ class ScriptedLoop(nn.Module):
 
 
 class Stepped(nn.Module):
-    """The whole model as a scripted loop over its traced step: the interface of `Lifted`, for any T."""
+    """The model as a scripted loop over its traced step, with the interface of `Lifted`, for any T."""
 
-    def __init__(self, step: nn.Module, entries: Sequence[StateEntry], x: Tensor, per: str) -> None:
+    def __init__(self, step: nn.Module, entries: Sequence[StateEntry], x: Tensor, output_mode: str) -> None:
         super().__init__()
         self.entries = tuple(entries)
         packed = torch.zeros(x.shape[0], sum(entry.length for entry in entries))
         traced = torch.jit.trace(PackedStep(step, entries).eval(), (x[:, :1], packed), check_trace=False)  # type: ignore[no-untyped-call]
-        self.loop = torch.jit.script(ScriptedLoop(traced, per == "step"))
+        self.loop = torch.jit.script(ScriptedLoop(traced, output_mode == "step"))
 
     def forward(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         y, output, packed = self.loop(x, pack(states))
@@ -86,11 +86,11 @@ class Stepped(nn.Module):
 
 
 class ScannedLoop(nn.Module):
-    """The same loop as a `scan`, for torch.export. `step` is a PackedStep, exported."""
+    """Loop over an exported PackedStep by a `scan`, for torch.export."""
 
-    def __init__(self, step: nn.Module, entries: Sequence[StateEntry], per: str) -> None:
+    def __init__(self, step: nn.Module, entries: Sequence[StateEntry], output_mode: str) -> None:
         super().__init__()
-        self.step, self.entries, self.per = step, tuple(entries), per
+        self.step, self.entries, self.output_mode = step, tuple(entries), output_mode
 
     def forward(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         def body(packed: Tensor, x_t: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -98,5 +98,5 @@ class ScannedLoop(nn.Module):
             return new.clone(), (y.clone(), output.clone())
 
         packed, (ys, outputs) = scan(body, pack(states), x.transpose(0, 1))
-        y = ys[-1] if self.per == "sequence" else ys[:, :, 0].transpose(0, 1)
+        y = ys[-1] if self.output_mode == "sequence" else ys[:, :, 0].transpose(0, 1)
         return y, outputs[:, :, 0].transpose(0, 1), *unpack(packed, self.entries)

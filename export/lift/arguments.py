@@ -1,8 +1,8 @@
-"""What a model's forward takes, leaf by leaf, and how each leaf follows from the graph's one x.
+"""Describe the arguments of a model's forward leaf by leaf, and compute each of them from the graph's x.
 
-The example is taken apart like any nest of tuples, lists and dictionaries. Its first tensor is x, `[B, T, …]` or `[T, B, …]`. Each other
-leaf has a role: a *series* runs beside x, a *static* input holds for a whole sequence, *lengths* are all T here, a *state* is what the
-graph carries, and a *constant* (None, a number, a flag) stays what it is. Series and static inputs ride as columns of the graph's x.
+The example is flattened like any nest of tuples, lists and dictionaries. Its first tensor is x, `[B, T, …]` or `[T, B, …]`. Every other
+leaf has a role: a *series* has one value a step, a *static* input one a sequence, *lengths* are all T, a *state* is carried by the graph,
+and a *constant* (None, a number, a flag) stays as it is. Series and static inputs are columns of the graph's x.
 """
 
 import math
@@ -30,16 +30,16 @@ class Leaf:
 
     @property
     def trailing(self) -> tuple[int, ...]:
-        """The axes behind batch and time; behind the batch for a static input."""
+        """The axes after batch and time; after the batch for a static input."""
         return tuple(self.value.shape[1 if self.role == "static" else 2 :])
 
     @property
     def width(self) -> int:
-        """Columns of the graph's x."""
+        """The number of columns of the graph's x."""
         return math.prod(self.trailing) if self.role in RIDING else 0
 
-    def sized(self, axis: int, batch: int, steps: int) -> Any:
-        """The example's own value with `batch` rows and `steps` steps; zeros for a state."""
+    def resized(self, axis: int, batch: int, steps: int) -> Any:
+        """Return the example's value with `batch` rows and `steps` steps; zeros for a state."""
         if self.role in ("x", "series"):
             return resize(resize(self.value, axis, batch), 1 - axis, steps)
         if self.role == "static":
@@ -48,20 +48,20 @@ class Leaf:
             return torch.full((batch,), steps, dtype=self.value.dtype)
         return torch.zeros_like(resize(self.value, self.value.dim() - 2, batch)) if self.role == "state" else self.value
 
-    def taken_from(self, columns: Tensor, axis: int) -> Tensor:
-        """The model's own argument out of its columns `[B, T, width]`, or out of token ids `[B, T]`."""
+    def from_columns(self, columns: Tensor, axis: int) -> Tensor:
+        """Return the model's argument from its columns `[B, T, width]`, or from token ids `[B, T]`."""
         if self.role == "static":
             columns = columns[:, -1]  # [B, K]: the same at every step
         if len(self.trailing) != 1 and columns.dim() > 2 - (self.role == "static"):
             columns = columns.reshape(*columns.shape[: 1 if self.role == "static" else 2], *self.trailing)
         columns = columns if self.value.is_floating_point() else columns.to(self.value.dtype)
         columns = columns.transpose(0, 1) if axis and self.role != "static" else columns
-        return columns.contiguous()  # as a DataLoader gives it: models use view
+        return columns.contiguous()  # models call view on what a DataLoader made contiguous
 
 
 @dataclass(frozen=True, eq=False)
 class Arguments:
-    """All leaves, in the example's order."""
+    """The leaves of forward's arguments, in the example's order."""
 
     leaves: tuple[Leaf, ...]
     spec: TreeSpec
@@ -74,7 +74,7 @@ class Arguments:
 
     @property
     def tokens(self) -> bool:
-        """Whether the graph's x is token ids `[B, T]`, not numbers `[B, T, F]`."""
+        """Whether the graph's x is token ids `[B, T]` rather than numbers `[B, T, F]`."""
         x = self._x.value
         return not x.is_floating_point() and x.dim() == 2 and self.width == 1
 
@@ -84,26 +84,26 @@ class Arguments:
 
     @property
     def static_width(self) -> int:
-        """How many of the last columns hold for a whole sequence."""
+        """The number of static columns: the last ones of x."""
         return sum(leaf.width for leaf in self.leaves if leaf.role == "static")
 
     @property
     def _x(self) -> Leaf:
         return next(leaf for leaf in self.leaves if leaf.role == "x")
 
-    def sized(self, batch: int, steps: int) -> Any:
-        """The example with other sizes."""
-        return tree_unflatten([leaf.sized(self.axis, batch, steps) for leaf in self.leaves], self.spec)
+    def resized(self, batch: int, steps: int) -> Any:
+        """Return forward's arguments: the example repeated and cut to other sizes."""
+        return tree_unflatten([leaf.resized(self.axis, batch, steps) for leaf in self.leaves], self.spec)
 
     def window(self) -> Tensor:
-        """The example as the graph takes it, two rows: `[2, T, F]` or `[2, T]`."""
+        """Return the example as the graph takes it, with two rows: `[2, T, F]` or `[2, T]`."""
         if self.tokens:
-            value: Tensor = self._x.sized(self.axis, 2, self.steps)
+            value: Tensor = self._x.resized(self.axis, 2, self.steps)
             return value.transpose(0, 1).contiguous() if self.axis else value
         return torch.cat([self._as_columns(leaf) for leaf in self._riding()], -1)
 
     def _as_columns(self, leaf: Leaf) -> Tensor:
-        value: Tensor = leaf.sized(self.axis, 2, self.steps)
+        value: Tensor = leaf.resized(self.axis, 2, self.steps)
         if leaf.role == "static":
             return value.reshape(2, 1, leaf.width).expand(-1, self.steps, -1).float()
         return (value.transpose(0, 1) if self.axis else value).reshape(2, self.steps, leaf.width).float()
@@ -111,12 +111,12 @@ class Arguments:
     def _riding(self) -> list[Leaf]:
         return [leaf for role in RIDING for leaf in self.leaves if leaf.role == role]
 
-    def of(self, x: Tensor, states: Mapping[Site, State]) -> Any:
-        """forward's arguments out of the graph's x; a state that is not among `states` is zeros."""
+    def from_graph(self, x: Tensor, states: Mapping[Site, State]) -> Any:
+        """Return forward's arguments for the graph's x; a state that is not among `states` is zeros."""
         offset, taken = 0, {}
         for leaf in self._riding():
             columns = x if leaf.width == self.width else x[..., offset : offset + leaf.width]
-            taken[id(leaf)] = leaf.taken_from(columns, self.axis)
+            taken[id(leaf)] = leaf.from_columns(columns, self.axis)
             offset += leaf.width
         values = [taken[id(leaf)] if id(leaf) in taken else self._other(leaf, x, states) for leaf in self.leaves]
         return tree_unflatten(values, self.spec)
@@ -135,16 +135,19 @@ class Arguments:
 
 
 def resize(x: Tensor, axis: int, size: int) -> Tensor:
-    """`x` repeated and cut to `size` along `axis`."""
+    """Return `x` repeated and cut to `size` along `axis`."""
     repeats = [1] * x.dim()
     repeats[axis] = -(-size // x.shape[axis])
     return x.repeat(*repeats).narrow(axis, 0, size).contiguous()
 
 
-def roles(
+def assign_roles(
     values: Sequence[Any], spec: TreeSpec, axis: int, states: Mapping[int, tuple[Site, int]], packed: Sequence[Sequence[int]]
 ) -> Arguments:
-    """`states` by the leaf's position; `packed` are the lengths that sequences were packed by. Raises LiftError for a leaf of no role."""
+    """Give every leaf its role. Raises LiftError for a leaf that fits none.
+
+    `states` are the sites of state leaves by position; `packed` the lengths by which the model packed sequences.
+    """
     first = first_tensor(values)
     x: Tensor = values[first]
     found = []
@@ -176,7 +179,7 @@ def _role(value: Tensor, batch: int, steps: int, axis: int, packed: Sequence[Seq
 
 
 def first_tensor(values: Sequence[Any]) -> int:
-    """Where x is among the leaves."""
+    """Return the position of x among the leaves. Raises LiftError when no leaf is a tensor."""
     position = next((i for i, value in enumerate(values) if isinstance(value, Tensor)), None)
     if position is None:
         raise LiftError("the example holds no tensor: give forward's arguments, x first")

@@ -1,4 +1,4 @@
-"""What cannot be lifted faithfully, said before an artefact is written: randomness, memory outside the state, rows that meet, and more."""
+"""Refuse models that cannot be lifted faithfully, before an artefact is written."""
 
 import random
 import traceback
@@ -12,25 +12,26 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from export.difference import difference
 from export.errors import LiftError
 from export.lift import probe
 from export.lift.arguments import Arguments
-from export.lift.recorder import RECURRENT, Tape
-from export.verify.measure import difference
+from export.lift.recorder import RECURRENT, CallRecorder
+from export.user_code import at_user_line, last_user_line
 
-TOLERANCE = 1e-4  # scaled; what is looked for here is wrong by far more
-RUNS = 16  # of a model that draws random numbers: a fair coin hides 16 times in 65,536
+TOLERANCE = 1e-4  # scaled; the faults looked for here are larger
+RUNS = 16  # of a model that draws random numbers; the chance of missing a fair coin flip is 2^-16
 
 
 def check_precision(model: nn.Module) -> None:
-    """Raises LiftError for weights that are not float32: requests and states are."""
+    """Raise LiftError for weights that are not float32."""
     for name, value in model.state_dict().items():
         if value.is_floating_point() and value.dtype != torch.float32:
             raise LiftError(f"{name}: {str(value.dtype).removeprefix('torch.')}, and requests and states are float32: call model.float()")
 
 
 def check_scripted(model: nn.Module) -> None:
-    """Raises LiftError for a recurrent module that TorchScript has already closed."""
+    """Raise LiftError for a recurrent module that is already compiled by TorchScript."""
     for path, module in model.named_modules():
         name = getattr(module, "original_name", "")
         if isinstance(module, torch.jit.ScriptModule) and name in [kind.__name__ for kind in RECURRENT]:
@@ -38,20 +39,20 @@ def check_scripted(model: nn.Module) -> None:
 
 
 def check_model(model: nn.Module, arguments: Arguments) -> None:
-    """Raises LiftError with the module's path or the line, the reason, and what to do."""
-    given = arguments.sized(2, arguments.steps)
+    """Raise LiftError for a model that draws random numbers or branches on values of tensors."""
+    given = arguments.resized(2, arguments.steps)
     _check_random(model, given)
     _check_control_flow(model, given)
 
 
 class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the line that first asks torch for random numbers."""
+    """Record the line that first asks torch for random numbers."""
 
     line = ""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if torch.Tag.nondeterministic_seeded in func.tags and not self.line:
-            self.line = probe.last_own_line(traceback.extract_stack())
+            self.line = last_user_line(traceback.extract_stack())
         return func(*args, **(kwargs or {}))
 
 
@@ -76,17 +77,17 @@ def _check_random(model: nn.Module, given: Any) -> None:
 
 
 def _check_control_flow(model: nn.Module, given: Any) -> None:
-    """Run on tensors that have shapes and no values: whatever asks for a value, in an `if` or by `.item()`, cannot be in a graph."""
+    """Run the model on tensors without values: code that asks for a value, in an `if` or by `.item()`, cannot be in a graph."""
     fresh = probe.fresh_copy(model)
-    tape = Tape(fresh)
+    recorder = CallRecorder(fresh)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         fakes = tree_map(lambda v: mode.from_tensor(v) if isinstance(v, Tensor) and v.dim() > 1 else v, given)
         try:
-            with torch.no_grad(), tape.running({}):
+            with torch.no_grad(), recorder.recording({}):
                 fresh(*fakes)
         except (DataDependentOutputException, GuardOnDataDependentSymNode) as e:
             raise LiftError(
-                f"the model branches on values, or takes one out of a tensor, at {probe.user_line(e)}: a graph has one way through; "
+                f"the model branches on values, or takes one out of a tensor{at_user_line(e)}: a graph has one way through; "
                 "use torch.where, or decide outside the model"
             ) from e
         except Exception:  # noqa: BLE001 - an operator without a fake form says nothing about control flow
@@ -94,7 +95,7 @@ def _check_control_flow(model: nn.Module, given: Any) -> None:
 
 
 def check_lifted(model: nn.Module, lifted: Any) -> None:
-    """Raises LiftError unless the lifted module is the model: no other memory, rows apart, the same y from the start of a stream."""
+    """Raise LiftError unless the lifted module has no other memory, keeps rows apart, and gives the model's y."""
     generator = torch.Generator().manual_seed(11)
     x, other = (lifted.inputs(3, lifted.arguments.steps, generator) for _ in range(2))
     with torch.no_grad():
@@ -113,7 +114,7 @@ def check_lifted(model: nn.Module, lifted: Any) -> None:
         )
     found = difference(y, lifted.unmodified(model, x))
     if not found <= TOLERANCE:
-        packed = bool(probe.observe(model, lifted.arguments.of(x, {})).packed)
+        packed = bool(probe.observe(model, lifted.arguments.from_graph(x, {})).packed)
         how = "stepped one by one" if lifted.looping else "with its state lifted out"
         raise LiftError(
             f"the model {how} differs from itself over whole sequences by {found:.1e}: y needs more than the carried states"

@@ -1,14 +1,13 @@
-"""Lift the state out of a module: `forward(x)` becomes `forward(x, h_0, c_0) -> (y, output, h_n, c_n)`, the user's class unedited.
+"""Lift the state out of a module: `forward(x)` becomes `forward(x, h_0, c_0) -> (y, output, h_n, c_n)`; the user's class is not edited.
 
-How, on one page:
-1. *Probe.* Run copies of the model and watch every recurrent call (`tape`): which axis is the batch, whether a call begins with the same
-   state whatever the input (zeros, or a learned one), or with one derived from the input. The first kind is a **site**: its state is what a
-   stream carries. The second is recomputed in every pass and needs no carrying.
-2. *Rewire.* `Lifted` calls a copy of the model with the given states put in at its sites, and hands out their final states. The user's code
-   runs as it is, its own zeros and learned states are simply not used; `initial` records them as what a new stream begins with.
-3. *Loop where the model loops.* A model that calls a cell once a step would be traced with its T frozen. It is lifted for T = 1 and
-   stepped by a loop that belongs to the graph (`stepping`).
-What cannot be lifted is refused here. What can be lifted and does not stream is found later, by the verifier's random cuts.
+1. *Probe.* Run copies of the model and record every recurrent call: which axis is the batch, and whether a call begins with a
+   constant state (zeros, or a learned one) or with one computed from the input. A call of the first kind is a **site**, whose state a
+   stream carries. A call of the second kind is computed anew in every pass.
+2. *Rewire.* `Lifted` runs a copy of the model from the given states and returns the final states. `initial` holds the model's own initial
+   states, with which a new stream begins.
+3. *Loop.* A model that calls a cell once a step would be traced with a fixed T. Such a model is lifted for T = 1, and a loop that is part
+   of the graph runs the step.
+Models that cannot be lifted are refused here. Whether a lifted model streams is measured later, by `export.verify.streaming`.
 """
 
 import contextlib
@@ -21,18 +20,17 @@ from torch import Tensor, nn
 
 from export.errors import LiftError
 from export.graph.time_loop import EagerLoop
-from export.lift import checks as refusals
+from export.lift import checks, probe
 from export.lift import output_layout as layout
-from export.lift import probe
 from export.lift.arguments import Arguments, resize
 from export.lift.output_layout import Layout
-from export.lift.recorder import Call, Site, Tape
+from export.lift.recorder import Call, CallRecorder, Site
 from handlers.signature import StateEntry
 
 
 @dataclass(frozen=True)
 class Carried:
-    """One site and the state tensors it takes."""
+    """One site and its state tensors."""
 
     site: Site
     is_cell: bool
@@ -42,29 +40,29 @@ class Carried:
 
 
 class Lifted(nn.Module):
-    """The model with its state explicit: x `[B, T, F]` or `[B, T]`, then one `[rows, B, size]` for each state entry."""
+    """The model with its state explicit: x `[B, T, F]` or `[B, T]` and one `[rows, B, size]` for each state -> y, output, states."""
 
     def __init__(self, model: nn.Module, carried: Sequence[Carried], arguments: Arguments, y: Layout) -> None:
         super().__init__()
         self.model = probe.fresh_copy(model)
-        self._tape, self._carried, self._arguments, self._y = Tape(self.model), carried, arguments, y
-        self.scanning = False  # set while torch.export looks
+        self._recorder, self._carried, self._arguments, self._y = CallRecorder(self.model), carried, arguments, y
+        self.scanning = False  # set while torch.export runs the model
 
     def forward(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         given, rest = {}, list(states)
         for place in self._carried:
             parts, rest = rest[: len(place.entries)], rest[len(place.entries) :]
             given[place.site] = tuple(part[0] for part in parts) if place.is_cell else tuple(parts)
-        with self._tape.running(given, self.scanning):
-            result = self.model(*self._arguments.of(x, given))
-        calls = {call.site: call for call in self._tape.calls}
+        with self._recorder.recording(given, self.scanning):
+            result = self.model(*self._arguments.from_graph(x, given))
+        calls = {call.site: call for call in self._recorder.calls}
         finals = [part[None] if p.is_cell else part for p in self._carried for part in calls[p.site].final]
         y = self._y.arrange(probe.tensors(result), x.size(0), x.size(1))
         return y, _output(calls[self._carried[-1].site], self._carried[-1]), *finals
 
 
 def _output(call: Call, place: Carried) -> Tensor:
-    """The top layer's activation, `[B, T, D*P]`."""
+    """Return the top layer's activation, `[B, T, D*P]`."""
     if place.is_cell:
         return call.output[:, None]
     return call.output if place.batch_first else call.output.transpose(0, 1)
@@ -72,23 +70,23 @@ def _output(call: Call, place: Carried) -> Tensor:
 
 @dataclass(frozen=True)
 class Lift:
-    """A lifted model, and all that the exporter must know of it."""
+    """A lifted model, and what writers and verifiers need to know of it."""
 
-    module: nn.Module  # x, *states -> y, output, *states; runs eagerly whatever T is
-    base: Lifted  # what graphs are made of, and nothing else runs; for T = 1 only where the model loops over its steps
+    module: nn.Module  # x, *states -> y, output, *states; runs eagerly, for any T
+    base: Lifted  # traced by the writers, never run otherwise; for T = 1 only if `looping`
     looping: bool
     state: tuple[StateEntry, ...]  # in the order of the graph's inputs; sorted by name, inputs and outputs agree
     initial: Tensor  # [S]: what a new stream begins with
     output_size: int  # D*P
-    per: str  # y: "sequence" [B, O] or "step" [B, T, O]
+    output_mode: str  # y: "sequence" [B, O] or "step" [B, T, O]
     width: int  # O
-    steps: tuple[int, int | None]  # the least and the most T that the model takes; None: any
+    steps: tuple[int, int | None]  # the least and the most T that the model takes; None for no bound
     arguments: Arguments
     layout: Layout
     description: dict[str, Any]
 
     def window(self) -> Tensor:
-        """The example as the graph takes it: `[2, T, F]` or `[2, T]`, static inputs beside the series at every step."""
+        """Return the example as the graph takes it: `[2, T, F]` or `[2, T]`, static inputs repeated at every step."""
         return self.arguments.window()
 
     @property
@@ -97,13 +95,13 @@ class Lift:
         return self.arguments.tokens
 
     @property
-    def step(self) -> Lifted | None:
-        """The model for T = 1, when it loops over its steps."""
+    def step_module(self) -> Lifted | None:
+        """The module for T = 1, if the model loops over its steps."""
         return self.base if self.looping else None
 
     @contextlib.contextmanager
     def scanning(self) -> Iterator[None]:
-        """While torch.export looks: recurrences are written out as scans."""
+        """Write recurrences as scans, for torch.export."""
         self.base.scanning = True
         try:
             yield
@@ -111,20 +109,29 @@ class Lift:
             self.base.scanning = False
 
     def inputs(self, batch: int, steps: int, generator: torch.Generator) -> Tensor:
-        """Inputs like the example's, for measuring: `[batch, steps, …]`."""
-        return probe.drawn(self.window(), batch, steps, generator, self.arguments.static_width)
+        """Draw inputs like the example, `[batch, steps, …]`."""
+        return probe.perturbed_inputs(self.window(), batch, steps, generator, self.arguments.static_width)
 
     def unmodified(self, model: nn.Module, x: Tensor) -> Tensor:
-        """y of the model as its user wrote it, on a graph's x, from the start of a stream."""
+        """Run the model as its user wrote it on the graph's x, from the start of a stream, and return y."""
         with torch.no_grad():
-            result = probe.fresh_copy(model)(*self.arguments.of(x, {}))
+            result = probe.fresh_copy(model)(*self.arguments.from_graph(x, {}))
         return self.layout.arrange(probe.tensors(result), x.shape[0], x.shape[1])
+
+    @property
+    def output_names(self) -> list[str]:
+        """The graph's outputs, in order."""
+        return ["y", "output", *(entry.output for entry in self.state)]
+
+    def random_states(self, batch: int, generator: torch.Generator) -> list[Tensor]:
+        """Draw states within ±1, the range of an LSTM's h."""
+        return [torch.randn(entry.rows, batch, entry.size, generator=generator).clamp(-1, 1) for entry in self.state]
 
     def zeros(self, batch: int) -> list[Tensor]:
         return [torch.zeros(entry.rows, batch, entry.size) for entry in self.state]
 
     def start(self, batch: int) -> list[Tensor]:
-        """The initial states of a new stream."""
+        """Return the initial states of a new stream."""
         result, offset = [], 0
         for entry in self.state:
             part = self.initial[offset : offset + entry.length].reshape(entry.rows, 1, entry.size)
@@ -134,22 +141,22 @@ class Lift:
 
 
 def lift(model: nn.Module, example: Any) -> Lift:
-    """Lift the state out of a copy of `model`. `example` is what its forward takes: x, or a tuple of x and more.
+    """Lift the state out of a copy of `model`. `example` is the argument of its forward, or a tuple of its arguments, x first.
 
-    x is `[B, T, F]` float or `[B, T]` token ids (or time first, as the model has it). Raises LiftError, saying what stands in the way.
+    x is `[B, T, F]` numbers or `[B, T]` token ids, or time first if the model takes it so. Raises LiftError with the reason and a remedy.
     """
-    refusals.check_precision(model)
-    refusals.check_scripted(model)
-    arguments = probe.understand(model, example)
-    refusals.check_model(model, arguments)
+    checks.check_precision(model)
+    checks.check_scripted(model)
+    arguments = probe.infer_arguments(model, example)
+    checks.check_model(model, arguments)
     steps = layout.step_range(model, arguments)
     first, second = layout.two_sizes(model, arguments, steps)
     changed = probe.observe(model, _varied(arguments, 2, first.steps, kept_row=0))
-    y = layout.find(first, second, changed, arguments)
+    y = layout.find_layout(first, second, changed, arguments)
     looping = _loops(model, arguments, steps)
     length = 1 if looping else arguments.steps
-    calls = probe.observe(model, arguments.sized(2, length)).calls
-    carried = _named(_sites(model, arguments, length, calls, _passing(first, second)))
+    calls = probe.observe(model, arguments.resized(2, length)).calls
+    carried = _named(_sites(model, arguments, length, calls, _sites_not_carried(first, second)))
     base, copied = (Lifted(model, carried, arguments, y).eval() for _ in range(2))
     result = Lift(
         module=EagerLoop(copied, y.kind) if looping else copied,
@@ -158,32 +165,32 @@ def lift(model: nn.Module, example: Any) -> Lift:
         state=tuple(entry for place in carried for entry in place.entries),
         initial=torch.cat([part.flatten() for place in carried for part in place.initial]),
         output_size=_output_size(calls, carried),
-        per=y.kind,
+        output_mode=y.kind,
         width=y.width,
         steps=steps,
         arguments=arguments,
         layout=y,
         description={"recurrent": [_describe(call) for call in calls if call.site in {p.site for p in carried}], "looped": looping},
     )
-    refusals.check_lifted(model, result)
+    checks.check_lifted(model, result)
     return result
 
 
 def _varied(arguments: Arguments, batch: int, steps: int, kept_row: int | None = None) -> Any:
-    """forward's arguments with other numbers in them, all but those of one row."""
-    x = probe.drawn(arguments.window(), batch, steps, torch.Generator().manual_seed(7), arguments.static_width)
+    """Return forward's arguments with other numbers, except those of row `kept_row`."""
+    x = probe.perturbed_inputs(arguments.window(), batch, steps, torch.Generator().manual_seed(7), arguments.static_width)
     if kept_row is not None:
         own = resize(arguments.window(), 1, steps)
         x[kept_row] = own[kept_row]
-    return arguments.of(x, {})
+    return arguments.from_graph(x, {})
 
 
 def _loops(model: nn.Module, arguments: Arguments, steps: tuple[int, int | None]) -> bool:
-    """Whether the model calls its recurrent modules more often for more steps."""
+    """Return whether the model calls its recurrent modules more often for more steps. Raises LiftError where no graph holds that."""
     lengths = (1, 3) if steps[0] == 1 else (steps[0], steps[0] + 3)
     if steps[1] is not None and steps[1] < lengths[1]:
         return False  # one length only: the loop may as well be unrolled
-    few, many = (probe.observe(model, arguments.sized(2, n)).calls for n in lengths)
+    few, many = (probe.observe(model, arguments.resized(2, n)).calls for n in lengths)
     if len(few) != len(many) and steps[0] > 1:
         raise LiftError(
             f"{many[-1].site.path}: called once a step, in a model that needs {steps[0]} steps at once: no graph holds that; "
@@ -192,8 +199,8 @@ def _loops(model: nn.Module, arguments: Arguments, steps: tuple[int, int | None]
     return len(few) != len(many)
 
 
-def _passing(first: layout.Seen, second: layout.Seen) -> set[Site]:
-    """Sites that begin anew in every pass: their own length does not follow T (a decoder over a horizon), or their rows the batch."""
+def _sites_not_carried(first: layout.Seen, second: layout.Seen) -> set[Site]:
+    """Return sites that begin anew in every pass: their length does not follow T (a decoder over a horizon), or their rows the batch."""
     pairs = list(zip(first.observation.calls, second.observation.calls, strict=False))
     folded = {a.site for a, b in pairs if (a.rows, b.rows) != (first.batch, second.batch)}
     if first.steps == second.steps:
@@ -204,7 +211,7 @@ def _passing(first: layout.Seen, second: layout.Seen) -> set[Site]:
 def _sites(
     model: nn.Module, arguments: Arguments, steps: int, calls: Sequence[Call], passing: set[Site]
 ) -> list[tuple[Call, tuple[Tensor, ...]]]:
-    """The calls whose state a stream carries, with what it begins with."""
+    """Return the calls whose state a stream carries, each with its initial state."""
     others = probe.observe(model, _varied(arguments, 3, steps)).calls
     if len(others) != len(calls):
         raise LiftError(
@@ -221,7 +228,7 @@ def _sites(
 
 
 def _named(found: Sequence[tuple[Call, tuple[Tensor, ...]]]) -> list[Carried]:
-    """Names for the state tensors: `h`, `c` for one site; the module's path before them for several."""
+    """Name the state tensors: `h`, `c` for one site; with the module's path before them for several."""
     prefixes = [""] if len(found) == 1 else [_prefix(call.site) for call, _ in found]
     names = [f"{prefix}{name}" for prefix, (call, _) in zip(prefixes, found, strict=True) for name in call.names]
     agree = [n[:-2] for n in sorted(f"{n}_0" for n in names)] == [n[:-2] for n in sorted(f"{n}_n" for n in names)]

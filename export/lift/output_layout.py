@@ -1,4 +1,4 @@
-"""Where batch and time are in what a model takes and returns, found by changing their sizes and looking."""
+"""Find where batch and time are in what a model takes and returns, by running it with other sizes."""
 
 import bisect
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ MANY = 512  # a model that takes so many steps takes any number
 
 
 def step_range(model: nn.Module, arguments: Arguments) -> tuple[int, int | None]:
-    """The least and the most T: a model that flattens its window takes one length, a table of positions no more than it holds."""
+    """Return the least and the most T that the model takes; None for no upper bound found."""
     steps = arguments.steps
 
     def takes(n: int) -> bool:
         try:
-            probe.observe(model, arguments.sized(2, n))
+            probe.observe(model, arguments.resized(2, n))
         except LiftError:
             return False
         return True
@@ -36,7 +36,7 @@ def step_range(model: nn.Module, arguments: Arguments) -> tuple[int, int | None]
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """An observation and the sizes it was made with."""
+    """An observation and its batch and time sizes."""
 
     observation: Observation
     batch: int
@@ -44,17 +44,17 @@ class Seen:
 
 
 def two_sizes(model: nn.Module, arguments: Arguments, steps: tuple[int, int | None]) -> tuple[Seen, Seen]:
-    """The model at two sizes, all four numbers distinct where it allows."""
+    """Observe the model at two sizes, all four numbers distinct if its range of T allows."""
     fixed = steps[0] == steps[1]
     length = arguments.steps if fixed else max(arguments.steps, steps[0], 5)
     other = length if fixed else length + 3
-    small, large = arguments.sized(2, length), arguments.sized(3, other)
+    small, large = arguments.resized(2, length), arguments.resized(3, other)
     return Seen(probe.observe(model, small), 2, length), Seen(probe.observe(model, large), 3, other)
 
 
 @dataclass(frozen=True)
 class Part:
-    """One of the model's outputs: where it is among them, and where its axes are."""
+    """One output of the model that is part of y: its index, and its axes."""
 
     index: int
     batch_axis: int
@@ -65,14 +65,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Layout:
-    """How y is put together from what the model returns."""
+    """How y is assembled from the outputs of the model."""
 
     kind: str  # "sequence" | "step"
     parts: tuple[Part, ...]
     width: int  # O
 
     def arrange(self, outputs: Sequence[Tensor], batch: int, steps: int) -> Tensor:
-        """y: `[B, O]`, or `[B, T, O]` per step."""
+        """Assemble y: `[B, O]`, or `[B, T, O]` per step."""
         return torch.cat([_arranged(outputs[part.index], part, batch, steps) for part in self.parts], -1)
 
 
@@ -91,8 +91,8 @@ def _arranged(value: Tensor, part: Part, batch: int, steps: int) -> Tensor:
     return value.reshape(batch, steps, -1)
 
 
-def find(small: Seen, large: Seen, changed: Observation, arguments: Arguments) -> Layout:
-    """`changed` is `small` with other numbers in row 1 only. Raises LiftError when no output follows the batch."""
+def find_layout(small: Seen, large: Seen, changed: Observation, arguments: Arguments) -> Layout:
+    """Find the layout of y. `changed` is `small` with other numbers in row 1. Raises LiftError when no output has a batch axis."""
     parts = [p for p in (_part(i, small, large, changed) for i in range(len(small.observation.outputs))) if p is not None]
     own = [p for p in parts if not _is_state(small.observation.outputs[p.index], small.observation)] or parts[:1]
     if not own:
@@ -121,12 +121,12 @@ def _part(index: int, small: Seen, large: Seen, changed: Observation) -> Part | 
 
 
 def _flat_order(value: Tensor, changed: Tensor, batch: int) -> int:
-    """0 for `[B*T, …]`, 1 for `[T*B, …]`: in which of the two does a change in row 1 leave row 0 alone."""
+    """Return 0 for `[B*T, …]` and 1 for `[T*B, …]`: a change in row 1 leaves row 0 as it was in the right one only."""
     same = (value == changed).reshape(batch, -1)
     return 0 if bool(same[0].all()) else 1
 
 
 def _is_state(value: Tensor, observation: Observation) -> bool:
-    """Whether the model merely hands out what its recurrent modules returned: the lifted graph has that already."""
+    """Return whether an output is what a recurrent module returned, which the lifted graph returns anyway."""
     known = [t for call in observation.calls for t in (call.output, *call.final)]
     return any(value.shape == t.shape and torch.equal(value, t) for t in known)

@@ -1,14 +1,12 @@
-"""Run a model and see what it is: which axes are batch and time, which recurrent calls begin with a state that a stream can carry.
+"""Run copies of a model and observe it: which axes are batch and time, and which recurrent calls begin with a constant state.
 
-Nothing is read off the model's source or its layers' names; everything here is what it did on inputs. A probe never changes the model
-given: each run takes a fresh copy, so a module that keeps `self.hidden` between calls cannot carry one run into the next.
+Nothing is read from the model's source or the names of its layers. Every run takes a fresh copy, so a module that keeps `self.hidden`
+between calls starts each run anew, and the given model is never changed.
 """
 
 import copy
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,12 +16,13 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from export.errors import LiftError
 from export.lift import arguments
 from export.lift.arguments import Arguments
-from export.lift.recorder import Call, Site, Tape
+from export.lift.recorder import Call, CallRecorder, Site
+from export.user_code import at_user_line
 
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """One forward pass of a fresh copy."""
+    """The outputs and recurrent calls of one forward pass."""
 
     outputs: list[Tensor]
     calls: list[Call]
@@ -31,24 +30,24 @@ class Observation:
 
 
 def observe(model: nn.Module, given: Any) -> Observation:
-    """Run a copy of the model once on forward's arguments. Raises LiftError when it raises, with the user's own line."""
+    """Run a copy of the model once on forward's arguments. Raises LiftError with the user's line when the model raises."""
     fresh = fresh_copy(model)
-    tape = Tape(fresh)
+    recorder = CallRecorder(fresh)
     try:
-        with torch.no_grad(), tape.running({}):
+        with torch.no_grad(), recorder.recording({}):
             result = fresh(*given)
     except LiftError:
         raise
     except Exception as e:
         reason = " ".join(str(e).split())
         raise LiftError(
-            f"the model fails on the example: {type(e).__name__}: {reason} (at {user_line(e)}); check the example's shape and dtype"
+            f"the model fails on the example: {type(e).__name__}: {reason}{at_user_line(e)}; check the example's shape and dtype"
         ) from e
-    return Observation(tensors(result), tape.calls, [[int(n) for n in lengths] for lengths in tape.packed])
+    return Observation(tensors(result), recorder.calls, [[int(n) for n in lengths] for lengths in recorder.packed])
 
 
 def fresh_copy(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode. Tensors that training left attached to its graph (a kept state, a normed weight) are copied by value."""
+    """Copy the model in evaluation mode. Tensors that are still attached to an autograd graph are copied by value. Raises LiftError."""
     attached = [t for module in model.modules() for t in tensors(vars(module)) if t.grad_fn is not None]
     try:
         fresh = copy.deepcopy(model, {id(t): t.detach().clone() for t in attached}).eval()
@@ -61,7 +60,7 @@ def fresh_copy(model: nn.Module) -> nn.Module:
 
 
 def tensors(result: Any) -> list[Tensor]:
-    """All tensors in what a model returned, in order; tuples, lists and dictionaries are walked."""
+    """Return the tensors in a nest of tuples, lists and dictionaries, in order."""
     if isinstance(result, Tensor):
         return [result]
     if isinstance(result, dict):
@@ -71,25 +70,11 @@ def tensors(result: Any) -> list[Tensor]:
     return []
 
 
-def user_line(error: BaseException) -> str:
-    """File and line of the innermost frame outside torch and this package."""
-    return last_own_line(traceback.extract_tb(error.__traceback__))
+def perturbed_inputs(window: Tensor, batch: int, steps: int, generator: torch.Generator, static: int = 0) -> Tensor:
+    """Draw inputs like `window` `[B, T, F]` or `[B, T]`: its steps, shuffled, each number moved by a tenth of its column's spread.
 
-
-def last_own_line(frames: Sequence[traceback.FrameSummary]) -> str:
-    own = [
-        f
-        for f in frames
-        if "/torch/" not in f.filename and Path(__file__).parents[1] not in Path(f.filename).parents and "<" not in f.filename
-    ]
-    return f"{own[-1].filename}:{own[-1].lineno}" if own else "unknown line"
-
-
-def drawn(window: Tensor, batch: int, steps: int, generator: torch.Generator, static: int = 0) -> Tensor:
-    """Other inputs like `window` `[B, T, F]` or `[B, T]`: its own steps, each number shaken by a tenth of its column's spread.
-
-    Whole numbers may be ids and stay whole; a column of one number gets 0 and 1 beside it, token ids get 0, which often means padding.
-    The last `static` columns hold for all steps.
+    Integers may be ids and stay integers; a constant column also gets 0 and 1, and token ids also get 0, which often means padding.
+    The last `static` columns are constant over a sequence.
     """
     pool = window.reshape(window.shape[0] * window.shape[1], -1)  # [N, F]
     at = torch.randint(len(pool), (batch, steps), generator=generator)
@@ -99,7 +84,7 @@ def drawn(window: Tensor, batch: int, steps: int, generator: torch.Generator, st
     if not window.is_floating_point():
         replaced = torch.rand(x.shape, generator=generator) < torch.where(constant, 0.5, 0.1)
         return torch.where(replaced, bits * constant, x).reshape(batch, steps, *window.shape[2:])
-    ids = whole(window).flatten()
+    ids = integer_columns(window).flatten()
     spread = torch.where(constant, pool[0].abs().clamp(min=1), pool.std(0, correction=0))
     shaken = x + 0.1 * spread * torch.randn(x.shape, generator=generator)
     coarse = torch.where(constant & (torch.rand(x.shape, generator=generator) < 0.5), bits.to(x.dtype), x)
@@ -109,15 +94,15 @@ def drawn(window: Tensor, batch: int, steps: int, generator: torch.Generator, st
     return x.reshape(batch, steps, *window.shape[2:])
 
 
-def whole(window: Tensor) -> Tensor:
-    """Which columns of `[B, T, F]` hold whole numbers only, and so may be ids."""
+def integer_columns(window: Tensor) -> Tensor:
+    """Return a mask over the columns of `[B, T, F]` that hold integers only, and so may be ids."""
     return (window == window.round()).all(0).all(0)
 
 
 def constant_state(first: Call, second: Call) -> tuple[Tensor, ...] | None:
-    """The initial state of a site, `[rows, size]` each, if it is the same whatever the input: zeros when the model passes none.
+    """Return a site's initial state, `[rows, size]` each, if two runs on different inputs begin with the same; zeros if none is given.
 
-    None when it depends on the input: then the model derives it anew in every pass, and there is nothing to carry.
+    Return None if the state depends on the input: the model then computes it in every pass, and no stream carries it.
     """
     if first.given is None or second.given is None:
         return tuple(torch.zeros_like(rows(part, 0, first.is_cell)) for part in first.final)
@@ -127,12 +112,12 @@ def constant_state(first: Call, second: Call) -> tuple[Tensor, ...] | None:
 
 
 def rows(part: Tensor, b: int, is_cell: bool) -> Tensor:
-    """One batch row of a state tensor: `[L*D, size]`, or `[1, size]` for a cell."""
+    """Return row `b` of a state tensor: `[L*D, size]`, or `[1, size]` for a cell."""
     return part[b : b + 1] if is_cell else part[:, b]
 
 
-def understand(model: nn.Module, example: Any) -> Arguments:
-    """What each argument is, and which axis of x is the batch: the one that the recurrent modules' batch follows. Raises LiftError."""
+def infer_arguments(model: nn.Module, example: Any) -> Arguments:
+    """Find the role of each argument, and the batch axis of x: the axis that sets the rows of the recurrent calls. Raises LiftError."""
     values, spec = tree_flatten(tuple(example) if isinstance(example, tuple | list) else (example,))
     x: Tensor = values[arguments.first_tensor(values)]
     if x.dim() < 2:
@@ -145,7 +130,7 @@ def understand(model: nn.Module, example: Any) -> Arguments:
     states, unclear = _states(model, values, spec), []
     for axis in (0, 1):
         try:
-            found = arguments.roles(values, spec, axis, states, base.packed)
+            found = arguments.assign_roles(values, spec, axis, states, base.packed)
         except LiftError as e:
             unclear.append(e)
             continue
@@ -155,7 +140,7 @@ def understand(model: nn.Module, example: Any) -> Arguments:
 
 
 def _states(model: nn.Module, values: Sequence[Any], spec: Any) -> dict[int, tuple[Site, int]]:
-    """Which leaves are states: those that reach a recurrent call as its initial state, when every leaf is told from every other."""
+    """Find the leaves that reach a recurrent call as its initial state, by the site and the position of the tensor in it."""
     generator, first = torch.Generator().manual_seed(5), arguments.first_tensor(values)
     floats = [i for i, v in enumerate(values) if i != first and isinstance(v, Tensor) and v.is_floating_point()]
     marked = [torch.rand(v.shape, generator=generator, dtype=v.dtype) if i in floats else v for i, v in enumerate(values)]
@@ -184,16 +169,16 @@ def _check_batched(calls: Sequence[Call]) -> None:
 
 
 def _follows(model: nn.Module, found: Arguments, calls: Sequence[Call], batch: int) -> bool:
-    """Whether a call that runs over `batch` rows runs over twice as many when x has twice as many."""
+    """Return whether a call over `batch` rows has twice as many when x has."""
     try:
-        wider = observe(model, found.sized(2 * batch, found.steps)).calls
+        wider = observe(model, found.resized(2 * batch, found.steps)).calls
     except LiftError:
         return False
     return any((a.rows, b.rows) == (batch, 2 * batch) for a, b in zip(calls, wider, strict=False))
 
 
 def _no_batch(calls: Sequence[Call], x: Tensor) -> str:
-    """Why no axis of x is the batch."""
+    """Return the message for a model in which no axis of x is the batch."""
     call = calls[0]
     return (
         f"{call.site.path}: runs over {call.rows} rows, which no axis of x {list(x.shape)} sets alone: the batch is fixed in the model, or "

@@ -1,10 +1,10 @@
-"""The tape: every recurrent call of a model passes by it, is written down, and may be given another initial state.
+"""Record the recurrent calls of a forward pass, and run them from other initial states.
 
-For the time of one forward pass, `Tape(model).running(…)` takes over `nn.LSTM.forward` and its kin for the modules of `model`; the user's
-classes and their attributes stay as they are. Nothing of the tape remains in a traced graph: a tracer sees tensors come and go.
+`CallRecorder(model).recording(…)` replaces `nn.LSTM.forward` and its kin for the time of one forward pass, for the modules of `model`. The
+user's classes and their attributes stay as they are, and nothing of the recorder remains in a traced graph.
 
-Two functions that the model's own files may call are replaced for that time. Packing lets tensors pass: the service never pads, rows of
-different lengths meet in `handlers.inference.batching`. And `len(x)` gives a size that a tracer can follow, where Python's gives a number.
+Two functions that the model's files may call are replaced for that time. `pack_padded_sequence` returns its tensor unchanged: the service
+never pads. `len(x)` returns a size that a tracer can follow, where Python's returns a number.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils import rnn as rnn_utils
 
 from export.errors import LiftError
-from export.graph.rnn import cell_step, scanned, scripted, written_out
+from export.graph.rnn import cell_step, scanned_layer, scripted_layer, unrolled
 
 RECURRENT = (nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
 State = tuple[Tensor, ...]  # (h, c), or (h,) for GRU and RNN; each [L*D, B, size], or [B, size] for cells
@@ -29,7 +29,7 @@ State = tuple[Tensor, ...]  # (h, c), or (h,) for GRU and RNN; each [L*D, B, siz
 
 @dataclass(frozen=True, slots=True, order=True)
 class Site:
-    """One recurrent call of a forward pass: which module, and its how-manieth call."""
+    """One recurrent call of a forward pass: the module's path, and the number of the module's call, from 0."""
 
     path: str
     call: int
@@ -37,7 +37,7 @@ class Site:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Call:
-    """What passed by at one site."""
+    """What one recurrent call was given, and what it returned."""
 
     site: Site
     module: nn.Module
@@ -51,12 +51,12 @@ class Call:
 
     @property
     def rows(self) -> int:
-        """Over how many batch rows it ran."""
+        """The number of batch rows."""
         return self.final[0].shape[0 if self.is_cell else 1]
 
     @property
     def steps(self) -> int:
-        """Over how many steps it ran."""
+        """The number of time steps."""
         return 1 if self.is_cell else self.output.shape[1 if getattr(self.module, "batch_first", False) else 0]
 
     @property
@@ -66,32 +66,32 @@ class Call:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Padded:
-    """What a packed sequence is here: every row has all T steps, so packing has nothing to leave out."""
+    """Stand for a packed sequence in which every row has all T steps."""
 
     tensor: Tensor
     batch_first: bool
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # Python's own questions
+        if name.startswith("__"):  # Python's own lookups
             raise AttributeError(name)
         raise LiftError(f"the model reads .{name} of a packed sequence: do that on the padded tensor, before packing or after unpacking")
 
 
-class Tape:
-    """`calls` holds the calls of the last forward pass; `carried` the initial states to use instead of the model's own."""
+class CallRecorder:
+    """Record the calls of one forward pass in `calls`, and use the states in `carried` in place of the model's own initial states."""
 
     def __init__(self, model: nn.Module) -> None:
         self.calls: list[Call] = []
         self.packed: list[Any] = []  # lengths that sequences were packed by
         self.carried: dict[Site, State] = {}
-        self.scanning = False  # torch.export is looking
+        self.scanning = False  # torch.export is running the model
         self._count: Counter[str] = Counter()
         self._spaces = _namespaces(model)
         self._paths = {id(m): path for path, m in model.named_modules() if isinstance(m, nn.RNNBase | nn.RNNCellBase)}
 
     @contextlib.contextmanager
-    def running(self, carried: dict[Site, State], scanning: bool = False) -> Iterator[None]:
-        """For the time of one forward pass."""
+    def recording(self, carried: dict[Site, State], scanning: bool = False) -> Iterator[None]:
+        """Record one forward pass. `carried` replaces initial states; `scanning` writes recurrences as scans, for torch.export."""
         self.calls, self.packed, self.carried, self.scanning, self._count = [], [], carried, scanning, Counter()
         stand_ins = {id(rnn_utils.pack_padded_sequence): self._pack, id(rnn_utils.pad_packed_sequence): _pad}
         swaps = [(space, name, stand_ins[id(value)]) for space in self._spaces for name, value in space.items() if id(value) in stand_ins]
@@ -104,7 +104,7 @@ class Tape:
             yield
 
     def _watched(self, original: Any) -> Any:
-        """A recurrent class's `forward` that passes by the tape; a subclass of the user's reaches it by `super()`."""
+        """Return a recurrent class's `forward` that records its calls; the user's subclasses reach it by `super()`."""
 
         def forward(module: nn.Module, input: Any, hx: Any = None) -> Any:
             path = self._paths.get(id(module))
@@ -143,9 +143,9 @@ class Tape:
 
     def _run(self, module: Any, original: Any, x: Tensor, initial: State | None) -> tuple[Tensor, State]:
         if initial is not None and self.scanning:
-            return written_out(module, x, initial, scanned)
+            return unrolled(module, x, initial, scanned_layer)
         if initial is not None and module.mode == "LSTM" and module.proj_size and torch.onnx.is_in_onnx_export():
-            return written_out(module, x, initial, scripted)
+            return unrolled(module, x, initial, scripted_layer)
         output, final = original(x, None if initial is None else _untuple(initial))
         return output, _tuple(final)
 
@@ -165,12 +165,12 @@ def _pad(packed: Padded, batch_first: bool = False, padding_value: float = 0.0, 
 
 
 def _len(value: Any) -> Any:
-    """`len` as a tracer can follow it: the size of axis 0 stays a size."""
+    """Return the size of axis 0 of a tensor, which a tracer can follow; otherwise `len`."""
     return value.shape[0] if isinstance(value, Tensor) else len(value)
 
 
 def _namespaces(model: nn.Module) -> list[dict[str, Any]]:
-    """Where the model's own code looks functions up: the files its classes come from, and what packs sequences for them."""
+    """Return the globals of the files that define the model's classes, and those of torch's packing functions."""
     functions = [
         f for module in model.modules() for base in type(module).__mro__ for f in vars(base).values() if isinstance(f, FunctionType)
     ]

@@ -1,1 +1,1 @@
-"""Checkpoints in, archives out."""
+"""Read checkpoints and write archives."""

@@ -1,37 +1,34 @@
-"""Write a `.mar`: a zip with the host's manifest, the artefacts and the handler package, byte for byte the same for the same contents."""
+"""Write a `.mar`: a zip with TorchServe's manifest, the artefacts and the handler package, byte for byte the same for the same contents."""
 
 import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import orjson
 
-from export.writers.artefacts import FIXED_TIME
+from export.zip_files import write_zip
 
 HANDLERS = Path(__file__).resolve().parents[2] / "handlers"
 
 
 def manifest(name: str, version: str) -> bytes:
-    """`MAR-INF/MANIFEST.json`. The handler is named as a module: the host imports it from the archive's root."""
+    """Return `MAR-INF/MANIFEST.json`. The handler is named as a module, since TorchServe imports it from the archive's root."""
     model = {"modelName": name, "modelVersion": version, "handler": "handlers.lstm_handler", "configFile": "model-config.yaml"}
     document = {"createdOn": "01/01/1980 00:00:00", "runtime": "python", "model": model, "archiverVersion": "0.12.0"}
     return orjson.dumps(document, option=orjson.OPT_INDENT_2)
 
 
 def handler_files() -> dict[str, bytes]:
-    """The whole handler package, and nothing else."""
+    """Return every Python file of the handler package, by its path in the archive."""
     return {f"handlers/{path.relative_to(HANDLERS).as_posix()}": path.read_bytes() for path in sorted(HANDLERS.rglob("*.py"))}
 
 
 def write_archive(target: Path, files: Mapping[str, bytes]) -> None:
-    """Write beside, flush, then rename: a reader sees the old archive or the new one, never half of one."""
+    """Write `files` to a temporary file beside `target`, flush it, and rename it, so a reader never sees half an archive."""
     part = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         with part.open("wb") as stream:
-            with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
-                for name in sorted(files):
-                    archive.writestr(zipfile.ZipInfo(name, FIXED_TIME), files[name])
+            write_zip(stream, files)
             stream.flush()
             os.fsync(stream.fileno())
         part.replace(target)

@@ -1,4 +1,4 @@
-"""The card: what a person says of a model, that no probe can find out: its name, its task, what its features and outputs are called."""
+"""Read and check `model.json`: the name, task, features and outputs of a model, which cannot be measured."""
 
 import re
 from collections.abc import Mapping
@@ -16,8 +16,8 @@ TASKS = ("forecast", "regress", "classify")
 
 
 @dataclass(frozen=True)
-class Card:
-    """What a person says of a model."""
+class ModelSpec:
+    """What the builder of a model states about it; the fields of `model.json`."""
 
     name: str
     version: str
@@ -38,7 +38,7 @@ class Card:
         if not NAME.fullmatch(self.name):
             raise CheckpointError(f"name: expected 1 to 64 of the characters A-Z a-z 0-9 _ . -, got {self.name!r}")
         if self.name.startswith("token"):
-            raise CheckpointError(f'name: {self.name!r} begins with "token", which the host takes for its own address; choose another')
+            raise CheckpointError(f'name: {self.name!r} begins with "token", which TorchServe takes for its own address; choose another')
         if not re.fullmatch(r"\d+(\.\d+)*", self.version):
             raise CheckpointError(f'version: expected numbers such as "1.0", got {self.version!r}')
         if self.task not in TASKS:
@@ -47,7 +47,8 @@ class Card:
             raise CheckpointError("features, tokens: a model takes numeric features or token ids; name one of the two")
 
     @classmethod
-    def read(cls, folder: Path) -> "Card":
+    def read(cls, folder: Path) -> "ModelSpec":
+        """Read `model.json` in `folder`. Raises CheckpointError."""
         try:
             document = orjson.loads((folder / "model.json").read_bytes())
             for name in ("features", "outputs", "example"):
@@ -56,8 +57,8 @@ class Card:
         except (OSError, ValueError, TypeError) as e:
             raise CheckpointError(f"{folder / 'model.json'}: {e}") from e
 
-    def completed(self, lifted: Lift) -> "Card":
-        """With names for what was left unnamed. Raises CheckpointError where names and the model's sizes differ."""
+    def completed(self, lifted: Lift) -> "ModelSpec":
+        """Return the specification with names for unnamed features and outputs. Raises CheckpointError where names and sizes differ."""
         if lifted.tokens != bool(self.tokens):
             takes, say = ("token ids", "give tokens, the vocabulary's size") if lifted.tokens else ("numbers", "leave tokens out")
             raise CheckpointError(f"tokens: the model takes {takes}: {say}")

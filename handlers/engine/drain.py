@@ -1,8 +1,8 @@
-"""A gate between a worker and whoever stops it: one file, shared by the processes of a deployment.
+"""A lock that lets a server drain: one file, shared by the worker processes and by whoever stops them.
 
-A worker holds the gate (a shared lock) while it serves a batch. Who stops the service closes it (writes a byte into the file), after which
-every new batch is turned away, and then waits for the exclusive lock: once it is granted, nothing is being served any more. A process that
-dies lets go of its lock. `python -m host` closes it; the handler passes through it. Locks are Linux's `flock`.
+A worker holds the lock (shared) while it serves a batch. `python -m host` drains: it writes a byte into the file, so that every later batch
+is refused, and then waits for the exclusive lock; once that is granted, no batch is being served. The kernel releases the lock of a process
+that dies. The lock is Linux's `flock`, which belongs to a file descriptor and not to a thread: see `DrainLock`.
 """
 
 import fcntl
@@ -12,15 +12,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Gate:
-    """`path` is made when it is not there; an empty `path` is a gate that is always open."""
+class DrainLock:
+    """The lock in the file `path`, which is created when it is missing; with an empty `path` the lock is always open.
+
+    One thread may hold an instance at a time: two threads would share one descriptor, and the first to leave would release it for both.
+    """
 
     def __init__(self, path: str) -> None:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) if path else None
 
     @contextmanager
-    def passing(self) -> Iterator[bool]:
-        """Hold the gate for one batch; True when it is open."""
+    def hold(self) -> Iterator[bool]:
+        """Hold the lock for one batch; True unless the server is draining."""
         if self._file is None:
             yield True
             return
@@ -30,8 +33,8 @@ class Gate:
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
 
-    def shut(self, deadline: float) -> bool:
-        """Turn new batches away and wait, until the monotonic `deadline`, for those inside; whether all of them are out."""
+    def drain(self, deadline: float) -> bool:
+        """Refuse new batches, and wait for those being served until the monotonic time `deadline`; whether all of them finished."""
         if self._file is None:
             return True
         os.pwrite(self._file, b"x", 0)
@@ -43,3 +46,9 @@ class Gate:
             except BlockingIOError:
                 time.sleep(0.005)
         return False
+
+    def close(self) -> None:
+        """Close the file; a lock that is held is released."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None

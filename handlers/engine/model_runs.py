@@ -95,6 +95,7 @@ class FinishedRuns:
             batch.expires_at,
             run.position,
             task.request_hash,
+            old.generation if old else 0,
             pack_arrays(arrays | {OPAQUE: state.values} if opaque else arrays),
             version,
             generation=old.generation if old else run.generation,

@@ -11,7 +11,7 @@ import orjson
 
 from handlers.engine.attempt import BatchAttempt
 from handlers.engine.context import ServiceContext
-from handlers.engine.drain import Gate
+from handlers.engine.drain import DrainLock
 from handlers.engine.request import Request, Result
 from handlers.engine.request_metrics import record_request_metrics
 from handlers.engine.task import Task, fail
@@ -34,7 +34,7 @@ class Service:
     ) -> None:
         self.context, self._settings, self._clock, self._sleep = context, context.settings, clock, sleep
         self._telemetry = context.telemetry
-        self._drain_lock = Gate(context.settings.gate_file)
+        self._drain_lock = DrainLock(context.settings.gate_file)
         self._sweeper = Sweeper(context.store, context.settings, context.telemetry, clock())
 
     def task(self, request: Request | CellstateError, encode: Callable[[Result], Any]) -> Task:
@@ -49,7 +49,7 @@ class Service:
         """Give every task its reply or error. Raises nothing: a defect of the service is the error of the tasks that it concerns."""
         now, live, failed = self._clock(), [task for task in tasks if task.error is None], False
         try:
-            with self._drain_lock.passing() as is_open:
+            with self._drain_lock.hold() as is_open:
                 if is_open:
                     self._attempt(live, now)
                 else:

@@ -96,8 +96,11 @@ def _export(batch: Batch, task: Task, session: LoadedSession) -> None:
 
 
 def _confirm(batch: Batch, task: Task, session: LoadedSession) -> None:
-    record = _recorded(session)
-    _answer(batch, task, status(task.id, record, replayed=not record.closed))
+    _answer(batch, task, status(task.id, _recorded(session), replayed=True))
+
+
+def _read(batch: Batch, task: Task, session: LoadedSession) -> None:
+    _answer(batch, task, status(task.id, _recorded(session)))
 
 
 def _rewind(batch: Batch, task: Task, session: LoadedSession) -> None:
@@ -134,7 +137,7 @@ def _create_from_state(batch: Batch, task: Task, session: LoadedSession) -> None
 
 def _put_new(batch: Batch, task: Task, id: str, state: State, version: str, copied_from: str | None = None) -> None:
     batch.admit(id)
-    record = Record(state, batch.now, batch.expires_at, state.position, version=version, action_hash=task.request_hash)
+    record = Record(state, batch.now, batch.expires_at, state.position, task.request_hash, version=version)
     _answer(batch, task, status(id, record))
     batch.sessions.put(id, record, copied_from)
 
@@ -157,6 +160,7 @@ TRANSITIONS: dict[Transition, Callable[[Batch, Task, LoadedSession], None]] = {
     Transition.DESCRIBE: _describe,
     Transition.EXPORT: _export,
     Transition.CONFIRM: _confirm,
+    Transition.READ: _read,
     Transition.REWIND: _rewind,
     Transition.FORK: _fork,
     Transition.CREATE_FROM_STATE: _create_from_state,

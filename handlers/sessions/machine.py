@@ -59,6 +59,7 @@ class Transition(Enum):
     FORK = "fork"  # read the state for the session to be created
     CREATE_FROM_STATE = "create from a state"  # write a new record
     CONFIRM = "confirm"  # answer where the session is; the action was done before
+    READ = "read"  # answer where the session is
     CLOSE = "close"  # leave a tombstone
 
 
@@ -85,7 +86,7 @@ TABLE: dict[Operation, dict[Phase, Outcome]] = {
     O.FORK:              _row(NotFound,            T.FORK,       T.FORK,       T.FORK,       Closed,      Expired),
     O.CREATE_FROM_STATE: _row(T.CREATE_FROM_STATE, Exists,       Exists,       Exists,       Closed,      T.CREATE_FROM_STATE),
     O.REPEAT_ACTION:     _row(NotFound,            T.CONFIRM,    T.CONFIRM,    T.CONFIRM,    T.CONFIRM,   Expired),
-    O.CLOSE:             _row(NotFound,            T.CLOSE,      T.CLOSE,      T.CLOSE,      T.CONFIRM,   Expired),
+    O.CLOSE:             _row(NotFound,            T.CLOSE,      T.CLOSE,      T.CLOSE,      T.READ,      Expired),
 }  # fmt: skip
 
 REMEDY: dict[type[errors.SessionError], str] = {
@@ -145,7 +146,7 @@ def operation(ref: SessionRef, request_hash: bytes, record: Record | None, phase
         return Operation.RESTART
     if record is None or phase in (Phase.ABSENT, Phase.EXPIRED):
         return Operation.START if ref.step == 0 or ref.id is None else Operation.NEXT if ref.step is None else Operation.WRONG_STEP
-    if ref.step == record.last_step < record.state.position and request_hash == record.last_hash:
+    if _is_last_step(ref, request_hash, record):
         return Operation.REPEAT_STEP
     if ref.generation is not None and ref.generation != record.generation:
         return Operation.WRONG_STEP
@@ -154,13 +155,19 @@ def operation(ref: SessionRef, request_hash: bytes, record: Record | None, phase
     return Operation.START if ref.step == 0 else Operation.WRONG_STEP
 
 
+def _is_last_step(ref: SessionRef, request_hash: bytes, record: Record) -> bool:
+    if ref.step != record.last_step or request_hash != record.last_hash:
+        return False
+    return ref.generation is None or ref.generation == record.last_generation
+
+
 def _action(ref: SessionRef, request_hash: bytes, record: Record | None, phase: Phase) -> Operation:
     asked = OPERATIONS[ref.action]
     if asked is Operation.CREATE_FROM_STATE:
         return creation(request_hash, record, phase)
     if asked is not Operation.REWIND or record is None:
         return asked
-    if record.action_hash == request_hash:
+    if record.rewind_hash == request_hash:
         return Operation.REPEAT_ACTION
     elsewhere = ref.from_step is not None and ref.from_step != record.state.position
     stale = ref.generation is not None and ref.generation != record.generation
@@ -169,8 +176,9 @@ def _action(ref: SessionRef, request_hash: bytes, record: Record | None, phase: 
 
 def creation(request_hash: bytes, record: Record | None, phase: Phase) -> Operation:
     """Return what a fork or an import asks of the session that it makes: a repeat when that session is as this very request left it."""
-    repeat = record is not None and phase in ALIVE and record.action_hash == request_hash
-    return Operation.REPEAT_ACTION if repeat else Operation.CREATE_FROM_STATE
+    if record is None or phase not in ALIVE or record.last_step != record.state.position or record.last_hash != request_hash:
+        return Operation.CREATE_FROM_STATE
+    return Operation.REPEAT_ACTION
 
 
 def decide(asked: Operation, phase: Phase, id: str, ref: SessionRef, record: Record | None) -> Transition:

@@ -1,8 +1,8 @@
-"""Whether there is room for another session. Sessions that are there already are never refused for it.
+"""Decide whether the store has room for another session. Sessions that exist already are never refused.
 
-What the store holds is looked up at most once a second while there is room, and counted on meanwhile; sooner once a worker has used up a
-quarter of what was left, because others may have done so, too. What is on its way in other workers' batches is not seen: the quota may be
-overshot by about a batch each. It knows stores. It does not know sessions.
+While there is room, a worker asks the store how full it is at most once a second and counts its own sessions meanwhile. It asks sooner once
+it has used a quarter of the room that was left, because other workers may have done the same. Sessions in the batches of other workers are
+not seen, so the quota may be exceeded by about one batch for each worker.
 """
 
 import time
@@ -12,40 +12,59 @@ from handlers.errors import QuotaExceeded
 from handlers.settings import Settings
 from handlers.stores.base import Store, Usage
 
-FRESH = 1.0  # seconds for which a look holds
-RATION = 4  # a worker admits one in so many of the sessions that there is room for, and looks again
+MAX_AGE = 1.0  # seconds for which a look at the store holds
+SHARE = 4  # a worker may use one part in so many of the room that was left before it looks again
+PAGE_BYTES = 4_096  # what a session takes at least, assumed while the store is empty
 
 
 class Quota:
-    """`clock` gives seconds and never goes back."""
+    """The quota of one worker, for one thread. `clock` gives seconds and never goes back."""
 
     def __init__(self, store: Store, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
-        self._store, self._sessions, self._size, self._clock = store, settings.max_sessions, settings.max_stored_bytes, clock
-        self._looked, self._usage, self._since, self._ration = -FRESH, Usage(0, 0, 0), 0, 0
+        self._store, self._clock = store, clock
+        self._max_sessions, self._max_bytes = settings.max_sessions, settings.max_stored_bytes
+        self._looked_at, self._usage = -MAX_AGE, Usage(0, 0, 0)
+        self._admitted, self._allowance = 0, 0  # since the last look; how many may be admitted before the next one
 
     def admit(self, uncommitted: int = 0) -> None:
-        """Count one more session beside those `uncommitted` ones that the store does not hold yet.
+        """Count one more session, beside `uncommitted` sessions that the store does not hold yet.
 
         Raises QuotaExceeded when there is no room for it, StoreUnavailable when the store cannot tell.
         """
-        used_up = self._entries < self._sessions and self._since >= self._ration
-        if used_up or self._clock() - self._looked >= FRESH:
+        if (self._has_room and self._admitted >= self._allowance) or self._clock() - self._looked_at >= MAX_AGE:
             self._look(uncommitted)
-        if 0 < self._sessions <= self._entries:
-            raise QuotaExceeded(_full(f"{self._entries} sessions, at most {self._sessions} (max_sessions)"), limit=self._sessions)
-        most = self._size or self._usage.capacity // 8 * 7  # the rest is for the steps of the sessions that are there
-        if 0 < most <= self._usage.size:
-            raise QuotaExceeded(_full(f"{self._usage.size} bytes, no new session from {most} on (max_stored_bytes)"), limit=most)
-        self._since += 1
+        if 0 < self._max_sessions <= self._entries:
+            text = f"{self._entries} sessions, at most {self._max_sessions} (max_sessions)"
+            raise QuotaExceeded(_message(text), limit=self._max_sessions)
+        if 0 < self._byte_limit <= self._usage.size:
+            text = f"{self._usage.size} bytes, no new session from {self._byte_limit} on (max_stored_bytes)"
+            raise QuotaExceeded(_message(text), limit=self._byte_limit)
+        self._admitted += 1
 
     def _look(self, uncommitted: int) -> None:
-        self._usage, self._looked, self._since = self._store.usage(), self._clock(), uncommitted
-        self._ration = uncommitted + max(1, (self._sessions - self._entries) // RATION)
+        self._usage, self._looked_at, self._admitted = self._store.usage(), self._clock(), uncommitted
+        left = [self._max_sessions - self._entries] if self._max_sessions else []
+        if self._byte_limit:
+            bytes_each = max(PAGE_BYTES, self._usage.size // max(1, self._usage.entries))
+            left.append((self._byte_limit - self._usage.size) // bytes_each)
+        self._allowance = uncommitted + max(1, min(left, default=0) // SHARE)
 
     @property
     def _entries(self) -> int:
-        return self._usage.entries + self._since
+        return self._usage.entries + self._admitted
+
+    @property
+    def _byte_limit(self) -> int:
+        """The bytes from which on no session is created; the rest of the store is for the steps of existing sessions. 0: no limit."""
+        return self._max_bytes or self._usage.capacity // 8 * 7
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether the last look left room; a full store is asked once a second only."""
+        sessions = not self._max_sessions or self._entries < self._max_sessions
+        size = not self._byte_limit or self._usage.size < self._byte_limit
+        return bool(self._max_sessions or self._byte_limit) and sessions and size
 
 
-def _full(what: str) -> str:
-    return f"the store holds {what}, those closed or expired that it still remembers included; close some and try again later"
+def _message(text: str) -> str:
+    return f"the store holds {text}, those closed or expired that it still remembers included; close some and try again later"

@@ -27,9 +27,9 @@ from handlers.sessions.state import MAX_POSITION, CorruptState, State
 
 MAGIC, FORMAT = b"CSRE", 2
 PREFIX = struct.Struct("<4sBB")  # magic, format, closed: the same in every format
-# … kept states, created, expires, last step, last hash, action hash, generation, model digest, S; lengths of version and answer;
+# … kept states, created, expires; last step, hash and generation; rewind hash, generation, model digest, S; lengths of version and answer;
 # kind, columns and rows of the recent inputs
-HEADER = struct.Struct("<4sBBHddQ16s16sQ16sIBIBHI")
+HEADER = struct.Struct("<4sBBHddQ16sQ16sQ16sIBIBHI")
 POSITION = struct.Struct("<Q")
 KINDS: dict[int, np.dtype[Any]] = {0: np.dtype("<f4"), 1: np.dtype("<i8")}  # of the recent inputs: features, token ids
 CHECKSUM_BYTES = 8
@@ -48,11 +48,12 @@ class Record:
     state: State
     created_at: float
     expires_at: float
-    last_step: int  # the position before the last applied step
-    last_hash: bytes = NO_HASH  # of the last applied step
+    last_step: int  # the position before the last applied step; the current one where no step was applied yet
+    last_hash: bytes = NO_HASH  # of the last applied step, or of the fork or import that made the session
+    last_generation: int = 0  # the generation in which it was applied
     answer: bytes = b""  # the arrays of the answer to it, packed
     version: str = ""  # of the model that made the answer
-    action_hash: bytes = NO_HASH  # of the fork, import or rewind that left the session as it is; a step clears it
+    rewind_hash: bytes = NO_HASH  # of the rewind that left the session as it is; a step clears it
     generation: int = 0  # how often the session was rewound
     closed: bool = False
     history: tuple[State, ...] = ()  # earlier states, newest first
@@ -71,9 +72,9 @@ class Record:
         bare = State(np.empty(0, np.float32), self.state.position, self.state.digest)
         return replace(self, state=bare, expires_at=now, closed=True, history=(), recent=None)
 
-    def rewound(self, target: State, action_hash: bytes, expires_at: float) -> "Record":
+    def rewound(self, target: State, rewind_hash: bytes, expires_at: float) -> "Record":
         """Return the record after a rewind to `target`, a kept state. The last answer is kept where `target` is the current state."""
-        changed = replace(self, action_hash=action_hash, generation=self.generation + 1, expires_at=expires_at)
+        changed = replace(self, rewind_hash=rewind_hash, generation=self.generation + 1, expires_at=expires_at)
         if target is self.state:
             return changed
         history = tuple(state for state in self.history if state.position < target.position)
@@ -85,7 +86,8 @@ class Record:
         state, version = self.state, self.version.encode()
         header = HEADER.pack(
             MAGIC, FORMAT, self.closed, len(self.history), self.created_at, self.expires_at, self.last_step, self.last_hash,
-            self.action_hash, self.generation, state.digest, state.values.size, len(version), len(self.answer), kind, columns, rows,
+            self.last_generation, self.rewind_hash, self.generation, state.digest, state.values.size, len(version),
+            len(self.answer), kind, columns, rows,
         )  # fmt: skip
         parts = [header, version, self.answer]
         for kept in (state, *self.history):
@@ -158,8 +160,8 @@ def _decode(data: bytes) -> Record:
     if xxh3_64(memoryview(data)[:end]).digest() != data[end:]:
         raise CorruptState("its checksum does not match")
     (
-        _, _, closed, kept, created, expires, last_step, last_hash, action_hash, generation, digest, size, version_length, answer_length,
-        kind, columns, rows,
+        _, _, closed, kept, created, expires, last_step, last_hash, last_generation, rewind_hash, generation, digest, size, version_length,
+        answer_length,         kind, columns, rows,
     ) = HEADER.unpack_from(data)  # fmt: skip
     answer_start = HEADER.size + version_length
     states_start = answer_start + answer_length
@@ -173,8 +175,8 @@ def _decode(data: bytes) -> Record:
     except UnicodeDecodeError as e:
         raise CorruptState("the version of its model is no text") from e
     return Record(
-        states[0], created, expires, last_step, last_hash, data[answer_start:states_start], version, action_hash, generation,
-        closed == 1, tuple(states[1:]), recent,
+        states[0], created, expires, last_step, last_hash, last_generation, data[answer_start:states_start], version, rewind_hash,
+        generation, closed == 1, tuple(states[1:]), recent,
     )  # fmt: skip
 
 
@@ -186,16 +188,16 @@ def _state(data: bytes, start: int, size: int, digest: bytes) -> State:
 
 
 def _upgraded(old: record_v1.RecordV1) -> Record:
-    """What an earlier release wrote: a request that applied no step left `last_step` at the position."""
-    by_action = old.last_step == old.state.position
+    """Bring a record of format 1 up to date. There, the last request may have been a rewind; it left `last_step` at the position."""
+    maybe_rewound = old.last_step == old.state.position
     return Record(
         state=old.state,
         created_at=old.created_at,
         expires_at=old.expires_at,
         last_step=old.last_step,
-        last_hash=NO_HASH if by_action else old.last_digest,
+        last_hash=old.last_digest,
         answer=pack_arrays(old.arrays),
-        action_hash=old.last_digest if by_action else NO_HASH,
+        rewind_hash=old.last_digest if maybe_rewound else NO_HASH,
         closed=old.closed,
         history=old.history,
         recent=old.recent,

@@ -1,1 +1,1 @@
-"""Where sessions are kept: one contract, three implementations."""
+"""Session stores: one interface, three implementations."""

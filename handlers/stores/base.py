@@ -1,17 +1,20 @@
-"""The seam of the session stores: versioned values under keys, changed by compare-and-set only.
+"""The interface of the session stores: versioned values under keys, changed by compare-and-set only.
 
-A store knows bytes, versions and times. It does not know what a session is. Every implementation keeps these promises:
-- `commit_many` applies each change whole or not at all, and says which; a change whose `expected` version is not the one stored is refused;
+Every implementation guarantees:
+- `commit_many` applies each change whole or not at all, and says which; a change whose `expected` version is not the stored one is refused;
 - what `commit_many` acknowledged is read by every process that shares the store, at once;
-- an entry may be forgotten after its `purge_at`, never before.
-Failures surface as StoreUnavailable; the caller may try again.
+- an entry may be deleted after its `purge_at`, never before.
+Every method raises StoreUnavailable when the store fails; the caller may try again.
+
+A store is used by one thread of a process, the one that runs the batches, and a process opens a store once: LMDB allows one environment
+for each folder and process, and neither the memory store nor the cursors of a sweep have locks. Other processes share the store freely.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-HEAD = 64  # bytes of a value by which it can be told what it was
+HEAD = 64  # bytes at the start of a value that a sweep returns; a record's header is shorter
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,43 +37,43 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """One slice of a sweep: what was removed, when the rest may be, and whether the next slice begins a new round."""
+    """The result of one slice of a sweep. A round is one pass over the store; after `ends_round` the next slice begins another."""
 
     removed: Sequence[bytes]  # the first HEAD bytes of each value
-    kept: Sequence[float]  # purge times
+    kept: Sequence[float]  # `purge_at` of each entry that stays
     ends_round: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a store holds, others' data in it included, as cheaply as it can tell."""
+    """How full a store is, data of others in it included."""
 
     entries: int
     size: int  # bytes
-    capacity: int  # bytes that it may come to; 0 when nothing says
+    capacity: int  # bytes that the store can grow to; 0 when there is no limit
 
 
 class Store(Protocol):
     def get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
-        """The entries under `keys`, in order; each as it was at some moment of the call."""
+        """Return the entries under `keys`, in their order, each as it was at some moment during the call."""
 
     def commit_many(self, changes: Sequence[Change]) -> list[bool]:
-        """Apply each change whose `expected` holds; True for each that was applied. Keys are distinct."""
+        """Apply each change whose `expected` version matches; return True for each that was applied. Keys must be distinct."""
 
     def sweep(self, now: float, limit: int) -> Swept:
-        """Look at about `limit` entries, carrying on where the last call stopped; remove those past `purge_at`."""
+        """Look at about `limit` entries, starting where the last call stopped; remove those whose `purge_at` is before `now`."""
 
     def probe(self) -> None:
-        """Do a little of everything and leave nothing: a store that can only be read is no store. Raises StoreUnavailable."""
+        """Try every kind of operation, and leave nothing behind: a store that can only be read is unavailable."""
 
     def usage(self) -> Usage:
-        """How full it is."""
+        """Return how full the store is, as cheaply as it can tell."""
 
-    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, Entry]]:
-        """Every entry whose key begins with `prefix`, in the order of keys."""
+    def scan(self, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, Entry]]:
+        """Yield every entry whose key begins with `prefix` and follows `after`, in the order of keys."""
 
     def check(self) -> list[str]:
-        """What is wrong with the stored entries, one sentence each; empty when sound."""
+        """Return one sentence for each stored entry that is broken."""
 
     def close(self) -> None:
-        """Let go of files and connections. Committed entries stay."""
+        """Close files and connections. Committed entries stay."""

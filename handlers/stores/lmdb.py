@@ -1,4 +1,4 @@
-"""Sessions on the local disk, shared by several worker processes: LMDB, the default store.
+"""Keep sessions on the local disk, shared by several worker processes: LMDB, the default store.
 
 Durability: a commit is on the disk (fsync) before it is acknowledged, so neither kill -9 nor a power cut loses an acknowledged step,
 as far as the disk keeps its word; with `store_sync` off kill -9 still loses nothing, and a power cut may lose the last seconds or leave the
@@ -8,6 +8,7 @@ leaves the old root. Writers queue on a robust mutex that survives the death of 
 
 import itertools
 import math
+import shutil
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -23,15 +24,24 @@ HEADER = struct.Struct("<Qd")  # version, purge_at; the value follows
 PAGE = 1_000  # entries of one read while scanning
 READERS = 512  # threads and processes that may read at once; a slot costs 64 bytes
 PROBE = b"\0probe"
-UNWRITTEN = 1_024  # pages at the end that LMDB may have taken and given back without ever writing them
+UNWRITTEN = 1_024  # pages at the end of the file that LMDB may have allocated and freed without writing them
 T = TypeVar("T")
 
 
-class EmbeddedStore:
-    """One LMDB environment in `folder`. `size` bounds the file; it is address space, not memory."""
+def free_disk_bytes(folder: str) -> int:
+    """Return what an ordinary user may still write on the disk that holds `folder`."""
+    return shutil.disk_usage(folder).free
 
-    def __init__(self, folder: str, size: int, sync: bool = True) -> None:
-        self._folder = folder
+
+class EmbeddedStore:
+    """Keep the sessions in an LMDB environment in `folder`.
+
+    `size` is the largest size of the file in bytes; it takes address space, not memory. With `sync` each commit is flushed to the disk.
+    `free_bytes` returns how far the file can still grow on its disk.
+    """
+
+    def __init__(self, folder: str, size: int, sync: bool = True, free_bytes: Callable[[str], int] = free_disk_bytes) -> None:
+        self._folder, self._free_bytes = folder, free_bytes
         self._sweep_after = b""
         self._env: lmdb.Environment = self._guard(lambda: self._open(size, sync))
 
@@ -44,13 +54,13 @@ class EmbeddedStore:
         return env
 
     def _refuse_truncated(self, env: lmdb.Environment) -> None:
-        """A page read behind the end of its file is a SIGBUS, which no handler survives."""
+        """Raise StoreUnavailable for a file that is shorter than its pages: reading a page behind the end is a SIGBUS, which kills."""
         pages, size = env.info()["last_pgno"] + 1, (Path(self._folder) / "data.mdb").stat().st_size
         if size // env.stat()["psize"] < pages - UNWRITTEN:
             raise StoreUnavailable(f"store {self._folder}: data.mdb is cut off after {size} bytes of {pages} pages: put a sound copy there")
 
     def _guard(self, work: Callable[[], T]) -> T:
-        """Translate LMDB's errors, once."""
+        """Run `work`, and raise LMDB's errors and the system's as StoreUnavailable."""
         try:
             return work()
         except lmdb.MapFullError as e:
@@ -95,13 +105,15 @@ class EmbeddedStore:
         return self._guard(self._usage)
 
     def _usage(self) -> Usage:
-        """Free pages within the file are not counted: they are used again."""
+        """Count the pages in use: LMDB reuses free pages of the file. The file can grow until its map or its disk is full."""
         stat = self._env.stat()
         pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
-        return Usage(stat["entries"], pages * stat["psize"], self._env.info()["map_size"])
+        on_disk = (Path(self._folder) / "data.mdb").stat().st_blocks * 512
+        capacity = min(self._env.info()["map_size"], on_disk + self._free_bytes(self._folder))
+        return Usage(stat["entries"], pages * stat["psize"], capacity)
 
     def _headers(self, after: bytes, limit: int) -> Iterator[tuple[bytes, int, float]]:
-        """Key, version and purge time of up to `limit` entries behind `after`; values stay where they are."""
+        """Yield key, version and purge time of up to `limit` entries after the key `after`, without copying their values."""
         with self._env.begin(buffers=True) as transaction, transaction.cursor() as cursor:
             if not cursor.set_range(after + b"\0"):
                 return
@@ -109,30 +121,33 @@ class EmbeddedStore:
                 yield bytes(key), *_head(value)
 
     def _remove(self, stale: Sequence[tuple[bytes, int]]) -> list[bytes]:
-        """The heads of those that nobody renewed meanwhile. Removing needs pages, too: where few are left, a few are removed at a time."""
+        """Remove the entries that have not changed since; return the heads of their values.
+
+        Removing needs free pages, too: in a full store the entries are removed in smaller batches.
+        """
         try:
             return self._delete(stale)
         except lmdb.MapFullError:
             if len(stale) == 1:
                 raise
-        few = max(1, len(stale) // 10)
-        return [head for i in range(0, len(stale), few) for head in self._remove(stale[i : i + few])]
+        size = max(1, len(stale) // 10)
+        return [head for i in range(0, len(stale), size) for head in self._remove(stale[i : i + size])]
 
     def _delete(self, stale: Sequence[tuple[bytes, int]]) -> list[bytes]:
         with self._env.begin(write=True, buffers=True) as transaction:
             found = {key: bytes(value[: HEADER.size + HEAD]) for key, _ in stale if (value := transaction.get(key)) is not None}
-            gone = [key for key, version in stale if _version(found.get(key)) == version and transaction.delete(key)]
-        return [found[key][HEADER.size :] for key in gone]
+            removed = [key for key, version in stale if _version(found.get(key)) == version and transaction.delete(key)]
+        return [found[key][HEADER.size :] for key in removed]
 
-    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, Entry]]:
-        """Page by page: a reader that stays open for the whole of a large store would keep old pages from being used again."""
-        first = prefix
+    def scan(self, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, Entry]]:
+        """Read page by page: a read transaction over a whole large store would keep LMDB from reusing freed pages."""
+        first = max(prefix, after + b"\0") if after else prefix
         while page := self._guard(partial(self._page, prefix, first)):
             yield from page
             first = page[-1][0] + b"\0"
 
     def _page(self, prefix: bytes, first: bytes) -> list[tuple[bytes, Entry]]:
-        """Up to `PAGE` entries that begin with `prefix`, from `first` on."""
+        """Return up to `PAGE` entries whose keys begin with `prefix`, from the key `first` on."""
         with self._env.begin() as transaction, transaction.cursor() as cursor:
             if not (cursor.set_range(first) if first else cursor.first()):
                 return []
@@ -162,7 +177,7 @@ def _version(value: Any) -> int | None:
 
 
 def _head(value: Any) -> tuple[int, float]:
-    """Version and purge time; of bytes that are none of ours a version that no commit expects, and a time that never comes."""
+    """Unpack version and purge time. Foreign bytes get version 0, which no commit expects, and a purge time that never comes."""
     return HEADER.unpack_from(value) if len(value) >= HEADER.size else (0, math.inf)
 
 

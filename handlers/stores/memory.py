@@ -1,4 +1,4 @@
-"""Sessions in a dictionary: for tests, and for one worker whose sessions may die with it."""
+"""Keep sessions in a dictionary: for tests, and for one worker whose sessions may end with it."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -7,7 +7,7 @@ from handlers.stores.base import HEAD, Change, Entry, Swept, Usage
 
 
 class MemoryStore:
-    """The contract's plainest reading; the other stores are tested against it."""
+    """The reference implementation that the other stores are tested against. It has no locks: one thread may use it."""
 
     def __init__(self) -> None:
         self._entries: dict[bytes, Entry] = {}
@@ -39,8 +39,8 @@ class MemoryStore:
     def usage(self) -> Usage:
         return Usage(len(self._entries), sum(len(key) + len(entry.value) for key, entry in self._entries.items()), 0)
 
-    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, Entry]]:
-        return ((key, self._entries[key]) for key in sorted(self._entries) if key.startswith(prefix))
+    def scan(self, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, Entry]]:
+        return ((key, self._entries[key]) for key in sorted(self._entries) if key.startswith(prefix) and key > after)
 
     def check(self) -> list[str]:
         return []

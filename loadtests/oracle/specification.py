@@ -278,7 +278,7 @@ def _replay(name: str, session: Session) -> Reply:
 
 
 def _conflict(session: Session, code: str = "step_conflict") -> Reply:
-    return Reply(409, code, expected=session.at.position, generation=session.generation if code == "step_conflict" else None)
+    return Reply(409, code, expected=session.at.position, generation=session.generation)
 
 
 def _refusal(session: Session) -> Reply | None:

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from export.build import build
-from export.writers import artefacts
+from export.writers import torch_export
 from tests.conftest import MODELS, assert_close, left_out
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +44,7 @@ def test_the_same_checkpoint_is_the_same_archive_byte_for_byte(two, tmp_path):
 
 @pytest.mark.parametrize("name", ["one", "projected-bidirectional", "words"])
 def test_it_is_the_same_whatever_was_built_before_it_in_the_process(exported, name, tmp_path, monkeypatch):
-    monkeypatch.setattr(artefacts, "write_program", left_out)
+    monkeypatch.setattr(torch_export, "write_program", left_out)
     again = build(exported(name).checkpoint, tmp_path).archive
     assert differing(exported(name).built.archive, again) == []
     assert again.read_bytes() == exported(name).built.archive.read_bytes()

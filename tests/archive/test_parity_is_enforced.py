@@ -13,7 +13,8 @@ from export.build import build
 from export.errors import ExportError, ParityError
 from export.lift.lifted import lift
 from export.verify.parity import verify
-from export.writers import artefacts
+from export.writers import onnx as onnx_writer
+from export.writers import torch_export
 from tests.conftest import NUMERIC, left_out, write_checkpoint
 
 
@@ -100,14 +101,14 @@ def target_of(arguments):
 
 def test_a_refused_build_leaves_no_archive_and_no_harm_to_an_old_one(two, exported, tmp_path, monkeypatch):
     """The exporter is real; a fault is put into the file that it has just written."""
-    write, other = artefacts.write_onnx, (exported("retrained").folder / "model.onnx").read_bytes()
+    write, other = onnx_writer.write_onnx, (exported("retrained").folder / "model.onnx").read_bytes()
 
     def write_and_spoil(*arguments):
         write(*arguments)
         target_of(arguments).write_bytes(other)
 
-    monkeypatch.setattr(artefacts, "write_onnx", write_and_spoil)
-    monkeypatch.setattr(artefacts, "write_program", left_out)
+    monkeypatch.setattr(onnx_writer, "write_onnx", write_and_spoil)
+    monkeypatch.setattr(torch_export, "write_program", left_out)
     for before in ([], [("two.mar", b"the old archive")]):
         for name, data in before:
             (tmp_path / name).write_bytes(data)
@@ -150,7 +151,7 @@ class Drawing(Plain):
 @pytest.mark.parametrize(("name", "fate"), [("Plain", "built"), ("Branching", "refused"), ("Drawing", "refused")])
 def test_a_model_that_no_graph_can_hold_is_refused_and_nothing_is_archived(tmp_path, monkeypatch, name, fate):
     """The plain one beside them shows that it is the model that is refused, not the way it was brought here."""
-    monkeypatch.setattr(artefacts, "write_program", left_out)
+    monkeypatch.setattr(torch_export, "write_program", left_out)
     source, space = tmp_path / "models.py", {}
     source.write_text(MODELS)
     exec(compile(MODELS, str(source), "exec"), space)

@@ -9,8 +9,8 @@ import torch
 from export.build import build_checkpoint
 from export.lift.lifted import lift
 from export.packaging.checkpoint import Checkpoint
-from export.packaging.model_spec import Card
-from export.writers import artefacts
+from export.packaging.model_spec import ModelSpec
+from export.writers import torch_export
 from handlers.engine.context import ServiceContext
 from handlers.engine.factory import open_backend
 from handlers.settings import Settings
@@ -30,9 +30,9 @@ NAMES = (
 PIECES = (1, 4, 5, 2)
 
 
-def served(model, card, example, backend, place):
+def served(model, spec, example, backend, place):
     """The service over an archive built of the model, and its signature."""
-    built = build_checkpoint(Checkpoint(model, card, example if isinstance(example, tuple) else (example,)), place)
+    built = build_checkpoint(Checkpoint(model, spec, example if isinstance(example, tuple) else (example,)), place)
     with zipfile.ZipFile(built.archive) as archive:
         archive.extractall(place / "unzipped")
     settings, signature = Settings(backend=backend), Signature.load(place / "unzipped" / "signature.json")
@@ -43,12 +43,12 @@ def served(model, card, example, backend, place):
 @pytest.mark.parametrize("backend", ["onnxruntime", "torchscript"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_session_in_pieces_is_the_unmodified_module_on_the_whole(name, backend, tmp_path, monkeypatch):
-    monkeypatch.setattr(artefacts, "write_program", left_out)
+    monkeypatch.setattr(torch_export, "write_program", left_out)
     torch.manual_seed(3)
     specimen = zoo.STREAMING[name]
     model, example = specimen.make().eval(), specimen.example()
-    card = Card(name="specimen", version="1.0", factory="zoo.py:specimen", task="regress", tokens=specimen.tokens)
-    service, signature = served(model, card, example, backend, tmp_path)
+    spec = ModelSpec(name="specimen", version="1.0", factory="zoo.py:specimen", task="regress", tokens=specimen.tokens)
+    service, signature = served(model, spec, example, backend, tmp_path)
     lifted = lift(model, example)
     x = lifted.inputs(1, sum(PIECES), torch.Generator().manual_seed(5))
     expected = lifted.unmodified(model, x)[0].numpy()
@@ -66,10 +66,10 @@ def test_a_session_in_pieces_is_the_unmodified_module_on_the_whole(name, backend
 @pytest.mark.parametrize("name", NAMED)
 def test_the_published_vectors_of_the_onnx_operator_come_out_of_a_session(published, name, backend, tmp_path, monkeypatch):
     """Its h_n after the published sequence, sent step by step: from the second step on the initial state is not zero."""
-    monkeypatch.setattr(artefacts, "write_program", left_out)
+    monkeypatch.setattr(torch_export, "write_program", left_out)
     model, x, results, batchwise = as_torch(published[name])
-    card = Card(name="published", version="1.0", factory="golden.py:Bare", task="regress")
-    service, _ = served(model, card, torch.randn(2, 6, x.shape[2]), backend, tmp_path)
+    spec = ModelSpec(name="published", version="1.0", factory="golden.py:Bare", task="regress")
+    service, _ = served(model, spec, torch.randn(2, 6, x.shape[2]), backend, tmp_path)
     expected = (results["Y_h"].transpose(0, 1) if batchwise else results["Y_h"]).numpy()  # [D, B, H]
     for row, sequence in enumerate(x):
         for step, values in enumerate(sequence.tolist()):

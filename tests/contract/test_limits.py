@@ -5,7 +5,7 @@ import time
 import orjson
 import pytest
 
-from handlers.engine.drain import Gate
+from handlers.engine.drain import DrainLock
 from handlers.stores.memory import MemoryStore
 from tests.conftest import answer, ask, make_service, refusal
 from tests.support.requests import EVERYTHING, act, contents, step
@@ -59,7 +59,7 @@ def test_a_stopping_service_turns_everything_away_unchanged(two, tmp_path):
     service = make_service(two, store=store, gate_file=str(tmp_path / "gate"))
     answer(service, step("a", 0, two.sequence(1)))
     before = contents(store)
-    assert Gate(str(tmp_path / "gate")).shut(time.monotonic() + 10)
+    assert DrainLock(str(tmp_path / "gate")).drain(time.monotonic() + 10)
     for (status, reply), expected in zip(
         ask(service, step("a", 1, two.sequence(1)), {"inputs": two.sequence(1).tolist()}, act("a", "close"), b"{"),
         [(503, "draining"), (503, "draining"), (503, "draining"), (400, "malformed_json")],

@@ -15,7 +15,7 @@ from handlers.sessions.record import Record
 from handlers.sessions.state import State
 from handlers.settings import Settings
 from handlers.stores.base import Change, Entry
-from host import sessions
+from host import operator
 from tests.conftest import answer, ask, make_service, refusal
 from tests.support.requests import act, position, step
 from tests.support.store_wrappers import Wrapped
@@ -44,7 +44,14 @@ def service(two, store):
 
 
 class Lent(Wrapped):
-    """LMDB opens a folder once in a process, and here the service has it open."""
+    """The service's own store, as LMDB opens a folder once in a process; `read` counts the entries that a command scanned."""
+
+    read = 0
+
+    def scan(self, prefix, after=b""):
+        for item in self.inner.scan(prefix, after):
+            Lent.read += 1
+            yield item
 
     def close(self):
         pass
@@ -53,10 +60,10 @@ class Lent(Wrapped):
 @pytest.fixture
 def command(url, store, capsys, monkeypatch):
     """Run one verb; its exit code, standard output and standard error."""
-    monkeypatch.setattr(sessions, "open_store", lambda settings: Lent(store))
+    monkeypatch.setattr(operator, "open_store", lambda settings: Lent(store))
 
     def run(*arguments):
-        code = sessions.main([url, *arguments])
+        code = operator.main([url, *arguments])
         return code, *capsys.readouterr()
 
     return run
@@ -90,15 +97,15 @@ def test_stats_count_each_model_by_phase(two, service, store, command):
     code, out, _ = command("stats", "--json")
     row, unreadable = sorted(json.loads(out), key=lambda row: row["unreadable"])
     assert code == 0
-    assert {name: row[name] for name in sessions.COLUMNS} == {"live": 2, "closed": 1, "expired": 1, "past": 0, "unreadable": 0}
+    assert {name: row[name] for name in operator.COLUMNS} == {"live": 2, "closed": 1, "expired": 1, "past": 0, "unreadable": 0}
     assert (row["model"], row["digest"]) == ("two", two.signature.model_digest[:8])
     assert (unreadable["model"], unreadable["unreadable"], unreadable["oldest"]) == ("two", 1, None)
     assert row["bytes"] == sum(len(k) + len(e.value) for k, e in store.scan(b"") if k != b"two/broken")
     [oldest] = [Record.decode(e.value).created_at for k, e in store.scan(b"two/old")]
-    assert row["oldest"] == sessions.timestamp(oldest)
+    assert row["oldest"] == operator.timestamp(oldest)
     _, table, _ = command("stats")
     head, *lines, last = [line.split() for line in table.splitlines()]
-    assert head == ["model", "digest", *sessions.COLUMNS, "bytes", "oldest"]
+    assert head == ["model", "digest", *operator.COLUMNS, "bytes", "oldest"]
     assert len(lines) == 2
     assert last[:7] == ["all", "–", "2", "1", "1", "0", "1"]
 
@@ -165,7 +172,7 @@ def test_sweep_removes_what_is_past_its_time_and_says_how_much(two, service, sto
 
 
 def test_sweep_comes_to_the_end_of_a_store_of_many(two, store, url, command, monkeypatch):
-    monkeypatch.setattr(sessions, "SLICE", 7)
+    monkeypatch.setattr(operator, "SLICE", 7)
     in_the_past(two, store, [f"old{n:02d}" for n in range(50)], 10.0, 10.0)
     command("sweep")
     assert list(store.scan(b"")) == []
@@ -175,7 +182,7 @@ def test_list_gives_one_line_a_session_page_by_page(two, service, store, command
     fill(service, two, ["a", "b", "c/1", "c/2", "d"], steps=3)
     answer(service, act("d", "close"))
     meddle(store, b"two/b", lambda record: b"x")
-    lines, after = [], ""
+    lines, after, read_before = [], "", Lent.read
     while True:
         code, out, err = command("list", "--limit", "2", "--after", after)
         assert code == 0
@@ -183,6 +190,7 @@ def test_list_gives_one_line_a_session_page_by_page(two, service, store, command
         if not err:
             break
         after = err.strip().removeprefix("more: --after ")
+    assert Lent.read - read_before <= 5 + 2, "a page reads its own entries and one more"
     assert [line[:2] for line in lines] == [["two", id] for id in ("a", "b", "c/1", "c/2", "d")]
     assert [line[2] for line in lines] == ["3", "–", "3", "3", "3"]
     assert lines[0][3] == answer(service, act("a", "describe"))["session"]["expires_at"]
@@ -272,7 +280,7 @@ def test_a_command_that_is_none_does_nothing(two, service, command, capsys, argu
     ],
 )
 def test_a_store_that_cannot_be_opened_is_exit_2_and_nothing_is_made(tmp_path, capsys, place, said, verb):
-    code = sessions.main([place.format(folder=tmp_path, port=free_port()), verb])
+    code = operator.main([place.format(folder=tmp_path, port=free_port()), verb])
     out, err = capsys.readouterr()
     assert (code, out) == (2, "")
     assert said in err
@@ -282,7 +290,7 @@ def test_a_store_that_cannot_be_opened_is_exit_2_and_nothing_is_made(tmp_path, c
 
 def test_a_store_that_goes_away_meanwhile_is_exit_2(two, service, store, command, monkeypatch):
     fill(service, two, ["a"])
-    monkeypatch.setattr(type(store), "scan", lambda self, prefix: self.close() or iter(self.get_many([b"x"])))
+    monkeypatch.setattr(type(store), "scan", lambda self, *_: self.close() or iter(self.get_many([b"x"])))
     code, _, err = command("list")
     assert code == 2
     assert err.startswith("host.sessions: store ")

@@ -66,7 +66,7 @@ def test_what_the_sweep_removed_makes_room(two):
     service = full(two, MemoryStore(), clock=clock, session_ttl=10.0, tombstone_ttl=5.0)
     clock.now += 16
     answer(service, {"inputs": two.sequence(1).tolist()})  # the sweep comes by
-    service.frontend.service.context.quota._looked = float("-inf")  # a second passes
+    service.frontend.service.context.quota._looked_at = float("-inf")  # a second passes
     answer(service, step("new", 0, two.sequence(1)))
 
 
@@ -152,6 +152,22 @@ def test_near_the_quota_it_is_asked_for_each_session_as_others_may_have_come_mea
     assert admitted(quota, 3) == 0
 
 
+def test_near_the_end_of_its_disk_the_store_is_asked_before_the_reserve_is_used_up():
+    """In a second of many new sessions the reserve of a small disk would otherwise be gone."""
+    store = Counted(100)
+    store.size, store.capacity = 100 * 4_096, 8_000_000
+    quota = Quota(store, Settings(), Clock())
+    count = 0
+    with suppress(QuotaExceeded):
+        for _ in range(10_000):
+            quota.admit()
+            count += 1
+            store.size, store.entries = store.size + 4_096, store.entries + 1
+    assert store.size <= 7_000_000 + 100 * 4_096
+    assert 1_500 < count < 1_750
+    assert store.looks < 40
+
+
 def test_once_full_it_is_asked_once_a_second_again():
     store, clock = Counted(100), Clock()
     quota = Quota(store, Settings(max_sessions=100), clock)
@@ -165,6 +181,6 @@ def test_a_store_that_cannot_tell_how_full_it_is_takes_no_new_session(two):
     service = full(two, Broken(MemoryStore()))
     context = service.frontend.service.context
     context.store.away.add("usage")
-    context.quota._looked = float("-inf")
+    context.quota._looked_at = float("-inf")
     assert refusal(service, step("new", 0, two.sequence(1)))[:2] == (503, "store_unavailable")
     answer(service, step("a", 2, two.sequence(1)))

@@ -1,9 +1,8 @@
 """`python -m host`: one command from an archive to a served model, and back to nothing."""
 
-import contextlib
 import json
-import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +17,7 @@ import psutil
 import pytest
 
 import host
+from host.folder import processes, stop
 from tests.support.http_client import until
 from tests.support.served_models import Model, assert_close
 
@@ -28,6 +28,10 @@ DRAIN = 20.0  # seconds, the command's default
 
 def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "host", *map(str, arguments)]
+
+
+def printed(*arguments: str | Path) -> str:
+    return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
 
 
 def health(folder: Path) -> int:
@@ -63,11 +67,10 @@ class Running:
         return code
 
     def end(self) -> None:
-        """For a test that failed: the command by its process, its server by the group it told of."""
+        """For a test that failed: end the command and what is left of its server."""
         if self.process.poll() is None:
             self.process.kill()
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                os.killpg(json.loads((self.folder / "server.json").read_text())["pid"], signal.SIGKILL)
+            stop(self.folder)
             self.wait(10)
 
 
@@ -84,7 +87,10 @@ def test_serve_says_where_it_is_answers_tells_its_health_and_stops_on_an_interru
     assert health(running.folder) == 2, "there is no server in that folder yet"
     url = until(lambda: running.process.poll() is not None or running.said(r"^ready at (\S+)$"), "ready")
     assert isinstance(url, re.Match), "".join(running.lines)
-    token = until(lambda: running.said(r"^token +(\S+)$"), "a token")[1]
+    token_file = until(lambda: running.said(r"^token +(.+)$"), "the file of the token")[1]
+    token = printed("token", "--folder", running.folder)
+    assert token == json.loads(Path(token_file).read_text())["inference"]["key"]
+    assert token not in "".join(running.lines)
     inputs = zoo["one"].inputs(7, seed=1)
     answer = httpx.post(f"{url[1]}/predictions/one", json={"inputs": inputs}, headers={"Authorization": f"Bearer {token}"}, timeout=30)
     assert_close(answer.json()["prediction"], zoo["one"].whole(inputs), "prediction")
@@ -97,6 +103,32 @@ def test_serve_says_where_it_is_answers_tells_its_health_and_stops_on_an_interru
     assert health(running.folder) == 1
     with pytest.raises(httpx.ConnectError):
         httpx.get(url[1])
+
+
+def test_serve_needs_no_file_any_more_once_it_runs(lone_store: Path, tmp_path: Path) -> None:
+    """Archives that are added or deleted, and files of the folder that are deleted, keep nobody from asking, draining and stopping."""
+    store = tmp_path / "store"
+    shutil.copytree(lone_store, store)
+    running = Running(tmp_path / "run", store)
+    try:
+        until(lambda: running.process.poll() is not None or running.said(r"^ready at "), "ready")
+        (store / "added.mar").write_bytes(b"half copied")
+        assert health(running.folder) == 0, "the archive that was added is not served"
+        for path in [*store.iterdir(), *(path for path in running.folder.iterdir() if path.is_file())]:
+            path.unlink()
+        assert health(running.folder) == 2
+        running.process.send_signal(signal.SIGTERM)
+        assert running.wait(DRAIN + 20) == 0, "".join(running.lines)
+        assert running.said(r"^stopped$")
+        assert processes(running.folder) == []
+    finally:
+        running.end()
+
+
+def test_files_of_the_folder_are_their_owners_alone(running: Running) -> None:
+    until(lambda: running.process.poll() is not None or running.said(r"^ready at "), "ready")
+    open_to_others = [path for path in running.folder.rglob("*") if not path.is_symlink() and path.lstat().st_mode & 0o077]
+    assert [path for path in open_to_others if not path.is_socket()] == []
 
 
 def test_a_store_without_archives_is_named_in_one_line(tmp_path: Path) -> None:

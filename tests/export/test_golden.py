@@ -14,8 +14,10 @@ from onnx.backend.test.case.node import collect_testcases
 from torch import nn
 
 from export.lift.lifted import lift
-from export.verify.parity import onnx_runner, run_in_pieces, torchscript_runner
-from export.writers import artefacts
+from export.verify.runners import onnx_runner, run_in_pieces, torchscript_runner
+from export.writers.onnx import write_onnx
+from export.writers.torchscript import write_torchscript
+from export.writers.tracing import graph_module
 
 NAMES = ("test_lstm_defaults", "test_lstm_with_initial_bias", "test_lstm_batchwise")
 
@@ -63,9 +65,9 @@ def as_torch(case):
 def test_the_artefacts_give_the_published_results(published, name, tmp_path):
     model, x, results, batchwise = as_torch(published[name])
     lifted = lift(model, torch.randn(2, 6, x.shape[2]))
-    graph = artefacts.graph_module(lifted, lifted.window())
-    artefacts.write_torchscript(graph, lifted, lifted.window(), tmp_path / "model.pt")
-    artefacts.write_onnx(graph, lifted, lifted.window(), tmp_path / "model.onnx")
+    graph = graph_module(lifted, lifted.window())
+    write_torchscript(graph, lifted, lifted.window(), tmp_path / "model.pt")
+    write_onnx(graph, lifted, lifted.window(), tmp_path / "model.onnx")
     for runner in (onnx_runner(tmp_path / "model.onnx"), torchscript_runner(tmp_path / "model.pt")):
         _, output, h_n, _ = runner(x, lifted.start(len(x)))
         check(output, h_n, results, batchwise)

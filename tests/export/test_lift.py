@@ -8,11 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from export.difference import difference
 from export.errors import ExportError
 from export.lift.lifted import lift
-from export.verify import parity as verify
-from export.verify.parity import TOLERANCE, difference, onnx_runner, random_cuts, run_in_pieces, torchscript_runner
-from export.writers import artefacts
+from export.report import TOLERANCE
+from export.verify import parity
+from export.verify.runners import onnx_runner, random_cuts, run_in_pieces, torchscript_runner
+from export.writers.onnx import write_onnx
+from export.writers.torch_export import write_program
+from export.writers.torchscript import write_torchscript
+from export.writers.tracing import graph_module
 from tests.support import model_zoo as zoo
 from tests.support import tutorial_zoo
 
@@ -26,7 +31,7 @@ EXPORTED_AS_PROGRAM = ("projection", "GRU", "GRU cell")
 def shorter(monkeypatch):
     """The grid of a build, with less of the same."""
     for name, value in {"BATCHES": (1, 3), "STEPS": (1, 2, 19), "LONG": 40, "DRIFT": 100, "CUTS": 2}.items():
-        monkeypatch.setattr(verify, name, value)
+        monkeypatch.setattr(parity, name, value)
 
 
 def made(specimen):
@@ -42,13 +47,13 @@ def export(specimen, folder, program=False):
     lifted = lift(model, example)
     files = {"torchscript": folder / "model.pt", "onnxruntime": folder / "model.onnx"}
     x = lifted.window()
-    graph = artefacts.graph_module(lifted, x)
-    artefacts.write_torchscript(graph, lifted, x, files["torchscript"])
-    artefacts.write_onnx(graph, lifted, x, files["onnxruntime"])
+    graph = graph_module(lifted, x)
+    write_torchscript(graph, lifted, x, files["torchscript"])
+    write_onnx(graph, lifted, x, files["onnxruntime"])
     if program:
         files["torch.export"] = folder / "model.pt2"
-        artefacts.write_program(lifted, x, files["torch.export"])
-    report = verify.verify(model, lifted, files)
+        write_program(lifted, x, files["torch.export"])
+    report = parity.verify(model, lifted, files)
     report.check()
     return model, lifted, files, report
 
@@ -63,7 +68,7 @@ def test_any_cut_through_an_artefact_is_the_unmodified_model_on_the_whole(name, 
     for runner in (onnx_runner(files["onnxruntime"]), torchscript_runner(files["torchscript"])):
         for _ in range(3):
             cuts = random_cuts(30, generator)
-            y = run_in_pieces(runner, x, lifted.start(2), cuts, lifted.per == "step")[0]
+            y = run_in_pieces(runner, x, lifted.start(2), cuts, lifted.output_mode == "step")[0]
             found = difference(y, expected)
             assert found <= TOLERANCE, f"cut at {cuts}: largest scaled difference {found:.2e}"
 
@@ -138,11 +143,11 @@ def test_an_example_of_zeros_hides_nothing(tmp_path):
     for name in ("flipped", "convolution over time"):
         model, _ = made(WHOLE[name])
         lifted = lift(model, torch.zeros(1, 12, zoo.F))
-        assert "differs" in verify.verify(model, lifted, {"torchscript": written(lifted, tmp_path)}).streaming_reason
+        assert "differs" in parity.verify(model, lifted, {"torchscript": written(lifted, tmp_path)}).streaming_reason
 
 
 def written(lifted, folder: Path) -> Path:
-    artefacts.write_torchscript(artefacts.graph_module(lifted, lifted.window()), lifted, lifted.window(), folder / "model.pt")
+    write_torchscript(graph_module(lifted, lifted.window()), lifted, lifted.window(), folder / "model.pt")
     return folder / "model.pt"
 
 

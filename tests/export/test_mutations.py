@@ -9,8 +9,9 @@ from torch import nn
 
 from export.errors import ParityError
 from export.lift.lifted import lift
-from export.verify import parity as verify
-from export.writers import artefacts
+from export.verify import parity
+from export.writers.onnx import write_onnx
+from export.writers.tracing import graph_module
 from tests.support.model_zoo import STREAMING, F, H, LastStep
 
 CASES = ("last step", "several LSTMs")
@@ -29,18 +30,18 @@ class Normalised(LastStep):
 
 def written(lifted, folder, module=None):
     path = folder / "model.onnx"
-    artefacts.write_onnx(module or artefacts.graph_module(lifted, lifted.window()), lifted, lifted.window(), path)
+    write_onnx(module or graph_module(lifted, lifted.window()), lifted, lifted.window(), path)
     return path
 
 
 def check(model, lifted, path):
-    verify.verify(model, lifted, {"onnxruntime": path}).check()
+    parity.verify(model, lifted, {"onnxruntime": path}).check()
 
 
 @pytest.fixture(autouse=True)
 def shorter(monkeypatch):
     for name, value in {"STEPS": (1, 2, 24), "LONG": 60, "DRIFT": 200}.items():
-        monkeypatch.setattr(verify, name, value)
+        monkeypatch.setattr(parity, name, value)
 
 
 @pytest.fixture

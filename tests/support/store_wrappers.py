@@ -27,8 +27,8 @@ class Wrapped:
     def usage(self) -> Usage:
         return self.inner.usage()
 
-    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, Entry]]:
-        return self.inner.scan(prefix)
+    def scan(self, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, Entry]]:
+        return self.inner.scan(prefix, after)
 
     def check(self) -> list[str]:
         return self.inner.check()

@@ -38,10 +38,12 @@ class Server:
 
     def start(self, ready: bool = True) -> "Server":
         """Return when it has loaded what it keeps; unless it must be `ready`, when it answers at all."""
-        options = {"port": str(self.port), "bind": "127.0.0.1", "dir": str(self.folder), "save": "", "databases": "10000"}
+        options = {"port": str(self.port), "bind": "127.0.0.1", "save": "", "databases": "10000"}
         words = [(f"--{name.replace('_', '-')}", *value.split(" ")) for name, value in (options | self.options).items()]
         with (self.folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen([get_binary_path(), *chain(*words)], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                [get_binary_path(), *chain(*words)], cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
         self.wait(ready)
         return self
 

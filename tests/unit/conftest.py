@@ -8,12 +8,12 @@ import pytest
 from cellstate import AsyncClient, Client
 from tests.conftest import make_service
 from tests.support.clients import POLICY, Blocking
-from tests.support.http_host import InMemoryHost
+from tests.support.host_in_memory import HostInMemory
 
 
 @pytest.fixture
 def host(two):
-    return InMemoryHost("two", make_service(two, keep_versions=3))
+    return HostInMemory("two", make_service(two, keep_versions=3))
 
 
 @pytest.fixture(params=["sync", "async"])

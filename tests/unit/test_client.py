@@ -10,7 +10,7 @@ from cellstate import Client
 from tests.conftest import Clock, assert_close, make_service
 from tests.support import eager
 from tests.support.clients import POLICY
-from tests.support.http_host import InMemoryHost, host_error
+from tests.support.host_in_memory import HostInMemory, host_error
 
 EVERYTHING = ["prediction", "output", "h_n", "c_n", "state"]
 
@@ -219,7 +219,7 @@ def test_describe_tells_where_the_service_has_the_session(client, two):
 
 def test_an_expired_session_is_started_anew_only_when_asked_to(two):
     clock = Clock()
-    host = InMemoryHost("two", make_service(two, clock=clock, session_ttl=10.0))
+    host = HostInMemory("two", make_service(two, clock=clock, session_ttl=10.0))
     with httpx.Client(transport=host.transport) as http:
         client = Client("http://cellstate.test", policy=POLICY, http=http)
         client.stream("two", "a").step(two.sequence(2))
@@ -255,7 +255,7 @@ def test_a_step_of_another_generation_is_a_conflict_until_resumed(client, two):
             assert other.step(two.sequence(1)).session.generation == 1
 
 
-class WithoutGenerations(InMemoryHost):
+class WithoutGenerations(HostInMemory):
     """A service of before generations: it tells none, and refuses the field."""
 
     def _serve(self, request):

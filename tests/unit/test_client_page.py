@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.conftest import make_service
-from tests.support.http_host import InMemoryHost
+from tests.support.host_in_memory import HostInMemory
 
 PAGE = (Path(__file__).parents[2] / "docs" / "client.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
@@ -18,7 +18,7 @@ NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 @pytest.fixture
 def server(exported, monkeypatch, tmp_path):
     """What the page's URL and token lead to."""
-    host = InMemoryHost("meter", make_service(exported("one"), keep_versions=3), token="secret")
+    host = HostInMemory("meter", make_service(exported("one"), keep_versions=3), token="secret")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "key_file.json").write_text('{"inference": {"key": "secret"}}')
     monkeypatch.chdir(tmp_path)

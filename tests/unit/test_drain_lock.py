@@ -1,4 +1,4 @@
-"""The gate, between real processes: inside is waited for, outside is turned away, the dead hold nothing up."""
+"""The drain lock between real processes: batches being served are waited for, later ones refused, dead processes release it."""
 
 import subprocess
 import sys
@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from handlers.engine.drain import Gate
+from handlers.engine.drain import DrainLock
 
 ROOT = Path(__file__).parents[2]
 WORKER = """
 import sys
-from handlers.engine.drain import Gate
-gate = Gate(sys.argv[1])
-for _ in sys.stdin:  # a line: try to pass; the next line: leave
-    with gate.passing() as is_open:
+from handlers.engine.drain import DrainLock
+lock = DrainLock(sys.argv[1])
+for _ in sys.stdin:  # a line: take the lock; the next line: release it
+    with lock.hold() as is_open:
         print(is_open, flush=True)
         sys.stdin.readline()
     print("out", flush=True)
@@ -26,7 +26,7 @@ for _ in sys.stdin:  # a line: try to pass; the next line: leave
 
 @contextmanager
 def worker(path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that passes the gate when it is told to."""
+    """A process that holds the lock when it is told to."""
     process = subprocess.Popen(
         [sys.executable, "-c", WORKER, str(path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -54,45 +54,55 @@ def at_once() -> float:
     return time.monotonic() + 0.02
 
 
-def test_a_batch_inside_is_waited_for_and_the_next_is_turned_away(tmp_path):
-    gate = Gate(str(tmp_path / "gate"))
-    with worker(tmp_path / "gate") as process:
+def test_a_batch_being_served_is_waited_for_and_the_next_is_refused(tmp_path):
+    lock = DrainLock(str(tmp_path / "lock"))
+    with worker(tmp_path / "lock") as process:
         assert tell(process) == "True"
-        assert not gate.shut(at_once()), "somebody is inside"
+        assert not lock.drain(at_once()), "a batch is being served"
         assert tell(process) == "out"
-        assert gate.shut(soon())
+        assert lock.drain(soon())
         assert tell(process) == "False"
 
 
-def test_a_killed_worker_lets_go_of_the_gate(tmp_path):
-    gate = Gate(str(tmp_path / "gate"))
-    with worker(tmp_path / "gate") as process:
+def test_a_killed_worker_releases_the_lock(tmp_path):
+    lock = DrainLock(str(tmp_path / "lock"))
+    with worker(tmp_path / "lock") as process:
         assert tell(process) == "True"
         process.kill()
         process.wait()
-        assert gate.shut(soon())
+        assert lock.drain(soon())
 
 
-def test_two_workers_are_inside_together(tmp_path):
-    with worker(tmp_path / "gate") as one, worker(tmp_path / "gate") as other:
+def test_two_workers_hold_the_lock_together(tmp_path):
+    with worker(tmp_path / "lock") as one, worker(tmp_path / "lock") as other:
         assert (tell(one), tell(other)) == ("True", "True")
 
 
-def test_a_shut_gate_stays_shut_for_who_comes_later(tmp_path):
-    assert Gate(str(tmp_path / "gate")).shut(soon())
-    with Gate(str(tmp_path / "gate")).passing() as is_open:
+def test_a_process_that_comes_after_the_drain_is_refused(tmp_path):
+    assert DrainLock(str(tmp_path / "lock")).drain(soon())
+    with DrainLock(str(tmp_path / "lock")).hold() as is_open:
         assert not is_open
 
 
-def test_a_batch_that_raises_leaves_the_gate(tmp_path):
-    gate = Gate(str(tmp_path / "gate"))
-    with pytest.raises(KeyError), gate.passing():
+def test_a_batch_that_raises_releases_the_lock(tmp_path):
+    lock = DrainLock(str(tmp_path / "lock"))
+    with pytest.raises(KeyError), lock.hold():
         raise KeyError("a defect")
-    assert Gate(str(tmp_path / "gate")).shut(at_once())
+    assert DrainLock(str(tmp_path / "lock")).drain(at_once())
 
 
-def test_no_file_is_a_gate_that_is_always_open():
-    gate = Gate("")
-    assert gate.shut(at_once())
-    with gate.passing() as is_open:
+def test_without_a_file_the_lock_is_always_open():
+    lock = DrainLock("")
+    assert lock.drain(at_once())
+    with lock.hold() as is_open:
         assert is_open
+
+
+def test_a_closed_lock_is_no_longer_held(tmp_path):
+    lock = DrainLock(str(tmp_path / "lock"))
+    with worker(tmp_path / "lock") as process:
+        assert tell(process) == "True"
+        lock.close()
+        lock.close()
+        assert tell(process) == "out"
+    assert DrainLock(str(tmp_path / "lock")).drain(at_once())

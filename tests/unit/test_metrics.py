@@ -1,4 +1,4 @@
-"""What is counted comes out once, adds up, and is said the same in the code, in the host's configuration and in the documentation."""
+"""What is counted comes out once, adds up, and is said the same in the code, in TorchServe's configuration and in the documentation."""
 
 import re
 import threading
@@ -7,13 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from handlers.lstm_handler import _line
 from handlers.metrics import HISTOGRAMS, METRICS, PREFIX, Kind, Telemetry
 
 ROOT = Path(__file__).parents[2]
 MODEL = {"model_name": "traffic", "model_version": "1.0"}
-# What the host takes a metric for, from its class Metric; a line that does not match is lost.
-HOSTS = re.compile(r"\s*([\w\s]+)\.([\w\s]+):([0-9\-,.e]+)\|#([^|]*)(\|#type:([^|,]+))?\|#hostname:([^,]+),([^,]+)(,(.*))?")
 
 
 def taken(telemetry):
@@ -76,22 +73,8 @@ def test_nothing_is_lost_or_told_twice_while_another_thread_takes(telemetry):
     assert total + sum(sample.value for sample in telemetry.take()) == 20_000
 
 
-@pytest.mark.parametrize("value", [0.0, 1.0, 1e-9, 0.1 + 0.2, 123_456_789_012.0, 1e22])
-def test_the_host_understands_every_line(telemetry, value):
-    telemetry.count("requests_total", value, "step", "ok")
-    telemetry.observe("stage_seconds", value, "run")
-    for sample in telemetry.take():
-        line = _line(sample, "some-host")
-        assert line.startswith("[METRICS]")
-        assert line.endswith("\n")
-        name, unit, number, labels, _, kind, *_ = HOSTS.fullmatch(line.removeprefix("[METRICS]").rstrip("\n")).groups()
-        assert (name, unit, kind) == (sample.name, sample.metric.unit, sample.metric.kind.name)
-        assert float(number) == pytest.approx(sample.value, abs=1e-9)
-        assert dict(pair.split(":") for pair in labels.split(",")) == sample.labels
-
-
-def test_the_host_is_told_of_every_metric_and_of_no_other():
-    """It drops what its configuration does not name."""
+def test_torchserve_is_configured_for_every_metric_and_for_no_other():
+    """TorchServe drops a metric that its configuration does not name."""
     declared = yaml.safe_load((ROOT / "config" / "metrics.yaml").read_text())["model_metrics"]
     for kind in Kind:
         theirs = {entry["name"]: (entry["unit"], tuple(entry["dimensions"])) for entry in declared[kind.value]}

@@ -63,7 +63,11 @@ class Simulator:
         if asked.generation not in (None, session.generation):
             return self.conflict(session)
         if asked.step not in (None, len(session.rows)):
-            return self.conflict(session) if asked.step else Answer(409, "session_exists", expected=len(session.rows))
+            return (
+                self.conflict(session)
+                if asked.step
+                else Answer(409, "session_exists", expected=len(session.rows), generation=session.generation)
+            )
         rows = session.rows + list(range(*asked.inputs))
         if asked.commit:
             session.last, session.rewind = (asked, len(session.rows), session.generation), None
@@ -103,7 +107,11 @@ class Simulator:
         if target.closed:
             return Answer(410, "session_closed")
         begun = target.last is not None and target.last[0] == asked and target.last[1] == len(target.rows)
-        return self.at(asked, target, replayed=True) if begun else Answer(409, "session_exists", expected=len(target.rows))
+        return (
+            self.at(asked, target, replayed=True)
+            if begun
+            else Answer(409, "session_exists", expected=len(target.rows), generation=target.generation)
+        )
 
 
 def drawn(draw: Random) -> Invocation:

@@ -31,7 +31,8 @@ arrays = st.dictionaries(
     st.text("abc_n", min_size=1, max_size=9), shapes.map(lambda shape: np.arange(np.prod(shape), dtype=np.float32).reshape(shape))
 )
 records = st.builds(
-    Record, states, times, times, st.integers(0, 2**53), hashes, arrays.map(pack_arrays), st.text(max_size=9), hashes,
+    Record, states, times, times, st.integers(0, 2**53), hashes, st.integers(0, 2**53), arrays.map(pack_arrays), st.text(max_size=9),
+    hashes,
     st.integers(0, 2**53), st.booleans(), st.lists(states, max_size=3).map(tuple), st.one_of(st.none(), features, tokens),
 )  # fmt: skip
 
@@ -39,7 +40,18 @@ records = st.builds(
 def parts(record):
     kept = [(s.values.tobytes(), s.position, s.digest) for s in (record.state, *record.history)]
     recent = None if record.recent is None else (record.recent.dtype, record.recent.shape, record.recent.tobytes())
-    names = ("created_at", "expires_at", "last_step", "last_hash", "answer", "version", "action_hash", "generation", "closed")
+    names = (
+        "created_at",
+        "expires_at",
+        "last_step",
+        "last_hash",
+        "last_generation",
+        "answer",
+        "version",
+        "rewind_hash",
+        "generation",
+        "closed",
+    )
     return kept, recent, [getattr(record, name) for name in names]
 
 
@@ -93,7 +105,7 @@ def example():
     now, before = (State(np.array([0.0, -1.5, 0.25, n], np.float32), position, DIGEST) for n, position in ((2.0**100, 7), (1.0, 6)))
     recent = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], np.float32)
     answer = pack_arrays({"prediction": np.array([1.5], np.float32)})
-    return Record(now, 1.8e9, 1.8e9 + 60, 6, REQUEST, answer, "1.0", ACTION, 3, False, (before,), recent)
+    return Record(now, 1.8e9, 1.8e9 + 60, 6, REQUEST, 2, answer, "1.0", ACTION, 3, False, (before,), recent)
 
 
 def test_format_2_is_read_and_written_as_it_was_when_it_was_fixed():
@@ -106,7 +118,7 @@ def test_format_2_is_the_layout_that_its_docstring_tells():
     record = example()
     answer = b"\x0a\x01prediction" + struct.pack("<If", 1, 1.5)
     head = b"CSRE" + struct.pack(
-        "<BBHddQ16s16sQ16sIBIBHI", 2, 0, 1, 1.8e9, 1.8e9 + 60, 6, REQUEST, ACTION, 3, DIGEST, 4, 3, len(answer), 0, 3, 2
+        "<BBHddQ16sQ16sQ16sIBIBHI", 2, 0, 1, 1.8e9, 1.8e9 + 60, 6, REQUEST, 2, ACTION, 3, DIGEST, 4, 3, len(answer), 0, 3, 2
     )
     kept = b"".join(struct.pack("<Q", s.position) + s.values.tobytes() for s in (record.state, record.history[0]))
     assert record.encode() == checked(head + b"1.0" + answer + kept + record.recent.tobytes())
@@ -122,15 +134,15 @@ def test_format_1_is_read_as_it_was_when_it_was_fixed():
     golden = bytes.fromhex((GOLDEN / "record-1.hex").read_text())
     assert record_v1.encode(old_example(), b'"prediction":[1.5]') == golden
     read, expected = Record.decode(golden), example()
-    expected.version, expected.action_hash, expected.generation = "", NO_HASH, 0
+    expected.version, expected.rewind_hash, expected.generation, expected.last_generation = "", NO_HASH, 0, 0
     assert parts(read) == parts(expected)
 
 
-def test_a_record_of_format_1_that_an_action_left_names_the_action():
+def test_a_record_of_format_1_that_an_action_left_is_as_that_action_left_it():
     old = old_example()
     by_action = RecordV1(old.state, old.created_at, old.expires_at, old.state.position, REQUEST, {}, False, (), None)
     read = Record.decode(record_v1.encode(by_action, b""))
-    assert (read.last_step, read.last_hash, read.action_hash) == (7, NO_HASH, REQUEST)
+    assert (read.last_step, read.last_hash, read.rewind_hash) == (7, REQUEST, REQUEST)
 
 
 @pytest.mark.parametrize("answer", [b"}", b'"prediction":"not a state"', b'"prediction":{}', b'"prediction":[[1],[2,3]]'])

@@ -18,7 +18,7 @@ OURS, THEIRS = bytes(range(16)), bytes(range(16, 32))
 APPLIED, ANOTHER = b"a" * 16, b"b" * 16  # hashes of requests
 NOW, TTL, TOMBSTONE = 1_000.0, 60.0, 30.0
 RULES = PhaseRules(OURS, TOMBSTONE, rewarm_steps=2, columns=3)
-LIVE = Record(State(np.ones(4, np.float32), 7, OURS), 900.0, NOW + TTL, 5, APPLIED, b"", "1.0", generation=2)
+LIVE = Record(State(np.ones(4, np.float32), 7, OURS), 900.0, NOW + TTL, 5, APPLIED, 1, version="1.0", generation=2)
 FOREIGN = replace(LIVE, state=replace(LIVE.state, digest=THEIRS))
 
 RECORDS: dict[Phase, Record | None] = {
@@ -145,6 +145,7 @@ STEPS = {
     "without a step, and equal to the last": (ref(), APPLIED, Operation.NEXT),
     "the last one again": (ref(5), APPLIED, Operation.REPEAT_STEP),
     "the last one again, after a rewind to here": (ref(5, generation=1), APPLIED, Operation.REPEAT_STEP),
+    "the last one again, as if it had been sent later": (ref(5, generation=2), APPLIED, Operation.WRONG_STEP),
     "the last one's step, another request": (ref(5), ANOTHER, Operation.WRONG_STEP),
     "behind": (ref(3), APPLIED, Operation.WRONG_STEP),
     "amid the last one": (ref(6), APPLIED, Operation.WRONG_STEP),
@@ -190,12 +191,12 @@ REWINDS = {
 
 @pytest.mark.parametrize(("more", "request_hash", "asked"), REWINDS.values(), ids=REWINDS.keys())
 def test_what_a_rewind_asks(more, request_hash, asked):
-    left = replace(LIVE, action_hash=APPLIED)
+    left = replace(LIVE, rewind_hash=APPLIED)
     assert machine.operation(ref(5, Action.REWIND, **more), request_hash, left, Phase.LIVE) is asked
 
 
 def test_a_fork_or_import_sent_again_is_a_repeat_only_while_what_it_made_is_untouched():
-    made = replace(LIVE, action_hash=APPLIED)
+    made = replace(LIVE, last_step=LIVE.state.position)
     for record, request_hash, phase, asked in (
         (made, APPLIED, Phase.LIVE, Operation.REPEAT_ACTION),
         (made, ANOTHER, Phase.LIVE, Operation.CREATE_FROM_STATE),

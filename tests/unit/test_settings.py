@@ -41,6 +41,31 @@ def test_an_unknown_name_refuses_and_says_where_it_stands(section, environment, 
         Settings.read(section, environment)
 
 
+KUBERNETES = {  # what Kubernetes sets in every container for the Services `cellstate` and `cellstate-metrics`
+    "CELLSTATE_SERVICE_HOST": "10.96.0.10",
+    "CELLSTATE_SERVICE_PORT": "8080",
+    "CELLSTATE_SERVICE_PORT_HTTP": "8080",
+    "CELLSTATE_PORT": "tcp://10.96.0.10:8080",
+    "CELLSTATE_PORT_8080_TCP": "tcp://10.96.0.10:8080",
+    "CELLSTATE_PORT_8080_TCP_PROTO": "tcp",
+    "CELLSTATE_PORT_8080_TCP_PORT": "8080",
+    "CELLSTATE_PORT_8080_TCP_ADDR": "10.96.0.10",
+    "CELLSTATE_METRICS_SERVICE_HOST": "10.96.0.11",
+    "CELLSTATE_METRICS_PORT": "tcp://10.96.0.11:8082",
+    "CELLSTATE_METRICS_PORT_8082_UDP_ADDR": "10.96.0.11",
+}
+
+
+def test_the_variables_that_kubernetes_sets_for_a_service_of_that_name_are_no_settings():
+    assert Settings.read({}, KUBERNETES) == Settings()
+
+
+@pytest.mark.parametrize("variable", ["CELLSTATE_SERVICE", "CELLSTATE_PORTS", "CELLSTATE_PORT_8080", "CELLSTATE_IMPORT"])
+def test_a_variable_that_only_resembles_them_refuses(variable):
+    with pytest.raises(ConfigurationError, match=variable):
+        Settings.read({}, {variable: "1"})
+
+
 UNREADABLE = {
     "a word for a number": ({"max_steps": "many"}, {}, "cellstate.max_steps: expected int, got 'many'"),
     "a word for a number, in the environment": ({}, {"CELLSTATE_SESSION_TTL": "soon"}, "CELLSTATE_SESSION_TTL: expected float, got 'soon'"),

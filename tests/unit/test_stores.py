@@ -73,6 +73,14 @@ def test_scan_gives_a_prefix_and_its_neighbours_not(store):
     assert list(store.scan(b"c")) == []
 
 
+@pytest.mark.parametrize("after", [b"", b"a/", b"a/1", b"a/15", b"a/3", b"a/9", b"b", b"A", b"\xff"])
+def test_scan_goes_on_behind_a_key(store, after):
+    keys = [b"a", b"a/1", b"a/2", b"a/3", b"b/1"]
+    store.commit_many([put(key, key) for key in keys])
+    assert [key for key, _ in store.scan(b"a/", after)] == [key for key in keys if key.startswith(b"a/") and key > after]
+    assert [key for key, _ in store.scan(b"", after)] == [key for key in keys if key > after]
+
+
 def test_a_sweep_forgets_what_is_past_its_time_and_nothing_else(store, kind):
     store.commit_many([put(b"%d" % n, b"", purge_at=FAR + n) for n in range(10)])
     removed = len(store.sweep(FAR + 5, 100).removed)  # the entry of FAR + 5 is at its time, not past it

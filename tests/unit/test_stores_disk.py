@@ -48,6 +48,8 @@ def test_a_disk_that_is_full_applies_nothing_of_the_batch_and_the_store_goes_on_
 
 
 def somebody_else(folder):
+    with TemporaryDirectory() as other:
+        EmbeddedStore(other, 1 << 20).close()  # lmdb imports the rest of itself now: the other user may not be able to read it
     if os.geteuid() == 0:
         os.setgroups([])
         os.setuid(65534)

@@ -1,6 +1,7 @@
 """What the embedded store promises beyond the contract: a full disk, a folder that cannot be, a foreign entry."""
 
 import os
+import shutil
 
 import lmdb
 import pytest
@@ -69,6 +70,22 @@ def test_a_folder_that_cannot_be_made_is_unavailable(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreUnavailable, match="file/db"):
         EmbeddedStore(str(tmp_path / "file" / "db"), 1 << 20)
+
+
+@pytest.mark.parametrize(("free", "capacity"), [(1 << 40, 64 << 20), (1 << 20, None)], ids=["large disk", "small disk"])
+def test_the_capacity_is_the_map_size_or_what_the_disk_has_room_for(tmp_path, free, capacity):
+    store = EmbeddedStore(str(tmp_path), 64 << 20, free_bytes=lambda folder: free)
+    store.commit_many([put(b"%d" % n, b"x" * 100_000) for n in range(20)])
+    on_disk = (tmp_path / "data.mdb").stat().st_blocks * 512
+    assert store.usage().capacity == (capacity or on_disk + free)
+    store.close()
+
+
+def test_the_capacity_follows_the_real_disk(tmp_path):
+    store = EmbeddedStore(str(tmp_path), 1 << 44)
+    free = shutil.disk_usage(tmp_path).free
+    assert store.usage().capacity == pytest.approx(free, rel=0.05)
+    store.close()
 
 
 def test_a_file_that_is_no_store_is_unavailable(tmp_path):

@@ -56,9 +56,11 @@ class StoreMachine(RuleBasedStateMachine):
         assert all(self.expected[key].purge_at < now for key in gone)
         self.expected = {key: entry for key, entry in self.expected.items() if key not in gone}
 
-    @rule(prefix=st.sampled_from([b"", b"a", b"a/2", b"b/", b"c", b"b/\xff"]))
-    def scan(self, prefix):
-        assert list(self.store.scan(prefix)) == sorted((k, e) for k, e in self.expected.items() if k.startswith(prefix))
+    @rule(prefix=st.sampled_from([b"", b"a", b"a/2", b"b/", b"c", b"b/\xff"]), after=st.sampled_from([b"", *KEYS]))
+    def scan(self, prefix, after):
+        assert list(self.store.scan(prefix, after)) == sorted(
+            (k, e) for k, e in self.expected.items() if k.startswith(prefix) and k > after
+        )
 
     @precondition(lambda self: self.kind.durable)
     @rule()

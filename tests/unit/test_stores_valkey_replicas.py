@@ -13,6 +13,10 @@ from handlers.stores.valkey import ValkeyStore
 from tests.support.store_kinds import put
 from tests.support.valkey_server import serving
 
+RIGHTS = (
+    "on >sesame ~cellstate:* &cellstate:* +get +set +getrange +evalsha +eval +ping +info +select +wait +publish +scan +pexpiretime +dbsize"
+)
+
 
 @contextmanager
 def pair(folder):
@@ -60,6 +64,21 @@ def test_while_the_replica_lags_nothing_is_acknowledged_and_nothing_is_read(tmp_
         assert other.get_many([b"a"]) == [put(b"a", b"2", version=2).entry]
         assert store.commit_many([put(b"a", b"3", version=3, expected=2)]) == [True]
         store.close(), other.close()
+
+
+@pytest.mark.parametrize("right", ["wait", "publish"])
+def test_an_acl_without_the_right_to_wait_for_replicas_is_found_by_the_probe_and_acknowledges_nothing(tmp_path, right):
+    with pair(tmp_path) as (primary, _):
+        rights = [rule for rule in RIGHTS.split() if rule != f"+{right}"]
+        primary.client().execute_command("ACL", "SETUSER", "limited", *rights)
+        with closing(ValkeyStore(f"valkey://limited:sesame@127.0.0.1:{primary.port}", replicas=1)) as store:
+            with pytest.raises(StoreUnavailable, match=f"(?i)permissions to run the '{right}' command"):
+                store.probe()
+            with pytest.raises(StoreUnavailable, match=f"(?i)permissions to run the '{right}' command"):
+                store.get_many([b"a"])
+            if right == "wait":
+                with pytest.raises(StoreUnavailable, match=r"'wait' command.*whether it was applied is not known"):
+                    store.commit_many([put(b"a", b"1")])
 
 
 def test_a_store_without_the_setting_waits_for_no_replica(tmp_path):

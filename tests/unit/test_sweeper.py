@@ -17,18 +17,18 @@ class Scripted(Wrapped):
 
     def __init__(self, removes=0, takes=0.0):
         super().__init__(None)
-        self.removes, self.takes, self.slices, self.watch = removes, takes, 0, 0.0
+        self.removes, self.takes, self.slices, self.seconds = removes, takes, 0, 0.0
 
     def sweep(self, now, limit):
         self.slices += 1
-        self.watch += self.takes
+        self.seconds += self.takes
         if self.removes is None:
             raise StoreUnavailable("store: it hangs")
         return Swept([b""] * self.removes, [], True)
 
 
 def slices(store, *times):
-    sweeper = Sweeper(store, Settings(sweep_interval=10.0, sweep_slice=SLICE), Telemetry(), 1_000.0, lambda: store.watch)
+    sweeper = Sweeper(store, Settings(sweep_interval=10.0, sweep_slice=SLICE), Telemetry(), 1_000.0, lambda: store.seconds)
     for now in times:
         sweeper.run_if_due(now)
     return store.slices

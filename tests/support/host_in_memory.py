@@ -9,10 +9,10 @@ import orjson
 
 from tests.support.in_process import InProcess
 
-Fault: TypeAlias = httpx.Response | str | None  # answered instead; "unsent", "unanswered": see InMemoryHost; None: no fault
+Fault: TypeAlias = httpx.Response | str | None  # answered instead; "unsent", "unanswered": see HostInMemory; None: no fault
 
 
-class InMemoryHost:
+class HostInMemory:
     """The handler of an `httpx.MockTransport`.
 
     `faults` are used up, one a request: "unsent" breaks the connection before the request arrives, "unanswered" after it was served, a

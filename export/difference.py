@@ -1,14 +1,14 @@
-"""How far two tensors are apart.
-
-Scaled column by column: the largest absolute difference in a column of the last axis, over the largest absolute reference there, or over
-`floor` where that is smaller. So one tolerance serves an output in vehicles an hour, one in degrees beside it, and a state within ±1.
-"""
+"""Measure how far two tensors are apart."""
 
 from torch import Tensor
 
 
 def difference(actual: Tensor, expected: Tensor, floor: float = 1.0) -> float:
-    """Infinite for another shape, NaN for a NaN."""
+    """Return the largest scaled difference; infinite for another shape, NaN for a NaN.
+
+    Each column of the last axis is scaled by its own largest absolute reference, or by `floor` where that is smaller, so one tolerance
+    serves an output in vehicles an hour, one in degrees beside it, and a state within ±1.
+    """
     if actual.shape != expected.shape:
         return float("inf")
     columns = expected.shape[-1] if expected.dim() else 1

@@ -1,0 +1,96 @@
+"""Trace a lifted model: what the writers of TorchScript and ONNX share."""
+
+import contextlib
+import itertools
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import torch
+
+from export.errors import LiftError
+from export.graph.time_loop import Stepped
+from export.lift.lifted import Lift
+from export.user_code import at_user_line
+
+_exports = itertools.count(1)
+
+
+def graph_module(lifted: Lift, x: torch.Tensor) -> torch.nn.Module:
+    """Return the module that the exporters take: the lifted model, or a loop over its traced step. Raises LiftError."""
+    if lifted.step_module is not None:
+        with exporting("TorchScript"):
+            return traced(Stepped(lifted.step_module, lifted.state, x, lifted.output_mode).eval(), lifted, x)
+    if any(isinstance(module, torch.jit.ScriptModule) for module in lifted.base.modules()):
+        with exporting("TorchScript"):  # the ONNX exporter takes a scripted part only inside a traced whole
+            return traced(lifted.base, lifted, x)
+    return lifted.base
+
+
+def traced(module: torch.nn.Module, lifted: Lift, x: torch.Tensor) -> torch.jit.ScriptModule:
+    """Trace `module` over `x` `[B, T, …]` and zero states."""
+    result: torch.jit.ScriptModule = torch.jit.trace(  # type: ignore[no-untyped-call]
+        module, (x, *lifted.zeros(len(x))), check_trace=False
+    )
+    return result
+
+
+@contextlib.contextmanager
+def exporting(target: str) -> Iterator[None]:
+    """Prepare PyTorch for an export to `target`: quiet, without gradients or fused attention. Turns every failure into LiftError."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    with warnings.catch_warnings(), torch.no_grad(), _stdout_closed():
+        warnings.simplefilter("ignore")  # the verifier measures what tracers warn of
+        try:
+            torch.backends.mha.set_fastpath_enabled(False)  # the fused operator exists in PyTorch alone
+            with mock.patch.object(torch.nn.functional, "_in_projection_packed", _attention_projections), _numbered_class_names():
+                yield
+        except LiftError:
+            raise
+        except Exception as e:
+            reason = next((line.strip() for line in str(e).splitlines() if line.strip()), "no reason given")
+            found = f"{target} cannot hold this model: {type(e).__name__}: {reason[:200]}{at_user_line(e)}"
+            raise LiftError(f"{found}; write that operation with others, or leave it outside the model") from e
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fused)
+
+
+def _attention_projections(*arguments: Any) -> list[torch.Tensor]:
+    """Compute an attention's query, key and value one by one; PyTorch's packed form freezes T in the ONNX exporter."""
+    *values, weight, bias = arguments
+    biases = [None] * 3 if bias is None else bias.chunk(3)
+    return [torch.nn.functional.linear(v, w, b) for v, w, b in zip(values, weight.chunk(3), biases, strict=True)]
+
+
+@contextlib.contextmanager
+def _numbered_class_names() -> Iterator[None]:
+    """Name classes in a TorchScript file by the number of this export.
+
+    TorchScript gives the second class of one name in a process another name, so archives would depend on what was exported before.
+    """
+    original, number, classes = torch._jit_internal._qualified_name, next(_exports), itertools.count()
+
+    def qualified_name(thing: Any, *rest: Any) -> Any:
+        if not isinstance(thing, type) or hasattr(thing, "_jit_override_qualname"):
+            return original(thing, *rest)
+        return f"__torch__.x{number:08}_{next(classes)}.{thing.__name__}"
+
+    with mock.patch.object(torch._jit_internal, "_qualified_name", qualified_name):
+        yield
+
+
+@contextlib.contextmanager
+def _stdout_closed() -> Iterator[None]:
+    """Send file descriptor 1 to /dev/null: the ONNX exporter prints a failing graph from C++."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)

