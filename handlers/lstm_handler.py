@@ -67,7 +67,7 @@ class LstmHandler:
         assert self._frontend is not None  # the host calls `initialize` first
         if len(data) == 1 and context.get_request_header(0, "describe") == "True":  # GET /models/{model}?customized=true
             return [self._description]
-        responses = self._frontend.handle_batch([HttpRequest(_body(row)) for row in data])
+        responses = self._frontend.handle_batch([HttpRequest(_body(row), _headers(context, i)) for i, row in enumerate(data)])
         for i, response in enumerate(responses):
             _set_head(context, i, response)
         return [response.body for response in responses]
@@ -79,6 +79,10 @@ def _body(row: Mapping[str, Any]) -> bytes:
     if isinstance(value, bytes | bytearray):
         return bytes(value)
     return value.encode() if isinstance(value, str) else json.dumps(value).encode()
+
+
+def _headers(context: Any, i: int) -> dict[str, str]:
+    return {name.lower(): value for name, value in context.get_all_request_header(i).items()}
 
 
 def _set_head(context: Any, i: int, response: HttpResponse) -> None:

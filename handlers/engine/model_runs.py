@@ -98,10 +98,12 @@ class FinishedRuns:
             old.generation if old else 0,
             pack_arrays(arrays | {OPAQUE: state.values} if opaque else arrays),
             version,
-            generation=old.generation if old else 0,
+            generation=old.generation if old else run.generation,
             history=_history(run, batch.context.settings.keep_versions, state.digest),
             recent=_recent(run, batch.context.settings.rewarm_steps),
         )
+        if task.request.close:
+            record = record.tombstone(batch.now)
         after = status(task.id, record) if task.request.commit else _unmoved(task.id, record, old)
         after.rewarmed = run.rewarmed > 0
         task.reply = task.encode(Result(version, arrays, state if opaque else None, after))

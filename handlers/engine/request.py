@@ -30,6 +30,7 @@ class Request:
     horizon: int = 0
     future: Floats | None = None
     commit: bool = True
+    close: bool = False  # end the session after the step
 
     @property
     def steps(self) -> int:
@@ -39,8 +40,8 @@ class Request:
     def request_hash(self) -> bytes:
         """Return 16 bytes that are equal for a request and its retry, and for no other request.
 
-        Left out are what names the session (a hash is compared within one session), `step` and `generation` of a step (the session's rules
-        compare them) and `commit`. For a fork, import or rewind nothing but the fork's target is left out.
+        Left out are what names the session (a hash is compared within one session), `step`, `generation` and `restart` of a step (the
+        session's rules compare them), `commit` and `close`. For a fork, import or rewind nothing but the fork's target is left out.
         """
         head = _step_head(self.returns, self.horizon)
         ref = self.session

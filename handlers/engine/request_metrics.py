@@ -43,5 +43,5 @@ def _count_applied(counts: Counter[tuple[str, ...]], task: Task, action: str) ->
         counts["steps_replayed_total",] += task.request.steps
     if task.transition in CREATING:
         counts["sessions_created_total", action] += 1
-    elif task.transition is Transition.CLOSE:
+    if task.transition is Transition.CLOSE or (task.request.close and task.transition not in REPLAYING):
         counts["sessions_closed_total",] += 1
