@@ -8,6 +8,7 @@ and a *constant* (None, a number, a flag) stays as it is. Series and static inpu
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,9 +16,19 @@ from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_unflatten
 
 from export.errors import LiftError
-from export.lift.recorder import Site, State
+from export.lift.recorder import Site
 
 RIDING = ("x", "series", "static")  # in this order they are the columns of the graph's x
+
+
+@dataclass(frozen=True)
+class StateLink:
+    """How a state that is an argument goes through the model."""
+
+    site: Site  # the recurrent call that begins with it
+    part: int  # 0 for h, 1 for c
+    unchanged: bool  # given to the call as it is, and returned as the call left it
+    returned: int | None  # which of the model's outputs is the next state, if one is
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +37,8 @@ class Leaf:
 
     role: str  # one of RIDING, or "lengths", "state", "constant"
     value: Any  # as the example has it
-    origin: tuple[Site, int] | None = None  # of a state: which site's, and which of its tensors
+    position: int = 0  # among the leaves
+    state: StateLink | None = None  # of a state
 
     @property
     def trailing(self) -> tuple[int, ...]:
@@ -88,6 +100,11 @@ class Arguments:
         return sum(leaf.width for leaf in self.leaves if leaf.role == "static")
 
     @property
+    def states(self) -> tuple[Leaf, ...]:
+        """The leaves that are states."""
+        return tuple(leaf for leaf in self.leaves if leaf.role == "state")
+
+    @property
     def _x(self) -> Leaf:
         return next(leaf for leaf in self.leaves if leaf.role == "x")
 
@@ -111,25 +128,21 @@ class Arguments:
     def _riding(self) -> list[Leaf]:
         return [leaf for role in RIDING for leaf in self.leaves if leaf.role == role]
 
-    def from_graph(self, x: Tensor, states: Mapping[Site, State]) -> Any:
-        """Return forward's arguments for the graph's x; a state that is not among `states` is zeros."""
+    def from_graph(self, x: Tensor, states: Mapping[int, Tensor] = MappingProxyType({})) -> Any:
+        """Return forward's arguments for the graph's x. `states` are by the leaf's position; a state that is not among them is zeros."""
         offset, taken = 0, {}
         for leaf in self._riding():
             columns = x if leaf.width == self.width else x[..., offset : offset + leaf.width]
             taken[id(leaf)] = leaf.from_columns(columns, self.axis)
             offset += leaf.width
-        values = [taken[id(leaf)] if id(leaf) in taken else self._other(leaf, x, states) for leaf in self.leaves]
+        values = [taken[id(leaf)] if id(leaf) in taken else states.get(leaf.position, self._other(leaf, x)) for leaf in self.leaves]
         return tree_unflatten(values, self.spec)
 
-    def _other(self, leaf: Leaf, x: Tensor, states: Mapping[Site, State]) -> Any:
+    def _other(self, leaf: Leaf, x: Tensor) -> Any:
         if leaf.role == "lengths":
             return torch.full((x.size(0),), x.size(1), dtype=leaf.value.dtype)
         if leaf.role == "constant":
             return leaf.value
-        assert leaf.origin is not None
-        site, part = leaf.origin
-        if site in states:
-            return states[site][part]
         zeros = torch.zeros_like(leaf.value.narrow(leaf.value.dim() - 2, 0, 1))
         return zeros.expand(*zeros.shape[:-2], x.size(0), zeros.shape[-1])
 
@@ -142,24 +155,24 @@ def resize(x: Tensor, axis: int, size: int) -> Tensor:
 
 
 def assign_roles(
-    values: Sequence[Any], spec: TreeSpec, axis: int, states: Mapping[int, tuple[Site, int]], packed: Sequence[Sequence[int]]
+    values: Sequence[Any], spec: TreeSpec, axis: int, states: Mapping[int, StateLink], packed: Sequence[Sequence[int]]
 ) -> Arguments:
     """Give every leaf its role. Raises LiftError for a leaf that fits none.
 
-    `states` are the sites of state leaves by position; `packed` the lengths by which the model packed sequences.
+    `states` are the links of state leaves by position; `packed` the lengths by which the model packed sequences.
     """
     first = first_tensor(values)
     x: Tensor = values[first]
     found = []
     for position, value in enumerate(values):
         if position == first:
-            found.append(Leaf("x", value))
+            found.append(Leaf("x", value, position))
         elif position in states:
-            found.append(Leaf("state", value, states[position]))
+            found.append(Leaf("state", value, position, states[position]))
         elif not isinstance(value, Tensor):
-            found.append(Leaf("constant", value))
+            found.append(Leaf("constant", value, position))
         else:
-            found.append(Leaf(_role(value, x.shape[axis], x.shape[1 - axis], axis, packed, position), value))
+            found.append(Leaf(_role(value, x.shape[axis], x.shape[1 - axis], axis, packed, position), value, position))
     return Arguments(tuple(found), spec, axis)
 
 
