@@ -18,6 +18,7 @@ from torch.utils._pytree import TreeSpec, tree_unflatten
 from export.errors import LiftError
 from export.lift.recorder import Site
 
+EXACT = 2**24  # float32 holds every integer up to this
 RIDING = ("x", "series", "static")  # in this order they are the columns of the graph's x
 
 
@@ -99,6 +100,10 @@ class Arguments:
         """The number of static columns: the last ones of x."""
         return sum(leaf.width for leaf in self.leaves if leaf.role == "static")
 
+    def integer_mask(self) -> Tensor:
+        """Return a mask over the columns of x that are integers in the model's arguments."""
+        return torch.tensor([not leaf.value.is_floating_point() for leaf in self.riding for _ in range(leaf.width)])
+
     @property
     def states(self) -> tuple[Leaf, ...]:
         """The leaves that are states."""
@@ -117,7 +122,7 @@ class Arguments:
         if self.tokens:
             value: Tensor = self._x.resized(self.axis, 2, self.steps)
             return value.transpose(0, 1).contiguous() if self.axis else value
-        return torch.cat([self._as_columns(leaf) for leaf in self._riding()], -1)
+        return torch.cat([self._as_columns(leaf) for leaf in self.riding], -1)
 
     def _as_columns(self, leaf: Leaf) -> Tensor:
         value: Tensor = leaf.resized(self.axis, 2, self.steps)
@@ -125,13 +130,15 @@ class Arguments:
             return value.reshape(2, 1, leaf.width).expand(-1, self.steps, -1).float()
         return (value.transpose(0, 1) if self.axis else value).reshape(2, self.steps, leaf.width).float()
 
-    def _riding(self) -> list[Leaf]:
+    @property
+    def riding(self) -> list[Leaf]:
+        """The leaves that are columns of x, in the order of the columns."""
         return [leaf for role in RIDING for leaf in self.leaves if leaf.role == role]
 
     def from_graph(self, x: Tensor, states: Mapping[int, Tensor] = MappingProxyType({})) -> Any:
         """Return forward's arguments for the graph's x. `states` are by the leaf's position; a state that is not among them is zeros."""
         offset, taken = 0, {}
-        for leaf in self._riding():
+        for leaf in self.riding:
             columns = x if leaf.width == self.width else x[..., offset : offset + leaf.width]
             taken[id(leaf)] = leaf.from_columns(columns, self.axis)
             offset += leaf.width
@@ -173,7 +180,20 @@ def assign_roles(
             found.append(Leaf("constant", value, position))
         else:
             found.append(Leaf(_role(value, x.shape[axis], x.shape[1 - axis], axis, packed, position), value, position))
+    for leaf in found:
+        _check_integers(leaf)
     return Arguments(tuple(found), spec, axis)
+
+
+def _check_integers(leaf: Leaf) -> None:
+    """Raise LiftError for integers that float32 cannot hold: beside other columns they are sent as float32."""
+    if leaf.role in RIDING and leaf.value.dim() > 2 - (leaf.role == "static") and not leaf.value.is_floating_point():
+        largest = int(leaf.value.abs().max())
+        if largest > EXACT:
+            raise LiftError(
+                f"argument {leaf.position} of forward holds {largest}: integers beyond 2^24 are not exact in float32, in which inputs are "
+                "sent; number ids from 0, and count times from a recent date"
+            )
 
 
 def _role(value: Tensor, batch: int, steps: int, axis: int, packed: Sequence[Sequence[int]], position: int) -> str:

@@ -31,6 +31,9 @@ COPIES = frozenset(
 )
 
 
+COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne", "clamp", "clip", "threshold"})
+
+
 class Key(NamedTuple):
     """One function call of a forward pass: the same in every run of the same code."""
 
@@ -60,6 +63,7 @@ class Event:
     outputs: tuple[Tensor, ...]
     mutated: Tensor | None = None  # an argument that the call wrote into
     is_recurrent: bool = False
+    compared: tuple[float, ...] = ()  # numbers that a comparison compares with
 
     @property
     def name(self) -> str:
@@ -117,7 +121,8 @@ class Dataflow(TorchFunctionMode):
         writes = key.function == "__setitem__" or (key.function.endswith("_") and not key.function.endswith("__"))
         mutated = leaves[0] if writes and leaves and isinstance(leaves[0], Tensor) else None
         if inputs or outputs:
-            self.events.append(Event(key, inputs, outputs, mutated, is_recurrent))
+            compared = [float(leaf) for leaf in leaves if type(leaf) in (int, float)] if key.function in COMPARISONS else []
+            self.events.append(Event(key, inputs, outputs, mutated, is_recurrent, tuple(compared)))
 
     def output(self, key: Key, index: int) -> Tensor:
         """Return output `index` of the call `key`."""

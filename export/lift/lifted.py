@@ -28,6 +28,7 @@ from export.lift.dataflow import Dataflow
 from export.lift.find_carriers import find_carriers
 from export.lift.output_layout import Layout
 from export.lift.recorder import Call, CallRecorder, Site
+from export.lift.sampling import Sampler
 from handlers.signature import StateEntry
 
 
@@ -82,6 +83,7 @@ class Lift:
     width: int  # O
     steps: tuple[int, int | None]  # the least and the most T that the model takes; None for no bound
     arguments: Arguments
+    sampler: Sampler
     layout: Layout
     description: dict[str, Any]
 
@@ -110,7 +112,7 @@ class Lift:
 
     def inputs(self, batch: int, steps: int, generator: torch.Generator) -> Tensor:
         """Draw inputs like the example, `[batch, steps, …]`."""
-        return probe.perturbed_inputs(self.window(), batch, steps, generator, self.arguments.static_width)
+        return self.sampler.draw(batch, steps, generator)
 
     @property
     def states_are_arguments(self) -> bool:
@@ -147,22 +149,24 @@ class Lift:
         return result
 
 
-def lift(model: nn.Module, example: Any) -> Lift:
+def lift(model: nn.Module, example: Any, vocabulary: int = 0) -> Lift:
     """Lift the state out of a copy of `model`. `example` is the argument of its forward, or a tuple of its arguments, x first.
 
-    x is `[B, T, F]` numbers or `[B, T]` token ids, or time first if the model takes it so. Raises LiftError with the reason and a remedy.
+    x is `[B, T, F]` numbers or `[B, T]` token ids, or time first if the model takes it so. `vocabulary` is the number of token ids.
+    Raises LiftError with the reason and a remedy.
     """
     checks.check_precision(model)
     checks.check_scripted(model)
     arguments = probe.infer_arguments(model, example)
     checks.check_model(model, arguments)
+    sampler = probe.make_sampler(model, arguments, vocabulary)
     steps = layout.step_range(model, arguments)
     first, second = layout.two_sizes(model, arguments, steps)
-    changed = probe.observe(model, _varied(arguments, 2, first.steps, kept_row=0))
+    changed = probe.observe(model, _varied(arguments, sampler, 2, first.steps, kept_row=0))
     y = layout.find_layout(first, second, changed, arguments)
     looping = _loops(model, arguments, steps)
     length = 1 if looping else arguments.steps
-    one, other = probe.observe(model, arguments.resized(2, length)), probe.observe(model, _varied(arguments, 3, length))
+    one, other = probe.observe(model, arguments.resized(2, length)), probe.observe(model, _varied(arguments, sampler, 3, length))
     loop = [probe.observe(model, arguments.resized(2, n)) for n in (3, 4)] if looping else []
     carriers, output = find_carriers(arguments, one, other, loop, _sites_not_carried(first, second))
     base, copied = (Lifted(model, carriers, output, arguments, y).eval() for _ in range(2))
@@ -178,6 +182,7 @@ def lift(model: nn.Module, example: Any) -> Lift:
         width=y.width,
         steps=steps,
         arguments=arguments,
+        sampler=sampler,
         layout=y,
         description={"recurrent": [_describe(call) for call in one.calls], "looped": looping},
     )
@@ -185,9 +190,9 @@ def lift(model: nn.Module, example: Any) -> Lift:
     return result
 
 
-def _varied(arguments: Arguments, batch: int, steps: int, kept_row: int | None = None) -> Any:
+def _varied(arguments: Arguments, sampler: Sampler, batch: int, steps: int, kept_row: int | None = None) -> Any:
     """Return forward's arguments with other numbers, except those of row `kept_row`."""
-    x = probe.perturbed_inputs(arguments.window(), batch, steps, torch.Generator().manual_seed(7), arguments.static_width)
+    x = sampler.draw(batch, steps, torch.Generator().manual_seed(7))
     if kept_row is not None:
         own = resize(arguments.window(), 1, steps)
         x[kept_row] = own[kept_row]

@@ -18,6 +18,7 @@ from export.lift import arguments
 from export.lift.arguments import Arguments, StateLink
 from export.lift.dataflow import Dataflow, Origins
 from export.lift.recorder import Call, CallRecorder
+from export.lift.sampling import Sampler
 from export.user_code import at_user_line
 
 
@@ -79,33 +80,59 @@ def flat(given: Any) -> list[Any]:
     return leaves
 
 
-def perturbed_inputs(window: Tensor, batch: int, steps: int, generator: torch.Generator, static: int = 0) -> Tensor:
-    """Draw inputs like `window` `[B, T, F]` or `[B, T]`: its steps, shuffled, each number moved by a tenth of its column's spread.
+def make_sampler(model: nn.Module, arguments: Arguments, vocabulary: int = 0) -> Sampler:
+    """Return a sampler of inputs like the example, with the ids that the model's embeddings know. Raises LiftError.
 
-    Integers may be ids and stay integers; a constant column also gets 0 and 1, and token ids also get 0, which often means padding.
-    The last `static` columns are constant over a sequence.
+    `vocabulary` is the number of token ids that users may send; 0 for those that the embedding has.
     """
-    pool = window.reshape(window.shape[0] * window.shape[1], -1)  # [N, F]
-    at = torch.randint(len(pool), (batch, steps), generator=generator)
-    x = pool[at]  # [batch, steps, F]
-    constant = (pool == pool[0]).all(0)
-    bits = torch.randint(2, x.shape, generator=generator)
-    if not window.is_floating_point():
-        replaced = torch.rand(x.shape, generator=generator) < torch.where(constant, 0.5, 0.1)
-        return torch.where(replaced, bits * constant, x).reshape(batch, steps, *window.shape[2:])
-    ids = integer_columns(window).flatten()
-    spread = torch.where(constant, pool[0].abs().clamp(min=1), pool.std(0, correction=0))
-    shaken = x + 0.1 * spread * torch.randn(x.shape, generator=generator)
-    coarse = torch.where(constant & (torch.rand(x.shape, generator=generator) < 0.5), bits.to(x.dtype), x)
-    x = torch.where(ids, coarse, shaken)
-    if static:
-        x[..., -static:] = x[:, :1, -static:].clone()
-    return x.reshape(batch, steps, *window.shape[2:])
+    window = arguments.window()
+    seen = observe(model, arguments.from_graph(window))
+    ids = _ids(seen, arguments, window)
+    if arguments.tokens:
+        known = ids.get(0, 0)
+        if vocabulary and known and vocabulary > known:
+            raise LiftError(
+                f"tokens: {vocabulary} ids, and the model's embedding has {known} rows: give the number that it was trained with"
+            )
+        ids = {0: vocabulary or known} if vocabulary or known else {}
+    numbers = {number for event in seen.flow.events for number in event.compared}
+    paddings = {m.padding_idx for m in model.modules() if isinstance(m, nn.Embedding) and m.padding_idx is not None}
+    special = paddings | {int(n) for n in numbers if n == int(n) and 0 <= n < max([*ids.values(), 1])} | {0}
+    return Sampler(window, arguments.static_width, ids, _integers(seen, arguments), tuple(sorted(special)), tuple(sorted(numbers)))
 
 
-def integer_columns(window: Tensor) -> Tensor:
-    """Return a mask over the columns of `[B, T, F]` that hold integers only, and so may be ids."""
-    return (window == window.round()).all(0).all(0)
+def _ids(seen: Observation, arguments: Arguments, window: Tensor) -> dict[int, int]:
+    """Return, by column, the rows of the embedding that a column indexes; the smallest where there are several."""
+    columns = window.reshape(*window.shape[:2], -1)
+    found: dict[int, int] = {}
+    for event in seen.flow.events:
+        index = event.inputs.get(0)
+        if event.name != "embedding" or index is None or 1 not in event.inputs:
+            continue
+        count = event.inputs[1].shape[0]
+        for column in range(columns.shape[-1]):
+            values = columns[..., column]
+            shapes = (values, values.transpose(0, 1), values[:, -1], values[:, :1])
+            whole = (
+                index.dim() == 3
+                and index.shape[:2] == values.shape
+                and any(bool((index[..., k] == values).all()) for k in range(index.shape[2]))
+            )
+            if whole or any(index.numel() == v.numel() and bool((index.flatten() == v.flatten()).all()) for v in shapes):
+                found[column] = min(count, found.get(column, count))
+    return found
+
+
+def _integers(seen: Observation, arguments: Arguments) -> tuple[bool, ...]:
+    """Return which columns the model may take for ids: arguments of integers, and numbers that it converts to integers."""
+    values = flat(seen.given)
+    reached = Origins(seen.flow.events).sources({id(values[leaf.position]): leaf.position for leaf in arguments.riding})
+    converted: set[int] = set()
+    for event in seen.flow.events:
+        if any(not t.is_floating_point() and t.dtype != torch.bool for t in event.outputs):
+            converted |= {label for t in event.inputs.values() if t.is_floating_point() for label in reached.get(id(t), ())}
+    columns = [[not leaf.value.is_floating_point() or leaf.position in converted] * leaf.width for leaf in arguments.riding]
+    return tuple(flag for flags in columns for flag in flags)
 
 
 def constant_state(first: Call, second: Call) -> tuple[Tensor, ...] | None:
