@@ -70,7 +70,7 @@ class Result:
         numbers = f"{total.answered:,} requests answered, {total.answered / max(self.seconds, 1e-9):,.0f} a second"
         times = ", ".join(f"p{percent:g} {percentile(total.latencies, percent):,.1f} ms" for percent in (50, 99, 99.99))
         parity = f"largest difference {self.measurements.largest_difference:.1e}, allowed {self.about.get('tolerance', 0):.0e}"
-        reasons = [f"never asked: {', '.join(self.missing)}"] if self.missing else []
+        reasons = [f"never asked: {', '.join(self.missing)}: use more users, or fewer scenarios"] if self.missing else []
         reasons += [str(outcome) for outcome in self.outcomes if not outcome.kept]
         reasons += self.limits if self.verdict == NOT_MEASURED else []
         why = f" ({'; '.join(reasons)})" if reasons else ""
