@@ -13,14 +13,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from handlers.clock import ClockGuard
 from handlers.engine.context import ServiceContext
 from handlers.engine.factory import open_backend, open_store
-from handlers.errors import ConfigurationError, StoreUnavailable
+from handlers.engine.service import Service
+from handlers.errors import ConfigurationError
 from handlers.metrics import Telemetry
 from handlers.protocols.base import HttpRequest, HttpResponse
 from handlers.protocols.frontend import Frontend
 from handlers.settings import Settings
 from handlers.signature import Signature
+from handlers.stores.reopening import ReopeningStore
 from handlers.torchserve import socket_reader
 from handlers.torchserve.metrics_reporter import MetricsReporter
 
@@ -35,11 +38,11 @@ class LstmHandler:
         self._description = b""
 
     def initialize(self, context: Any) -> None:
-        """Load the model, open the store. Raises ConfigurationError: the host reports it and tries a new worker."""
+        """Load the model; open the store, or go on without it. Raises ConfigurationError: TorchServe reports it and tries a new worker."""
         folder = Path(context.system_properties["model_dir"])
         try:
             self._frontend = self._start(folder, context.model_yaml_config or {})
-        except (ConfigurationError, StoreUnavailable) as e:
+        except ConfigurationError as e:
             log.error("refused_to_start %s", e.message)
             raise
 
@@ -49,21 +52,22 @@ class LstmHandler:
         signature = Signature.load(folder / "signature.json")
         self._description = json.dumps(signature.raw).encode()
         backend = open_backend(folder, signature, settings)
-        store, telemetry = open_store(settings), Telemetry((signature.name, signature.version))
-        store.probe()
+        telemetry = Telemetry((signature.name, signature.version))
+        store = ReopeningStore(lambda: open_store(settings), lambda available: telemetry.set("store_available", available))
+        clock = ClockGuard(settings.clock_confirmation, lambda: telemetry.count("clock_jumps_total"))
         context = ServiceContext(backend, signature, store, settings, telemetry)
         socket_reader.install()
         if settings.metrics_interval:
             MetricsReporter(telemetry, settings.metrics_interval).start()
         log.warning("started model=%s device=%s settings=%s", signature.label, backend.device, json.dumps(settings.effective()))
-        return Frontend.over(context)
+        return Frontend(Service(context, clock))
 
     def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
         """Answer one batch; row i of the result answers row i of `data`."""
         assert self._frontend is not None  # the host calls `initialize` first
         if len(data) == 1 and context.get_request_header(0, "describe") == "True":  # GET /models/{model}?customized=true
             return [self._description]
-        responses = self._frontend.handle_batch([HttpRequest(_body(row)) for row in data])
+        responses = self._frontend.handle_batch([HttpRequest(_body(row), _headers(context, i)) for i, row in enumerate(data)])
         for i, response in enumerate(responses):
             _set_head(context, i, response)
         return [response.body for response in responses]
@@ -75,6 +79,10 @@ def _body(row: Mapping[str, Any]) -> bytes:
     if isinstance(value, bytes | bytearray):
         return bytes(value)
     return value.encode() if isinstance(value, str) else json.dumps(value).encode()
+
+
+def _headers(context: Any, i: int) -> dict[str, str]:
+    return {name.lower(): value for name, value in context.get_all_request_header(i).items()}
 
 
 def _set_head(context: Any, i: int, response: HttpResponse) -> None:

@@ -98,10 +98,12 @@ class FinishedRuns:
             old.generation if old else 0,
             pack_arrays(arrays | {OPAQUE: state.values} if opaque else arrays),
             version,
-            generation=old.generation if old else 0,
+            generation=old.generation if old else run.generation,
             history=_history(run, batch.context.settings.keep_versions, state.digest),
             recent=_recent(run, batch.context.settings.rewarm_steps),
         )
+        if task.request.close:
+            record = record.tombstone(batch.now)
         after = status(task.id, record) if task.request.commit else _unmoved(task.id, record, old)
         after.rewarmed = run.rewarmed > 0
         task.reply = task.encode(Result(version, arrays, state if opaque else None, after))
@@ -125,10 +127,10 @@ def _arrays(
         arrays["forecast"] = forecast
     if "output" in returns and output is not None:
         arrays["output"] = output[run.rewarmed :]
-    if any(entry.output in returns for entry in signature.state):
-        for entry, tensor in zip(signature.state, batching.split(state[None], signature), strict=True):
-            if entry.output in returns:
-                arrays[entry.output] = tensor[:, 0]  # [L*D, size]
+    wanted = [name for name in signature.state_outputs if name in returns]
+    if wanted:
+        tensors = dict(zip(signature.state_outputs, batching.split(state[None], signature), strict=True))
+        arrays |= {name: tensors[name][:, 0] for name in wanted}  # [L*D, size]
     return arrays
 
 

@@ -20,6 +20,7 @@ class ModelRun:
     state: Vector  # [S]
     position: int
     record: Record | None = None  # the session's before the step; None for a new session, or without one
+    generation: int = 0  # of a new session
     rewarmed: int = 0  # recent inputs that run before the request's own, to rebuild the state
 
 

@@ -54,7 +54,8 @@ def _recorded(session: LoadedSession) -> Record:
 def _create(batch: Batch, task: Task, session: LoadedSession) -> None:
     if task.request.commit:
         batch.admit(task.id)
-    task.run = ModelRun(_inputs(task), _initial(batch, task.request.state), 0)
+    generation = session.record.generation + 1 if task.ref.restart and session.record is not None else 0
+    task.run = ModelRun(_inputs(task), _initial(batch, task.request.state), 0, generation=generation)
 
 
 def _apply(batch: Batch, task: Task, session: LoadedSession) -> None:
@@ -79,6 +80,9 @@ def _replay(batch: Batch, task: Task, session: LoadedSession) -> None:
     opaque = arrays.pop(OPAQUE, None)
     state = None if opaque is None else State(opaque, record.state.position, record.state.digest)
     version = record.version or batch.context.signature.version
+    if task.request.close and not record.closed:
+        record = record.tombstone(batch.now)
+        batch.sessions.put(task.id, record)
     task.reply = task.encode(Result(version, arrays, state, status(task.id, record, replayed=True)))
 
 

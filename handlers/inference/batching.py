@@ -122,12 +122,14 @@ class _BatchRun:
         results, signature = self._results, self._signature
         x = np.concatenate([self._inputs[row][start:stop] for row in rows])
         x = x.reshape(len(rows), stop - start, *x.shape[1:])
-        everything = len(rows) == len(results.states)  # the usual case; rows of different lengths are in another order
-        index = slice(None) if everything and rows == list(range(len(rows))) else rows
+        whole = len(rows) == len(results.states) and rows == list(range(len(rows)))  # the usual case: all rows, in their order
         want_output = any(self._want_output[row] for row in rows)
-        given = self._backend.run(x, split(results.states[index], signature), want_output)
+        given = self._backend.run(x, split(results.states if whole else results.states[rows], signature), want_output)
         states = join(given.states)
-        results.states[index] = states
+        if whole:
+            results.states = states
+        else:
+            results.states[rows] = states
         finite = _finite(states) & _finite(given.y)
         for i, row in enumerate(rows):
             # With one y per sequence only the last chunk's y counts; earlier ones may be non-finite.

@@ -11,7 +11,7 @@ from handlers.errors import CellstateError
 JSON = "application/json"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HttpRequest:
     """What a client sent to one model. Names of headers are in lower case."""
 
@@ -20,7 +20,7 @@ class HttpRequest:
     path: str = ""  # of the URL; empty where the server does not tell
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HttpResponse:
     """What a client is answered with."""
 

@@ -13,6 +13,7 @@ from handlers.errors import InvalidInput, UnknownField
 from handlers.signature import Signature
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+NUMBERS = frozenset({int, float})
 MAX_NAMES = 8  # in a message
 MAX_STEP = 2**53  # the largest integer that every JSON client keeps exact
 ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
@@ -21,7 +22,7 @@ ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
 def reject_unknown_fields(document: Mapping[str, Any], known: Sequence[str], where: str) -> None:
     """Raise UnknownField for a field that is not among `known`, with the name that was probably meant."""
     for name in document:
-        if name not in known:
+        if name not in known:  # a handful of names: faster than a set of them
             close = difflib.get_close_matches(name[:64], known, 1)
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
             raise UnknownField(f"{where}: unknown field {short_repr(name)}; {hint}")
@@ -72,11 +73,14 @@ def matrix(value: list[Any], columns: int, where: str, signature: Signature, nou
         if type(row) is not list or len(row) != columns:
             got = len(row) if isinstance(row, list) else json_type(row)
             raise InvalidInput(f"{where}[{i}]: expected {columns} {noun}, got {got} (signature {signature.label})")
-    if not set(map(type, itertools.chain.from_iterable(value))) <= {int, float}:  # a bool would pass for 1, a string for its number
-        i, j = next((i, j) for i, row in enumerate(value) for j, item in enumerate(row) if type(item) not in (int, float))
+    flat = value[0] if len(value) == 1 else list(itertools.chain.from_iterable(value))
+    if not NUMBERS.issuperset(map(type, flat)):  # a bool would pass for 1, a string for its number
+        i, j = next((i, j) for i, row in enumerate(value) for j, item in enumerate(row) if type(item) not in NUMBERS)
         raise InvalidInput(f"{where}[{i}][{j}]: expected a number, got {json_type(value[i][j])}; fill in a measurement that is missing")
+    if max(flat) <= limit and min(flat) >= -limit:  # JSON has no NaN
+        return np.array(flat, dtype=np.float32).reshape(len(value), columns)
     with np.errstate(over="ignore"):
-        array = np.array(value, dtype=np.float32)
+        array = np.array(value, dtype=np.float32)  # a number just beyond the limit may round to it
     check_range(array, where, limit, value)
     return array
 

@@ -33,6 +33,7 @@ class Operation(Enum):
     """What a request asks of a session."""
 
     START = "start"  # "step": 0, or no id
+    RESTART = "restart"  # a first step that replaces whatever was there: `sequence_start` of the Open Inference Protocol
     NEXT = "next"  # the step that the session is at, or no step
     REPEAT_STEP = "repeat step"  # the step that was applied last, sent again
     WRONG_STEP = "wrong step"  # a step, generation or `from` that is not the session's
@@ -75,6 +76,7 @@ def _row(absent: Outcome, live: Outcome, rewarmable: Outcome, mismatch: Outcome,
 TABLE: dict[Operation, dict[Phase, Outcome]] = {
     #                          absent               live          rewarmable    mismatch      closed       expired
     O.START:             _row(T.CREATE,            Exists,       Exists,       Exists,       Closed,      T.CREATE),
+    O.RESTART:           _row(T.CREATE,            T.CREATE,     T.CREATE,     T.CREATE,     T.CREATE,    T.CREATE),
     O.NEXT:              _row(NotFound,            T.APPLY,      T.REWARM,     Changed,      Closed,      Expired),
     O.REPEAT_STEP:       _row(NotFound,            T.REPLAY,     T.REPLAY,     T.REPLAY,     T.REPLAY,    Expired),
     O.WRONG_STEP:        _row(NotFound,            Conflict,     Conflict,     Conflict,     Closed,      Expired),
@@ -140,6 +142,8 @@ def operation(ref: SessionRef, request_hash: bytes, record: Record | None, phase
     """Return what a request asks of the session that it names. Without `step` a request is never taken for a repeat: it applies again."""
     if ref.action is not Action.STEP:
         return _action(ref, request_hash, record, phase)
+    if ref.restart:
+        return Operation.RESTART
     if record is None or phase in (Phase.ABSENT, Phase.EXPIRED):
         return Operation.START if ref.step == 0 or ref.id is None else Operation.NEXT if ref.step is None else Operation.WRONG_STEP
     if _is_last_step(ref, request_hash, record):

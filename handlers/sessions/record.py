@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from xxhash import xxh3_64, xxh3_64_digest
+from xxhash import xxh3_64_digest
 
 from handlers.arrays import Array, Floats
 from handlers.sessions import record_v1
@@ -122,7 +122,7 @@ def was_closed(data: bytes) -> bool:
 
 def pack_arrays(arrays: Mapping[str, Floats]) -> bytes:
     """Encode float32 arrays by name: name and shape of each, then its values."""
-    return b"".join(part for name, array in arrays.items() for part in (_array_head(name, array.shape), array.tobytes()))
+    return b"".join([_array_head(name, array.shape) + array.tobytes() for name, array in arrays.items()])
 
 
 def unpack_arrays(data: bytes) -> dict[str, Floats]:
@@ -157,7 +157,7 @@ def _decode(data: bytes) -> Record:
     end = len(data) - CHECKSUM_BYTES
     if end < HEADER.size:
         raise CorruptState("shorter than its header")
-    if xxh3_64(memoryview(data)[:end]).digest() != data[end:]:
+    if xxh3_64_digest(data[:end]) != data[end:]:
         raise CorruptState("its checksum does not match")
     (
         _, _, closed, kept, created, expires, last_step, last_hash, last_generation, rewind_hash, generation, digest, size, version_length,
@@ -168,15 +168,17 @@ def _decode(data: bytes) -> Record:
     inputs_start = states_start + (kept + 1) * (POSITION.size + 4 * size)
     if closed > 1 or kind not in KINDS or inputs_start + KINDS[kind].itemsize * rows * max(columns, 1) != end:
         raise CorruptState("its parts do not fill its length")
-    states = [_state(data, states_start + i * (POSITION.size + 4 * size), size, digest) for i in range(kept + 1)]
+    state = _state(data, states_start, size, digest)
+    stride = POSITION.size + 4 * size
+    history = tuple([_state(data, states_start + i * stride, size, digest) for i in range(1, kept + 1)]) if kept else ()
     recent = _unpack_inputs(data, inputs_start, kind, columns, rows)
     try:
         version = data[HEADER.size : answer_start].decode()
     except UnicodeDecodeError as e:
         raise CorruptState("the version of its model is no text") from e
     return Record(
-        states[0], created, expires, last_step, last_hash, last_generation, data[answer_start:states_start], version, rewind_hash,
-        generation, closed == 1, tuple(states[1:]), recent,
+        state, created, expires, last_step, last_hash, last_generation, data[answer_start:states_start], version, rewind_hash,
+        generation, closed == 1, history, recent,
     )  # fmt: skip
 
 

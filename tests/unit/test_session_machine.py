@@ -48,6 +48,7 @@ def test_every_action_has_its_operation():
 
 REFS = {
     Operation.START: (ref(0), '"step": 0'),
+    Operation.RESTART: (ref(0, restart=True), '"step": 0'),
     Operation.NEXT: (ref(), "a next step"),
     Operation.REPEAT_STEP: (ref(5), '"step": 5'),
     Operation.WRONG_STEP: (ref(3, generation=1), '"step": 3 with "generation": 1'),
@@ -81,7 +82,7 @@ CREATING = (Transition.CREATE, Transition.CREATE_FROM_STATE)
 def test_transitions_that_need_a_record_are_granted_only_where_there_is_one(asked, phase):
     cell = TABLE[asked][phase]
     assert phase is not Phase.ABSENT or not isinstance(cell, Transition) or cell in CREATING
-    assert cell not in CREATING or phase in (Phase.ABSENT, Phase.EXPIRED)
+    assert cell not in CREATING or phase in (Phase.ABSENT, Phase.EXPIRED) or asked is Operation.RESTART
 
 
 @pytest.mark.parametrize("asked", Operation)
@@ -165,6 +166,11 @@ def test_what_a_step_asks_of_a_live_session(named, request_hash, asked):
 )
 def test_what_a_step_asks_of_a_session_that_is_not_there(phase, named, asked):
     assert machine.operation(named, APPLIED, RECORDS[phase], phase) is asked
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_a_restart_asks_the_same_wherever_the_session_is(phase):
+    assert machine.operation(ref(0, restart=True, generation=1), APPLIED, RECORDS[phase], phase) is Operation.RESTART
 
 
 @pytest.mark.parametrize("action", NAMED_ACTIONS)
