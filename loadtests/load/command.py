@@ -90,6 +90,8 @@ def _finish(result: Result, report: Path) -> int:
         print(f"load: generator: {limit}")
     for event in result.events:
         print(f"load: fault: {event.what}, from second {event.at:.1f} to {event.until:.1f}")
+    if result.events:
+        print(f"load: under faults: {result.integrity()}")
     print(f"load: {result.sentence()}; see {report / 'report.html'}")
     return result.code
 

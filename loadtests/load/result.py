@@ -76,6 +76,16 @@ class Result:
         why = f" ({'; '.join(reasons)})" if reasons else ""
         return f"{self.verdict}{why}: {numbers}, {times}; {total.failed:,} failed, {total.wrong:,} wrong ({parity})"
 
+    def integrity(self) -> str:
+        """Say whether steps were lost or repeated: each answer of a session was held against its position and the offline prediction."""
+        total = self.measurements.total()
+        if total.wrong:
+            return f"{total.wrong:,} answers were wrong: steps may have been lost or repeated"
+        if total.given_up or self.measurements.unsent:
+            unanswered = total.given_up + self.measurements.unsent
+            return f"no answered step was lost or repeated; {unanswered:,} requests were never answered"
+        return "no step was lost or repeated, and every request was answered in the end"
+
     def document(self) -> dict[str, Any]:
         """Return the JSON document."""
         kinds = {**dict(sorted(self.measurements.kinds.items())), "all requests": self.measurements.total()}

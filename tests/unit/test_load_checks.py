@@ -10,8 +10,10 @@ import pytest
 
 from loadtests.load.answers import HORIZON, Answers
 from loadtests.load.checks import APPLIED_TWICE, MALFORMED, SESSION, Checker, Problem, Reply, wrong_session
+from loadtests.load.exchange import Flow, encode
+from loadtests.load.flows import meter, stream
 from loadtests.load.preflight import PreflightError, preflight
-from loadtests.load.scenarios import SCENARIOS, Flow, encode, meter, parse_mix, stream
+from loadtests.load.scenarios import SCENARIOS, parse_mix
 from loadtests.load.transport import Target, read_token
 from loadtests.offline import STEPS, WINDOW, OfflineModel
 from tests.conftest import Exported, answer, make_service
