@@ -79,7 +79,7 @@ class Driver:
             for attempt in attempts:
                 with attempt:
                     if attempt.num > 1:  # the first was sent above
-                        self.measurements.problem(failure(reply))
+                        self.measurements.attempt_failed(self.now(), failure(reply))
                         reply = connection.send(exchange.body, exchange.path, attempt.num)
                     if reply.retryable:
                         raise NotAnswered
