@@ -109,8 +109,8 @@ class FinishedRuns:
             version,
             generation=old.generation if old else run.generation,
             history=_history(run, batch.context.settings.keep_versions, state.digest),
-            recent=_recent(run, batch.context.settings.rewarm_steps),
         )
+        record.recent = _recent(run, batch.context.settings.rewarm_steps, record)
         if task.request.close:
             record = record.tombstone(batch.now)
         after = status(task.id, record) if task.request.commit else _unmoved(task.id, record, old)
@@ -169,9 +169,13 @@ def _history(run: ModelRun, keep: int, digest: bytes) -> tuple[State, ...]:
     return (before, *(run.record.history if run.record else ()))[:keep]
 
 
-def _recent(run: ModelRun, keep: int) -> Array | None:
-    """The last `keep` inputs. Rewarming ran the earlier ones already; they are part of the run's inputs."""
+def _recent(run: ModelRun, keep: int, record: Record) -> Array | None:
+    """The last `keep` inputs, and as many before the earliest state that is kept, so that a rewind leaves enough.
+
+    Rewarming ran the earlier ones already; they are part of the run's inputs.
+    """
     if not keep:
         return None
     earlier = [run.record.recent] if run.record and run.record.recent is not None and not run.rewarmed else []
-    return np.concatenate([*earlier, run.inputs])[-keep:]
+    oldest = record.history[-1].position if record.history else record.state.position
+    return np.concatenate([*earlier, run.inputs])[-(keep + record.state.position - oldest) :]

@@ -81,7 +81,7 @@ def _rewarm(batch: Batch, task: Task, session: LoadedSession) -> None:
     record = _recorded(session)
     assert record.recent is not None  # the phase demands it
     inputs = np.concatenate([record.recent, _inputs(task)])
-    task.run = ModelRun(inputs, _initial(batch, None), record.state.position, record, len(record.recent))
+    task.run = ModelRun(inputs, _initial(batch, None), record.state.position, record, rewarmed=len(record.recent))
 
 
 def _replay(batch: Batch, task: Task, session: LoadedSession) -> None:
@@ -104,8 +104,10 @@ def _describe(batch: Batch, task: Task, session: LoadedSession) -> None:
 
 
 def _export(batch: Batch, task: Task, session: LoadedSession) -> None:
+    """Answer with the state, and with the version of the model that made it, which may be another than this one."""
     record = _recorded(session)
-    _answer(batch, task, status(task.id, record), record.state)
+    version = record.version or batch.context.signature.version
+    task.reply = task.encode(Result(version, {}, record.state, status(task.id, record)))
 
 
 def _confirm(batch: Batch, task: Task, session: LoadedSession) -> None:
@@ -139,7 +141,7 @@ def _fork(batch: Batch, task: Task, session: LoadedSession) -> None:
     if task.transition is Transition.CONFIRM:
         _answer(batch, task, status(target_id, _recorded(target), replayed=True))
         return
-    _put_new(batch, task, target_id, source.state, source.version, copied_from=task.id)
+    _put_new(batch, task, target_id, source.state, source.version, source.recent, copied_from=task.id)
     task.depends_on = (target_id,)  # a source that loses its own commit takes the copy along
 
 
@@ -148,9 +150,11 @@ def _create_from_state(batch: Batch, task: Task, session: LoadedSession) -> None
     _put_new(batch, task, task.id, task.request.state, batch.context.signature.version)
 
 
-def _put_new(batch: Batch, task: Task, id: str, state: State, version: str, copied_from: str | None = None) -> None:
+def _put_new(
+    batch: Batch, task: Task, id: str, state: State, version: str, recent: Array | None = None, copied_from: str | None = None
+) -> None:
     batch.admit(id)
-    record = Record(state, batch.now, batch.expires_at, state.position, task.request_hash, version=version)
+    record = Record(state, batch.now, batch.expires_at, state.position, task.request_hash, version=version, recent=recent)
     _answer(batch, task, status(id, record))
     batch.sessions.put(id, record, copied_from)
 

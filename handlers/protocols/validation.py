@@ -2,6 +2,7 @@
 
 import difflib
 import itertools
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from handlers.arrays import Array, Floats
-from handlers.errors import InvalidInput, UnknownField
+from handlers.errors import InvalidInput, MalformedJson, UnknownField
 from handlers.signature import Signature
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -26,6 +27,31 @@ def reject_unknown_fields(document: Mapping[str, Any], known: Sequence[str], whe
             close = difflib.get_close_matches(name[:64], known, 1)
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
             raise UnknownField(f"{where}: unknown field {short_repr(name)}; {hint}")
+
+
+def count_keys(value: Any) -> int:
+    """Count the fields of all objects in a JSON value, down to those in the lists of an object's fields."""
+    if not isinstance(value, dict):
+        return 0
+    count = len(value)
+    for item in value.values():
+        if isinstance(item, dict):
+            count += count_keys(item)
+        elif isinstance(item, list) and item and isinstance(item[0], dict):
+            count += sum(map(count_keys, item))
+    return count
+
+
+def reject_duplicate_fields(data: bytes) -> None:
+    """Raise MalformedJson where an object in a JSON text has a field twice: which of them counts would depend on the parser."""
+    json.loads(data, object_pairs_hook=_reject_duplicates)
+
+
+def _reject_duplicates(pairs: list[tuple[str, Any]]) -> None:
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise MalformedJson(f"body: the field {short_repr(twice)} is given twice in one object; send it once")
 
 
 def boolean(document: Mapping[str, Any], name: str, default: bool) -> bool:

@@ -81,7 +81,9 @@ class Record:
         if target is self.state:
             return changed
         history = tuple(state for state in self.history if state.position < target.position)
-        return replace(changed, state=target, last_step=target.position, last_hash=NO_HASH, answer=b"", history=history, recent=None)
+        undone = self.state.position - target.position
+        recent = None if self.recent is None or len(self.recent) <= undone else self.recent[:-undone]
+        return replace(changed, state=target, last_step=target.position, last_hash=NO_HASH, answer=b"", history=history, recent=recent)
 
     def encode(self) -> bytes:
         """Encode the record in format 2."""

@@ -171,7 +171,7 @@ def test_the_first_bytes_that_a_sweep_sees_tell_whether_a_session_was_closed(clo
 def test_a_rewind_to_an_earlier_state_forgets_what_came_after_it():
     record = example()
     back = record.rewound(record.history[0], ACTION, 2e9)
-    assert (back.state, back.history, back.recent, back.answer) == (record.history[0], (), None, b"")
+    assert (back.state, back.history, back.recent.tolist(), back.answer) == (record.history[0], (), [[1.0, 2.0, 3.0]], b"")
     assert (back.last_step, back.last_hash, back.generation, back.expires_at) == (6, NO_HASH, 4, 2e9)
 
 

@@ -56,6 +56,8 @@ class Parser:
             document = orjson.loads(data)
         except orjson.JSONDecodeError as e:
             raise MalformedJson(f"body: {e}; send one JSON object in UTF-8 (NaN and Infinity are not JSON)") from e
+        if data.count(b":") != validation.count_keys(document):  # a colon in a text, or a field that is given twice
+            validation.reject_duplicate_fields(data)
         if not isinstance(document, dict):
             raise MalformedJson(f'body: expected a JSON object, got {json_type(document)}; for example {{"inputs": [[…]]}}')
         return document
