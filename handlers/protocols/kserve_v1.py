@@ -97,7 +97,7 @@ class KServeV1Codec:
             self.rules.check_steps(len(item))
             if self.signature.tokens:
                 return Request(validation.tokens(item, self.signature))
-            columns, limit = len(self.signature.features), self.signature.input_limit
-            return Request(validation.matrix(item, columns, "inputs", self.signature, limit=limit))
+            inputs, missing = validation.measurements(item, self.signature)
+            return Request(inputs, missing=missing)
         except CellstateError as e:
             return e
