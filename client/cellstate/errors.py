@@ -120,7 +120,15 @@ class SessionError(ApiError):
     @property
     def expected(self) -> int | None:
         """The step at which the session is, where the service said so."""
-        value = self.details.get("expected")
+        return self._number("expected")
+
+    @property
+    def generation(self) -> int | None:
+        """The session's generation, where the service said so."""
+        return self._number("generation")
+
+    def _number(self, name: str) -> int | None:
+        value = self.details.get(name)
         return value if isinstance(value, int) else None
 
 

@@ -3,12 +3,16 @@
 import logging
 from collections.abc import Sequence
 
+import orjson
+
 from handlers.engine.context import ServiceContext
 from handlers.engine.service import Service
 from handlers.engine.task import Task
 from handlers.errors import CellstateError, InternalError
 from handlers.protocols.base import Call, HttpRequest, HttpResponse
+from handlers.protocols.kserve_v1 import KServeV1Codec
 from handlers.protocols.native.codec import NativeCodec
+from handlers.protocols.open_inference.codec import OpenInferenceCodec
 
 log = logging.getLogger("cellstate")
 
@@ -18,7 +22,10 @@ class Frontend:
 
     def __init__(self, service: Service) -> None:
         self.service, self._telemetry = service, service.context.telemetry
-        self._native = NativeCodec(service.context.signature, service.context.settings)
+        signature, settings = service.context.signature, service.context.settings
+        self.description = orjson.dumps(signature.raw)  # the whole signature, for those who ask TorchServe for it
+        self._native = NativeCodec(signature, settings)
+        self._recognised = (OpenInferenceCodec(signature, settings), KServeV1Codec(signature, settings))
 
     @classmethod
     def over(cls, context: ServiceContext) -> "Frontend":
@@ -34,11 +41,12 @@ class Frontend:
         return [_respond(call, group) for call, group in zip(calls, groups, strict=True)]
 
     def _decode(self, request: HttpRequest) -> Call:
+        codec = next((codec for codec in self._recognised if codec.recognises(request)), self._native)
         try:
-            return self._native.decode(request)
+            return codec.decode(request)
         except Exception:
             log.exception("internal_error")
-            return self._native.failed(InternalError("the service failed to decode this request; nothing was applied"))
+            return codec.failed(InternalError("the service failed to decode this request; nothing was applied"))
 
 
 def _respond(call: Call, tasks: Sequence[Task]) -> HttpResponse:

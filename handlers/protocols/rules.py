@@ -104,6 +104,8 @@ class RequestRules:
             raise InvalidInput(f"inputs: missing; expected {self.shape()} (signature {self.signature.label})")
         if request.state is not None and session is not None and session.id is not None and session.step != 0:
             raise InvalidInput('state: a session keeps its own; send a state only with "step": 0, which creates the session from it')
+        if request.close and not request.commit:
+            raise InvalidInput("commit: false leaves the session as it is, so the same request cannot end it")
         if not request.commit and session is None:
             raise InvalidInput("commit: false needs a step of a session; a request without one changes nothing anyway")
 

@@ -4,6 +4,7 @@ Code, tests and docs/sessions.md read the same `TABLE`. A request that the table
 phase and the session, and changes nothing.
 """
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NoReturn
@@ -20,7 +21,7 @@ class Phase(Enum):
 
     ABSENT = "absent"
     LIVE = "live"
-    REWARMABLE = "rewarmable"  # live, with the state of another model, and recent inputs from which this model can rebuild it
+    REWARMABLE = "rewarmable"  # live, with the state of another model of no higher version, which this one can rebuild from recent inputs
     MISMATCH = "model mismatch"  # live, with the state of another model
     CLOSED = "closed"
     EXPIRED = "expired"
@@ -33,6 +34,7 @@ class Operation(Enum):
     """What a request asks of a session."""
 
     START = "start"  # "step": 0, or no id
+    RESTART = "restart"  # a first step that replaces whatever was there: `sequence_start` of the Open Inference Protocol
     NEXT = "next"  # the step that the session is at, or no step
     REPEAT_STEP = "repeat step"  # the step that was applied last, sent again
     WRONG_STEP = "wrong step"  # a step, generation or `from` that is not the session's
@@ -58,6 +60,7 @@ class Transition(Enum):
     FORK = "fork"  # read the state for the session to be created
     CREATE_FROM_STATE = "create from a state"  # write a new record
     CONFIRM = "confirm"  # answer where the session is; the action was done before
+    READ = "read"  # answer where the session is
     CLOSE = "close"  # leave a tombstone
 
 
@@ -74,6 +77,7 @@ def _row(absent: Outcome, live: Outcome, rewarmable: Outcome, mismatch: Outcome,
 TABLE: dict[Operation, dict[Phase, Outcome]] = {
     #                          absent               live          rewarmable    mismatch      closed       expired
     O.START:             _row(T.CREATE,            Exists,       Exists,       Exists,       Closed,      T.CREATE),
+    O.RESTART:           _row(T.CREATE,            T.CREATE,     T.CREATE,     T.CREATE,     T.CREATE,    T.CREATE),
     O.NEXT:              _row(NotFound,            T.APPLY,      T.REWARM,     Changed,      Closed,      Expired),
     O.REPEAT_STEP:       _row(NotFound,            T.REPLAY,     T.REPLAY,     T.REPLAY,     T.REPLAY,    Expired),
     O.WRONG_STEP:        _row(NotFound,            Conflict,     Conflict,     Conflict,     Closed,      Expired),
@@ -83,7 +87,7 @@ TABLE: dict[Operation, dict[Phase, Outcome]] = {
     O.FORK:              _row(NotFound,            T.FORK,       T.FORK,       T.FORK,       Closed,      Expired),
     O.CREATE_FROM_STATE: _row(T.CREATE_FROM_STATE, Exists,       Exists,       Exists,       Closed,      T.CREATE_FROM_STATE),
     O.REPEAT_ACTION:     _row(NotFound,            T.CONFIRM,    T.CONFIRM,    T.CONFIRM,    T.CONFIRM,   Expired),
-    O.CLOSE:             _row(NotFound,            T.CLOSE,      T.CLOSE,      T.CLOSE,      T.CONFIRM,   Expired),
+    O.CLOSE:             _row(NotFound,            T.CLOSE,      T.CLOSE,      T.CLOSE,      T.READ,      Expired),
 }  # fmt: skip
 
 REMEDY: dict[type[errors.SessionError], str] = {
@@ -114,6 +118,7 @@ class PhaseRules:
     tombstone_ttl: float  # seconds
     rewarm_steps: int = 0
     columns: int = 0  # features of the model's input; 0 for token ids
+    version: str = ""  # of the model
 
     def phase(self, record: Record | None, now: float) -> Phase:
         """Return where a session is. A record past its tombstone's time counts as absent whether or not it was swept."""
@@ -131,14 +136,23 @@ class PhaseRules:
         recent = record.recent
         if not self.rewarm_steps or recent is None or not record.covers(self.rewarm_steps):
             return False
+        if version_order(record.version) > version_order(self.version):  # two versions over one store must not take turns
+            return False
         expected = ((self.columns,), np.float32) if self.columns else ((), np.int64)
         return (recent.shape[1:], recent.dtype.type) == expected
+
+
+def version_order(version: str) -> tuple[tuple[int, int | str], ...]:
+    """Return a key by which versions sort: their numbers as numbers, so that 10.0 comes after 9.1."""
+    return tuple((1, int(part)) if part.isdecimal() else (0, part) for part in re.split(r"[._+-]", version))
 
 
 def operation(ref: SessionRef, request_hash: bytes, record: Record | None, phase: Phase) -> Operation:
     """Return what a request asks of the session that it names. Without `step` a request is never taken for a repeat: it applies again."""
     if ref.action is not Action.STEP:
         return _action(ref, request_hash, record, phase)
+    if ref.restart:
+        return Operation.RESTART
     if record is None or phase in (Phase.ABSENT, Phase.EXPIRED):
         return Operation.START if ref.step == 0 or ref.id is None else Operation.NEXT if ref.step is None else Operation.WRONG_STEP
     if _is_last_step(ref, request_hash, record):
@@ -162,7 +176,7 @@ def _action(ref: SessionRef, request_hash: bytes, record: Record | None, phase: 
         return creation(request_hash, record, phase)
     if asked is not Operation.REWIND or record is None:
         return asked
-    if record.action_hash == request_hash:
+    if record.rewind_hash == request_hash:
         return Operation.REPEAT_ACTION
     elsewhere = ref.from_step is not None and ref.from_step != record.state.position
     stale = ref.generation is not None and ref.generation != record.generation
@@ -171,8 +185,9 @@ def _action(ref: SessionRef, request_hash: bytes, record: Record | None, phase: 
 
 def creation(request_hash: bytes, record: Record | None, phase: Phase) -> Operation:
     """Return what a fork or an import asks of the session that it makes: a repeat when that session is as this very request left it."""
-    repeat = record is not None and phase in ALIVE and record.action_hash == request_hash
-    return Operation.REPEAT_ACTION if repeat else Operation.CREATE_FROM_STATE
+    if record is None or phase not in ALIVE or record.last_step != record.state.position or record.last_hash != request_hash:
+        return Operation.CREATE_FROM_STATE
+    return Operation.REPEAT_ACTION
 
 
 def decide(asked: Operation, phase: Phase, id: str, ref: SessionRef, record: Record | None) -> Transition:

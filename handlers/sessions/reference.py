@@ -24,7 +24,8 @@ class SessionRef:
     """A request's reference to a session.
 
     `step` is the position that the client believes the session to be at, or the one that a rewind goes back to; `from_step` is where the
-    client believes a session to be before its rewind. `generation` is the one that the client last saw.
+    client believes a session to be before its rewind. `generation` is the one that the client last saw. `restart` starts the session anew,
+    whatever it was: for protocols whose first step means that.
     """
 
     id: str | None = None  # None: the server makes one
@@ -33,3 +34,4 @@ class SessionRef:
     to: str | None = None
     from_step: int | None = None
     generation: int | None = None
+    restart: bool = False

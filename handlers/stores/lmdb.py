@@ -86,7 +86,7 @@ class EmbeddedStore:
         return self._guard(lambda: self._commit_many(changes)) if changes else []
 
     def _commit_many(self, changes: Sequence[Change]) -> list[bool]:
-        with self._env.begin(write=True) as transaction:  # an exception aborts it: all of the batch or nothing
+        with self._env.begin(write=True, buffers=True) as transaction:  # an exception aborts it: all of the batch or nothing
             return [_commit(transaction, change) for change in changes]
 
     def sweep(self, now: float, limit: int) -> Swept:

@@ -232,31 +232,45 @@ def test_an_expired_session_is_started_anew_only_when_asked_to(two):
 # Generations.
 
 
-class Counting(HostInMemory):
-    """A host whose sessions have a generation; the service below it may not know the word."""
+def test_a_generation_is_sent_once_the_service_has_told_it(client, host, two):
+    stream = client.stream("two", "a", position=0)
+    stream.step(two.sequence(1))
+    stream.step(two.sequence(2))
+    assert stream.rewind(1).generation == 1
+    stream.step(two.sequence(1))
+    assert stream.describe().generation == 1
+    assert [session.get("generation") for session in host.sessions] == [None, 0, 0, 1, None]
 
-    generation = 0
+
+def test_a_step_of_another_generation_is_a_conflict_until_resumed(client, two):
+    with client.stream("two", "a") as mine:
+        mine.step(two.sequence(1))
+        with client.stream("two", "a") as other:
+            mine.step(two.sequence(1))
+            mine.rewind(1)
+            with pytest.raises(cellstate.StepConflict) as conflict:
+                other.step(two.sequence(1))
+            assert (conflict.value.expected, conflict.value.generation) == (1, 1)
+            other.resume()
+            assert other.step(two.sequence(1)).session.generation == 1
+
+
+class WithoutGenerations(HostInMemory):
+    """A service of before generations: it tells none, and refuses the field."""
 
     def _serve(self, request):
-        body = orjson.loads(request.content)
-        sent = body.get("session", {}).pop("generation", None)
-        assert sent in (None, self.generation)
-        self.generation += body["session"].get("action") == "rewind"
-        reply = super()._serve(httpx.Request("POST", request.url, content=orjson.dumps(body)))
-        document = orjson.loads(reply.content)
-        if "session" in document:
-            document["session"]["generation"] = self.generation
-        self.bodies[-1] = request.content
-        return httpx.Response(reply.status_code, json=document)
+        assert "generation" not in orjson.loads(request.content)["session"]
+        answer = super()._serve(request)
+        document = orjson.loads(answer.content)
+        document["session"].pop("generation")
+        return httpx.Response(answer.status_code, json=document)
 
 
-def test_a_generation_is_sent_once_the_service_has_told_it(two):
-    host = Counting("two", make_service(two, keep_versions=3))
+def test_a_service_without_generations_is_sent_none(two):
+    host = WithoutGenerations("two", make_service(two, keep_versions=3))
     with httpx.Client(transport=host.transport) as http:
         stream = Client("http://cellstate.test", policy=POLICY, http=http).stream("two", "a", position=0)
         stream.step(two.sequence(1))
-        stream.step(two.sequence(2))
-        assert stream.rewind(1).generation == 1
         stream.step(two.sequence(1))
-        assert stream.describe().generation == 1
-    assert [session.get("generation") for session in host.sessions] == [None, 0, 0, 1, None]
+        assert stream.rewind(1).generation is None
+        assert stream.step(two.sequence(2)).session.step == 3

@@ -17,7 +17,7 @@ from handlers.sessions.status import timestamp
 OURS, THEIRS = bytes(range(16)), bytes(range(16, 32))
 APPLIED, ANOTHER = b"a" * 16, b"b" * 16  # hashes of requests
 NOW, TTL, TOMBSTONE = 1_000.0, 60.0, 30.0
-RULES = PhaseRules(OURS, TOMBSTONE, rewarm_steps=2, columns=3)
+RULES = PhaseRules(OURS, TOMBSTONE, rewarm_steps=2, columns=3, version="1.0")
 LIVE = Record(State(np.ones(4, np.float32), 7, OURS), 900.0, NOW + TTL, 5, APPLIED, 1, version="1.0", generation=2)
 FOREIGN = replace(LIVE, state=replace(LIVE.state, digest=THEIRS))
 
@@ -48,6 +48,7 @@ def test_every_action_has_its_operation():
 
 REFS = {
     Operation.START: (ref(0), '"step": 0'),
+    Operation.RESTART: (ref(0, restart=True), '"step": 0'),
     Operation.NEXT: (ref(), "a next step"),
     Operation.REPEAT_STEP: (ref(5), '"step": 5'),
     Operation.WRONG_STEP: (ref(3, generation=1), '"step": 3 with "generation": 1'),
@@ -81,7 +82,7 @@ CREATING = (Transition.CREATE, Transition.CREATE_FROM_STATE)
 def test_transitions_that_need_a_record_are_granted_only_where_there_is_one(asked, phase):
     cell = TABLE[asked][phase]
     assert phase is not Phase.ABSENT or not isinstance(cell, Transition) or cell in CREATING
-    assert cell not in CREATING or phase in (Phase.ABSENT, Phase.EXPIRED)
+    assert cell not in CREATING or phase in (Phase.ABSENT, Phase.EXPIRED) or asked is Operation.RESTART
 
 
 @pytest.mark.parametrize("asked", Operation)
@@ -111,6 +112,17 @@ def test_recent_inputs_that_do_not_suffice_make_no_session_rewarmable(recent):
 
 def test_recent_inputs_are_of_use_only_where_rewarming_is_on():
     assert replace(RULES, rewarm_steps=0).phase(RECORDS[Phase.REWARMABLE], NOW) is Phase.MISMATCH
+
+
+def test_versions_sort_by_their_numbers():
+    ordered = ["", "1", "1.0", "1.0.1", "1.2", "1.10", "2.0-rc1", "10.0"]
+    shuffled = [*ordered[4:], *ordered[:4]]
+    assert sorted(shuffled, key=machine.version_order) == ordered
+
+
+@pytest.mark.parametrize(("ours", "phase"), [("0.9", Phase.MISMATCH), ("1.0", Phase.REWARMABLE), ("1.1", Phase.REWARMABLE)])
+def test_a_session_is_rewarmed_by_a_model_of_no_lower_version(ours, phase):
+    assert replace(RULES, version=ours).phase(RECORDS[Phase.REWARMABLE], NOW) is phase
 
 
 def test_a_stream_shorter_than_the_window_is_rewarmable_from_its_start():
@@ -167,6 +179,11 @@ def test_what_a_step_asks_of_a_session_that_is_not_there(phase, named, asked):
     assert machine.operation(named, APPLIED, RECORDS[phase], phase) is asked
 
 
+@pytest.mark.parametrize("phase", Phase)
+def test_a_restart_asks_the_same_wherever_the_session_is(phase):
+    assert machine.operation(ref(0, restart=True, generation=1), APPLIED, RECORDS[phase], phase) is Operation.RESTART
+
+
 @pytest.mark.parametrize("action", NAMED_ACTIONS)
 def test_an_action_asks_the_same_wherever_the_session_is(action):
     found = {machine.operation(ref(action=action), ANOTHER, RECORDS[phase], phase) for phase in Phase}
@@ -185,12 +202,12 @@ REWINDS = {
 
 @pytest.mark.parametrize(("more", "request_hash", "asked"), REWINDS.values(), ids=REWINDS.keys())
 def test_what_a_rewind_asks(more, request_hash, asked):
-    left = replace(LIVE, action_hash=APPLIED)
+    left = replace(LIVE, rewind_hash=APPLIED)
     assert machine.operation(ref(5, Action.REWIND, **more), request_hash, left, Phase.LIVE) is asked
 
 
 def test_a_fork_or_import_sent_again_is_a_repeat_only_while_what_it_made_is_untouched():
-    made = replace(LIVE, action_hash=APPLIED)
+    made = replace(LIVE, last_step=LIVE.state.position)
     for record, request_hash, phase, asked in (
         (made, APPLIED, Phase.LIVE, Operation.REPEAT_ACTION),
         (made, ANOTHER, Phase.LIVE, Operation.CREATE_FROM_STATE),

@@ -1,0 +1,1 @@
+"""The Open Inference Protocol, version 2, in JSON and with its binary tensor data extension."""

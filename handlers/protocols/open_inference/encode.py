@@ -1,0 +1,181 @@
+"""Turns results into named tensors, and those into one body.
+
+The elements of a row are encoded before its commit, so that a reply that is too large is refused in time; the rows are put together
+afterwards. A tensor's rows lie side by side in its second axis where the tensor is a state `[L*D, N, size]`, in its first axis otherwise.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+
+from handlers.arrays import Array
+from handlers.engine.request import OPAQUE, Result
+from handlers.errors import CellstateError
+from handlers.protocols.open_inference import binary
+from handlers.protocols.open_inference.binary import BYTES
+from handlers.protocols.open_inference.decode import GENERATION, STEP, Y
+from handlers.sessions import state as state_format
+from handlers.signature import Signature
+
+FP32, INT64, INT32 = "FP32", "INT64", "INT32"
+NO_NUMBER = -1  # step and generation of a row whose session is not known
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An output of the response."""
+
+    name: str
+    binary: bool
+    of_state: bool = False  # whether the rows lie in the second axis
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One row's part of an output: its shape without the batch axis, and its elements in as many chunks as lie apart in the tensor."""
+
+    shape: tuple[int, ...]
+    chunks: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row's result, encoded."""
+
+    result: Result
+    pieces: dict[str, Piece]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the row's elements."""
+        return sum(len(chunk) for piece in self.pieces.values() for chunk in piece.chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One tensor of the response; `data` is its raw bytes, or its elements as JSON with commas between them."""
+
+    name: str
+    datatype: str
+    shape: Sequence[int]
+    data: bytes
+    binary: bool
+
+
+def encode_row(result: Result, wanted: Sequence[Wanted], key: bytes) -> Row:
+    """Encode the elements of one row; `key` signs the states that clients hold."""
+    pieces = {}
+    for output in wanted:
+        array = _array(result, output.name, key)
+        if array is not None:
+            parts: list[Array] = list(array) if output.of_state else [array]
+            pieces[output.name] = Piece(array.shape, [_elements(part, _datatype(output), output.binary) for part in parts])
+    return Row(result, pieces)
+
+
+def stack(output: Wanted, rows: Sequence[Row | CellstateError]) -> Output | None:
+    """Put the rows of one output together. A row that failed is not a number; without any row there is no output."""
+    pieces = [row.pieces.get(output.name) if isinstance(row, Row) else None for row in rows]
+    first = next((piece for piece in pieces if piece is not None), None)
+    if first is None:
+        return None
+    missing = _missing(first, output)
+    chunks = [(missing if piece is None else piece).chunks for piece in pieces]
+    in_order = [row[part] for part in range(len(first.chunks)) for row in chunks]
+    shape = (first.shape[0], len(rows), *first.shape[1:]) if output.of_state else (len(rows), *first.shape)
+    return Output(output.name, _datatype(output), shape, (b"" if output.binary else b",").join(in_order), output.binary)
+
+
+def session_outputs(rows: Sequence[Row | CellstateError], in_binary: bool) -> list[Output]:
+    """What became of each row: the step and generation of its session, its status and its error."""
+    columns: dict[str, tuple[str, Array]] = {
+        STEP: (INT64, np.array([_number(row, STEP, "expected") for row in rows], np.int64)),
+        GENERATION: (INT64, np.array([_number(row, GENERATION, GENERATION) for row in rows], np.int64)),
+        "status": (INT32, np.array([row.status if isinstance(row, CellstateError) else 200 for row in rows], np.int32)),
+        "error": (BYTES, _texts([error_text(row).encode() if isinstance(row, CellstateError) else b"" for row in rows])),
+    }
+    return [
+        Output(name, datatype, array.shape, _elements(array, datatype, in_binary), in_binary) for name, (datatype, array) in columns.items()
+    ]
+
+
+def session_parameters(result: Result) -> dict[str, Any]:
+    """Where the one session of a response is."""
+    session = result.session
+    if session is None:
+        return {}
+    known = {"sequence_id": session.id, STEP: session.step, GENERATION: session.generation, "replayed": session.replayed}
+    flags = {"sequence_end": session.closed, "rewarmed": session.rewarmed}
+    return known | {name: True for name, value in flags.items() if value}
+
+
+def encode_response(
+    signature: Signature, id: str | None, parameters: dict[str, Any], outputs: Sequence[Output]
+) -> tuple[bytes, int | None]:
+    """A body, and the length of its JSON header where raw bytes follow."""
+    head: dict[str, Any] = {"model_name": signature.name, "model_version": signature.version}
+    if id is not None:
+        head["id"] = id
+    if parameters:
+        head["parameters"] = parameters
+    header = b'%b,"outputs":[%b]}' % (orjson.dumps(head)[:-1], b",".join([_describe(output) for output in outputs]))
+    if not any(output.binary for output in outputs):
+        return header, None
+    return header + b"".join([output.data for output in outputs if output.binary]), len(header)
+
+
+def error_text(error: CellstateError) -> str:
+    """An error in one string, for a protocol that has no more."""
+    return f"{error.code}: {error.message}"
+
+
+def _describe(output: Output) -> bytes:
+    head: dict[str, Any] = {"name": output.name, "datatype": output.datatype, "shape": list(output.shape)}
+    if output.binary:
+        return orjson.dumps(head | {"parameters": {"binary_data_size": len(output.data)}})
+    return b'%b,"data":[%b]}' % (orjson.dumps(head)[:-1], output.data)
+
+
+def _datatype(output: Wanted) -> str:
+    return BYTES if output.name == OPAQUE else FP32
+
+
+def _array(result: Result, name: str, key: bytes) -> Array | None:
+    if name == OPAQUE:
+        return None if result.state is None else _texts([state_format.to_text(result.state, key).encode()]).reshape(())
+    return result.arrays.get("prediction" if name == Y else name)
+
+
+def _elements(array: Array, datatype: str, in_binary: bool) -> bytes:
+    if in_binary:
+        return binary.write(array, datatype)
+    if datatype == BYTES:
+        return orjson.dumps([item.decode() for item in array.ravel()])[1:-1]
+    return orjson.dumps(np.ascontiguousarray(array).ravel(), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+
+
+def _missing(like: Piece, output: Wanted) -> Piece:
+    """A row that failed: not a number, which is null in JSON; an empty text."""
+    count = math.prod(like.shape) // len(like.chunks)
+    if _datatype(output) == BYTES:
+        element = bytes(binary.PREFIX) if output.binary else b'""'
+    else:
+        element = np.float32(np.nan).tobytes() if output.binary else b"null"
+    return Piece(like.shape, [(b"" if output.binary else b",").join([element] * count)] * len(like.chunks))
+
+
+def _number(row: Row | CellstateError, name: str, detail: str) -> int:
+    """Step or generation of a row's session; of an error, where it tells where the session is."""
+    if isinstance(row, CellstateError):
+        return int(row.details.get(detail, NO_NUMBER))
+    return NO_NUMBER if row.result.session is None else int(getattr(row.result.session, name))
+
+
+def _texts(items: list[bytes]) -> Array:
+    array = np.empty(len(items), object)
+    array[:] = items
+    return array
