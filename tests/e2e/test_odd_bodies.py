@@ -9,9 +9,10 @@ import httpx
 import pytest
 
 from host.torchserve.launcher import TorchServe
-from tests.support.http_client import Client, Connect, Stream, error_code, until
+from tests.support.http_client import Client, Connect, error_code, until
 from tests.support.odd_bodies import Odd, bodies, mutations, undecodable
 from tests.support.served_models import Model, assert_close
+from tests.support.streams import Stream
 
 pytestmark = pytest.mark.e2e
 CALLERS = 6
