@@ -79,9 +79,9 @@ def _serve(options: argparse.Namespace) -> int:
     server = _server(options)
     _say(f"starting TorchServe with {', '.join(a.address for a in server.archives)}; log: {server.log}")
     server.launch()
-    record_command(server.folder)
     drain = 0.0  # nothing to drain before it is ready
     try:
+        record_command(server.folder)
         server.wait_ready(stopping=stopping)
         drain = options.drain
         _say(_greeting(server))

@@ -1,5 +1,6 @@
 """A server that runs already, known by the folder that it was started in: its health, its status, and its end."""
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -7,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 
 from handlers.engine.drain import DrainLock
@@ -61,8 +61,8 @@ class RunningServer:
             started = psutil.Process(int(self.document["pid"])).create_time()
             names = ("url", "management", "metrics", "sessions", "pid")
             models = list(self._model_states())
-        except (psutil.Error, httpx.HTTPError, OSError, ValueError, KeyError) as e:
-            raise HostError(f"the server in {self.folder} does not answer ({type(e).__name__})") from e
+        except psutil.Error as e:
+            raise HostError(f"the server in {self.folder} has ended") from e
         return {name: self.document[name] for name in names} | {"uptime": round(time.time() - started), "models": models}
 
     def _model_states(self) -> Iterator[dict[str, Any]]:
@@ -96,20 +96,18 @@ class RunningServer:
 def stop(folder: Path, seconds: float, now: bool) -> bool:
     """End the server in the folder, after draining it for up to `seconds` unless `now`; whether there was one.
 
-    A `serve` command that still runs is asked to do so itself.
+    A `serve` command that still runs is asked to drain and end its server itself; what is left after that is ended.
     """
     command = _command(folder)
     if command is not None and now:
         command.kill()
-    if command is not None and not now:
+    elif command is not None:
         command.terminate()
         psutil.wait_procs([command], seconds + GRACE)
-        return folders.stop(folder) or True
-    if not folders.processes(folder):
-        return command is not None
-    if not now:
-        RunningServer.of(folder).drain(seconds)
-    return folders.stop(folder)
+    elif not now and folders.processes(folder):
+        with contextlib.suppress(HostError, OSError):  # a server whose files are gone cannot be drained, and must be ended
+            RunningServer.of(folder).drain(seconds)
+    return folders.stop(folder) or command is not None
 
 
 def record_command(folder: Path) -> None:

@@ -5,8 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-import httpx
-
 from host.archives import Archive
 from host.ports import HostError
 from host.torchserve.management import DEAD, NO_ANSWER
@@ -25,13 +23,13 @@ class Server(Protocol):
     def archives(self) -> list[Archive]: ...
 
     def failure(self, archive: Archive) -> str | None:
-        """Return why a model does not answer, `DEAD` without a running worker, or None. Raises httpx.HTTPError."""
+        """Return why a model does not answer, `DEAD` without a running worker, or None. Raises HostError."""
 
     def is_idle(self, archive: Archive) -> bool:
         """Return whether no request of the model is waiting."""
 
     def restart_workers(self, archive: Archive) -> None:
-        """End the workers of the model and start as many. Raises httpx.HTTPError."""
+        """End the workers of the model and start as many. Raises HostError."""
 
 
 @dataclass
@@ -61,7 +59,7 @@ class Watch:
         try:
             failure = self._server.failure(archive)
             unanswered = failure == DEAD or (failure == NO_ANSWER and self._server.is_idle(archive))
-        except (httpx.HTTPError, OSError, ValueError, KeyError):
+        except HostError:
             failure, unanswered = "TorchServe does not answer", True
         if failure != model.failure:
             self._report(f"{archive.address}: {failure or 'answers again'}")
@@ -82,5 +80,5 @@ class Watch:
             self._report(f"{archive.address}: restarting its workers")
             try:
                 self._server.restart_workers(archive)
-            except (httpx.HTTPError, OSError, ValueError, KeyError) as e:
-                self._report(f"{archive.address}: its workers could not be restarted ({type(e).__name__})")
+            except HostError as e:
+                self._report(f"{archive.address}: {e}")

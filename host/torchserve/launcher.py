@@ -108,7 +108,7 @@ class TorchServe:
         return self.management.describe(model)
 
     def failure(self, archive: Archive) -> str | None:
-        """Why a model does not answer a request that needs the session store; None when it does. Raises httpx.HTTPError, OSError."""
+        """Why a model does not answer a request that needs the session store; None when it does. Raises HostError."""
         if not self.management.has_ready_worker(archive.address):
             return DEAD
         return failure(self.url, archive.address, archive.health_check(), self.headers())
@@ -145,6 +145,9 @@ class TorchServe:
             self._prepare_folder()
             self.process = self._run(lock, *self._model_store())
             self._describe_run(self.process.pid)
+        except BaseException:
+            self.kill()
+            raise
         finally:
             os.close(lock)  # Java holds it from now on
 
