@@ -41,7 +41,7 @@ class Archive:
     def health_check(self) -> dict[str, Any]:
         """Return a request that needs the model and the session store, and changes nothing."""
         streams = self.signature["streaming"]["possible"]
-        return self.example() | ({"session": {"id": "health-check", "step": 0}, "commit": False} if streams else {})
+        return self.example() | ({"session": {"id": "cellstate-health-check", "step": 0}, "commit": False} if streams else {})
 
 
 def find(store: Path, skipped: Callable[[str], None] | None = None) -> list[Archive]:

@@ -31,7 +31,7 @@ def test_archives_are_sorted_by_name_and_by_the_numbers_of_their_versions(tmp_pa
 @pytest.mark.parametrize(
     ("signature", "check"),
     [
-        (SIGNATURE, {"inputs": [[0.0, 0.0]], "session": {"id": "health-check", "step": 0}, "commit": False}),
+        (SIGNATURE, {"inputs": [[0.0, 0.0]], "session": {"id": "cellstate-health-check", "step": 0}, "commit": False}),
         ({"inputs": {"vocabulary": 9}, "streaming": {"possible": False}}, {"inputs": [0]}),
     ],
     ids=["streams", "does not stream"],
