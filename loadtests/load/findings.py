@@ -11,7 +11,8 @@ from loadtests.load.measurements import Measurements, percentile
 from loadtests.offline import Array
 
 STALL_FACTOR, STALL_MS = 2.0, 50.0  # a second is part of a stall when its p90 is so many times, and so much, above the run's
-FEWEST_HITS, OCCUPIED = 3, 0.75  # stalls recur when so many of them, in this share of the moments, are a period apart
+FEWEST_HITS, OCCUPIED = 4, 0.75  # stalls recur when so many of them, in this share of the moments, are a period apart
+FEWEST_ALONE = 3  # so many are enough where there are no other stalls
 SHORTEST_PERIOD, TOLERANCE = 3.0, 0.1  # seconds; share of a period, up to a second, by which a moment may differ
 TREND_Z, TREND_SHARE, TREND_MS = 4.0, 0.3, 1.0  # a trend: significance, and growth over the run as a share of the start, and in ms
 FEW_SECONDS = 10  # fewer have no trend
@@ -97,7 +98,8 @@ def _period(starts: Sequence[int], first: int, last: int) -> tuple[float, list[i
         moments = [start + gap * turn for turn in range(math.ceil((first - start) / gap), math.floor((last - start) / gap) + 1)]
         near = [[s for s in starts if abs(s - moment) <= min(1.0, TOLERANCE * gap)] for moment in moments]
         hits = [found[0] for found in near if found]
-        enough = len(hits) >= FEWEST_HITS and len(hits) >= OCCUPIED * len(moments)
+        many = len(hits) >= FEWEST_HITS or len(hits) == len(starts) == FEWEST_ALONE
+        enough = many and len(hits) >= OCCUPIED * len(moments)
         if enough and (len(hits), gap) > (len(best[1]), best[0]):
             best = gap, hits
     return best
