@@ -18,6 +18,12 @@ setup: .venv/ready
 	$(BIN)/pip install --quiet -r requirements/dev.txt
 	touch $@
 
+# The clients that others wrote pin what the service does not.
+.clients/ready: requirements/clients.txt
+	$(PYTHON) -m venv .clients
+	.clients/bin/pip install --quiet -r requirements/clients.txt
+	touch $@
+
 models: $(ARCHIVES)
 
 model_store/%.mar: model_store/%/model.json model_store/%/weights.safetensors config/model-config.yaml $(shell find handlers export -name '*.py') | .venv/ready
@@ -29,7 +35,7 @@ demo: .venv/ready
 serve: models
 	@$(BIN)/python -m host serve --port $(PORT) --metrics-port $(METRICS_PORT)
 
-test: .venv/ready
+test: .venv/ready .clients/ready
 	$(BIN)/python -m pytest $(ARGS)
 
 check: .venv/ready
@@ -55,4 +61,4 @@ image:
 	$(IMAGE)
 
 clean:
-	rm -rf .venv model_store/*.mar out run
+	rm -rf .venv .clients model_store/*.mar out run
