@@ -1,8 +1,8 @@
 """Find the most sessions, or the highest rate, that a deployment carries within a bound: grow until it breaks, bisect, confirm.
 
-A step keeps the bound when its measured percentiles do and, for each of them, a one-sided 95 % bound on the share of slow requests does
-(Wilson's score interval). A load is given up after it broke the bound in two windows. The answer is the largest load that keeps the bound over a
-confirming window twice as long.
+A load keeps the bound when its measured percentiles do and, for each of them, a one-sided 95 % bound on the share of slow requests does
+(Wilson's score interval). A load is given up after it broke the bound in two windows. The answer is the largest load that keeps the
+bound over a confirming window twice as long.
 """
 
 import math
