@@ -60,9 +60,10 @@ def errors(measurements: Measurements) -> list[Finding]:
 def outages(measurements: Measurements) -> list[Finding]:
     """Return the whole seconds in which something was due and nothing was answered."""
     silent = [at for at, second in sorted(measurements.seconds.items()) if second.due and not second.answered]
-    return (
-        [Finding("outage", f"nothing was answered in {len(silent)} seconds, from second {silent[0]} to {silent[-1] + 1}")] if silent else []
-    )
+    if not silent:
+        return []
+    parts = [f"{part[0]} to {part[-1] + 1}" for part in _neighbours(silent)]
+    return [Finding("outage", f"nothing was answered in {len(silent)} seconds: from second {', '.join(parts[:8])}")]
 
 
 def stalls(measurements: Measurements) -> list[Finding]:
@@ -71,17 +72,11 @@ def stalls(measurements: Measurements) -> list[Finding]:
     if len(at) < 3:
         return []
     usual = float(np.median(p90))
-    stalled = [i for i in range(len(at)) if p90[i] > STALL_FACTOR * usual and p90[i] > usual + STALL_MS]
-    groups: list[list[int]] = []
-    for i in stalled:
-        if groups and at[i] - at[groups[-1][-1]] <= 1:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
+    groups = _neighbours([second for second, ms in zip(at, p90, strict=True) if ms > STALL_FACTOR * usual and ms > usual + STALL_MS])
     if not groups:
         return []
-    starts = [at[group[0]] for group in groups]
-    longest = {at[group[0]]: max(percentile(measurements.seconds[at[i]].latencies, 100) for i in group) for group in groups}
+    starts = [group[0] for group in groups]
+    longest = {group[0]: max(percentile(measurements.seconds[second].latencies, 100) for second in group) for group in groups}
     period, recurring = _period(starts, at[0], at[-1])
     if recurring:
         waits = np.median([longest[start] for start in recurring])
@@ -137,6 +132,17 @@ def generator_limits(measurements: Measurements) -> list[str]:
             f"the generator sent 1 % of the requests {late:,.1f} ms late or later, of a p99 of {p99:,.1f} ms: its machine is too busy"
         )
     return found
+
+
+def _neighbours(numbers: Sequence[int]) -> list[list[int]]:
+    """Divide ascending numbers into runs without a gap."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return runs
 
 
 def _steady(due: Sequence[int]) -> bool:
