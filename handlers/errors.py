@@ -27,6 +27,7 @@
 is safe and may succeed.
 """
 
+from http import HTTPStatus
 from typing import Any, ClassVar
 
 
@@ -35,13 +36,17 @@ class CellstateError(Exception):
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
-    phrase: ClassVar[str] = "Internal Server Error"
     retryable: ClassVar[bool] = False
 
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__(message)
         self.message = message
         self.details = details
+
+    @property
+    def phrase(self) -> str:
+        """The standard reason phrase of the status."""
+        return HTTPStatus(self.status).phrase
 
     def body(self) -> dict[str, Any]:
         """The `error` object of the HTTP contract."""
@@ -52,7 +57,7 @@ class CellstateError(Exception):
 
 
 class RequestError(CellstateError):
-    status, code, phrase = 400, "bad_request", "Bad Request"
+    status, code = 400, "bad_request"
 
 
 class MalformedJson(RequestError):
@@ -64,23 +69,23 @@ class UnknownField(RequestError):
 
 
 class InvalidInput(RequestError):
-    status, code, phrase = 422, "invalid_input", "Unprocessable Entity"
+    status, code = 422, "invalid_input"
 
 
 class NonFiniteResult(RequestError):
-    status, code, phrase = 422, "non_finite_result", "Unprocessable Entity"
+    status, code = 422, "non_finite_result"
 
 
 class TooLarge(RequestError):
-    status, code, phrase = 413, "too_large", "Payload Too Large"
+    status, code = 413, "too_large"
 
 
 class SessionError(CellstateError):
-    status, code, phrase = 409, "session_conflict", "Conflict"
+    status, code = 409, "session_conflict"
 
 
 class SessionNotFound(SessionError):
-    status, code, phrase = 404, "session_not_found", "Not Found"
+    status, code = 404, "session_not_found"
 
 
 class StepConflict(SessionError):
@@ -96,27 +101,36 @@ class ModelChanged(SessionError):
 
 
 class SessionClosed(SessionError):
-    status, code, phrase = 410, "session_closed", "Gone"
+    status, code = 410, "session_closed"
 
 
 class SessionExpired(SessionError):
-    status, code, phrase = 410, "session_expired", "Gone"
+    status, code = 410, "session_expired"
 
 
 class ServiceError(CellstateError):
-    status, code, phrase = 503, "unavailable", "Service Unavailable"
+    status, code = 503, "unavailable"
 
 
 class Overloaded(ServiceError):
-    status, code, phrase, retryable = 429, "overloaded", "Too Many Requests", True
+    status, code, retryable = 429, "overloaded", True
 
 
 class QuotaExceeded(ServiceError):
-    status, code, phrase, retryable = 429, "quota_exceeded", "Too Many Requests", True
+    status, code, retryable = 429, "quota_exceeded", True
 
 
 class StoreUnavailable(ServiceError):
+    """`message` is for the log and may name addresses and files; clients read `public`."""
+
     code, retryable = "store_unavailable", True
+
+    def __init__(self, message: str, public: str = "the session store is unavailable", **details: Any) -> None:
+        super().__init__(message, **details)
+        self.public = public
+
+    def body(self) -> dict[str, Any]:
+        return super().body() | {"message": self.public}
 
 
 class Draining(ServiceError):
@@ -128,7 +142,7 @@ class SessionUnreadable(ServiceError):
 
 
 class InternalError(ServiceError):
-    status, code, phrase = 500, "internal_error", "Internal Server Error"
+    status, code = 500, "internal_error"
 
 
 class ConfigurationError(CellstateError):

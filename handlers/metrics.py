@@ -1,7 +1,7 @@
-"""What one worker counts and measures: gathered in memory, taken now and then as increments. Who carries them where, the adapter knows.
+"""Count and measure in memory what one worker does, and hand it out as increments.
 
-`METRICS` is the one table of names; config/metrics.yaml and docs/metrics.md say the same, and a test compares. A histogram is carried as
-Prometheus has it: cumulative counters by upper bound (`le`), a sum and a count, so that those of several workers add up.
+`METRICS` is the one table of names; config/metrics.yaml and docs/metrics.md say the same, and a test compares them. A histogram is
+handed out as Prometheus stores it: cumulative counters by upper bound (`le`), a sum and a count, so that those of several workers add up.
 """
 
 import time
@@ -20,7 +20,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One name as it is exported, without its prefix."""
+    """Kind, unit and labels of one exported name."""
 
     kind: Kind
     unit: str
@@ -30,7 +30,7 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """Three counters under one name; `bounds` are upper bounds, the last of them infinite."""
+    """A histogram, exported as three counters. `bounds` are upper bounds, the last of them infinite."""
 
     unit: str
     labels: tuple[str, ...]
@@ -40,7 +40,7 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What to add to a counter, or to set a gauge to."""
+    """An amount to add to a counter, or the value of a gauge."""
 
     name: str
     metric: Metric
@@ -60,6 +60,7 @@ COUNTERS = {
         "request objects answered, by what they asked (predict, step, fork …; unread if not to be told) and code",
     ),
     "steps_applied_total": ((), "time steps that sessions consumed"),
+    "values_imputed_total": ((), "missing measurements that the predictions of sessions stood in for"),
     "steps_replayed_total": ((), "time steps of requests answered again from the record"),
     "steps_refused_total": (
         ("code",),
@@ -74,18 +75,20 @@ COUNTERS = {
     "commit_conflicts_total": ((), "records that another worker had changed first, and forks of those"),
     "retries_total": ((), "request objects served once more after such a conflict"),
     "store_errors_total": (("operation",), "failures of the store, by read, commit, sweep or usage"),
+    "clock_jumps_total": ((), "jumps of the machine's clock that expiry did not follow"),
 }
-KNOWN: dict[str, list[tuple[str, ...]]] = {  # labels that are there from the start: a rate cannot see how a series begins
+KNOWN: dict[str, list[tuple[str, ...]]] = {  # exported as 0 from the start: otherwise `rate()` misses the first increment
     **{name: [()] for name, (labels, _) in COUNTERS.items() if not labels},
     "sessions_created_total": [("step",), ("fork",), ("import",)],
     "store_errors_total": [("read",), ("commit",), ("sweep",), ("usage",)],
 }
 HISTOGRAMS = {
-    "batch_rows": Histogram("Count", MODEL, ROWS, "request objects in one batch of the host"),
+    "batch_rows": Histogram("Count", MODEL, ROWS, "request objects in one batch of TorchServe"),
     "stage_seconds": Histogram("Seconds", (*MODEL, "stage"), SECONDS, "time in one decode, read, run, commit or encode of a batch"),
 }
 METRICS: dict[str, Metric] = {
     **{name: Metric(Kind.COUNTER, "Count", (*MODEL, *labels), help) for name, (labels, help) in COUNTERS.items()},
+    "store_available": Metric(Kind.GAUGE, "Count", MODEL, "1 while the session store works, 0 while it is unavailable"),
     "sessions": Metric(Kind.GAUGE, "Count", ("phase",), "sessions in the store, of all models: live, or ended and still remembered"),
     **{
         f"{name}_{part}": Metric(Kind.COUNTER, unit, (*h.labels, *more), h.help)
@@ -98,7 +101,7 @@ Key = tuple[str, tuple[str, ...]]
 
 
 class Telemetry:
-    """One worker's. `model` is its name and version. Any thread may take."""
+    """The metrics of one worker. `model` is its name and version. Any thread may count and take."""
 
     def __init__(self, model: Sequence[str] = ("", "")) -> None:
         self._model, self._lock = tuple(model), Lock()
@@ -123,7 +126,7 @@ class Telemetry:
 
     @contextmanager
     def timing(self, stage: str) -> Iterator[None]:
-        """Observe what the block takes, also when it raises."""
+        """Observe how long the block takes, also when it raises."""
         began = time.perf_counter()
         try:
             yield
@@ -131,13 +134,17 @@ class Telemetry:
             self.observe("stage_seconds", time.perf_counter() - began, stage)
 
     def take(self) -> list[Sample]:
-        """What came together since the last time."""
+        """Return what was counted since the last call, and forget it."""
         with self._lock:
             counts, gauges, observed = self._counts, self._gauges, self._observed
             self._counts, self._gauges, self._observed = {}, {}, {}
         samples = [self._sample(name, (*self._model, *labels), value) for (name, labels), value in counts.items()]
-        samples += [self._sample(name, labels, value) for (name, labels), value in gauges.items()]
+        samples += [self._sample(name, self._gauge_labels(name, labels), value) for (name, labels), value in gauges.items()]
         return samples + [sample for key, numbers in observed.items() for sample in self._unfold(key, numbers)]
+
+    def _gauge_labels(self, name: str, labels: tuple[str, ...]) -> tuple[str, ...]:
+        """Prepend the model to the labels of a gauge that has it; the number of sessions is that of a whole store."""
+        return (*self._model, *labels) if METRICS[name].labels[: len(MODEL)] == MODEL else labels
 
     def _unfold(self, key: Key, numbers: Sequence[float]) -> Iterator[Sample]:
         (name, labels), below = key, 0.0

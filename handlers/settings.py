@@ -1,4 +1,4 @@
-"""Settings: one frozen object, read once when a worker starts.
+"""The settings of a worker: one frozen object, read once at its start.
 
 A value comes from the environment (`CELLSTATE_` + the name in capitals), else from the `cellstate` section of the archive's YAML,
 else from the default here. An unknown name or an unreadable value refuses to start. Documented in docs/settings.md; a test compares.
@@ -19,8 +19,10 @@ PREFIX = "CELLSTATE_"
 # https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
 KUBERNETES = re.compile(r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 SECRET = frozenset({"state_key"})
-LONGEST = 1e9  # seconds; a calendar must have the time at which a session expires
-MAY_BE_ZERO = frozenset({"store_replicas", "keep_versions", "rewarm_steps", "max_sessions", "max_stored_bytes", "metrics_interval"})
+MAX_TTL = 1e9  # seconds; the time at which a session expires must be a date
+ZERO_ALLOWED = frozenset(
+    {"store_replicas", "keep_versions", "rewarm_steps", "max_imputed", "max_sessions", "max_stored_bytes", "metrics_interval"}
+)
 
 
 def default_store() -> str:
@@ -30,13 +32,13 @@ def default_store() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Effective settings of one worker. Times are seconds, sizes bytes."""
+    """The settings of one worker. Times are in seconds, sizes in bytes."""
 
     backend: str = "onnxruntime"  # or "torchscript"
     device: str = "auto"  # "auto": a GPU when the backend has one, else the CPU; or "cpu", "cuda"
     threads: int = 1  # processor threads of one model run
     store: str = ""  # "memory://", "lmdb:///folder", "valkey://host:port/db"; empty: lmdb below the user's state folder
-    store_bytes: int = 64 << 30  # the most that the embedded store may grow to; address space, not memory
+    store_bytes: int = 64 << 30  # largest size of the embedded store; address space, not memory
     store_sync: bool = True  # flush each commit to the disk: what is acknowledged survives a power cut
     store_timeout: float = 2.0  # for connecting to Valkey, and for each of its answers
     store_replicas: int = 0  # Valkey replicas that must have a commit before it is acknowledged
@@ -46,24 +48,28 @@ class Settings:
     rewarm_steps: int = 0  # recent inputs that a session keeps, to rebuild its state when the model has changed
     max_sessions: int = 0  # in the store, above which no session is created; 0: no quota
     max_stored_bytes: int = 0  # the same for what they take; 0: seven eighths of what the store has room for
+    clock_confirmation: float = 3_600.0  # for which a jump of the clock must last until expiry follows it
     sweep_interval: float = 1.0  # between two slices of the sweep
     sweep_slice: int = 1_000  # entries looked at in one slice
     commit_attempts: int = 8  # tries at a contended session before 429
     max_steps: int = 10_000  # T of one request
     max_instances: int = 256  # request objects in one body
     max_horizon: int = 1_000
+    max_imputed: int = 24  # steps in a row whose missing measurements a stream's own predictions stand in for
     max_body: int = 4_000_000
-    max_reply: int = 6_000_000  # below the host's own limit, which ends the worker
+    max_reply: int = 6_000_000  # below TorchServe's own limit, which ends the worker
     max_batch: int = 256  # rows in one model run
-    batch_seconds: float = 10.0  # after which the rest of a batch is answered 429; below the host's responseTimeout
+    long_steps: int = 200  # time steps, a horizon included, from which on a request is long; long ones take turns
+    max_long_steps: int = 100_000  # of all long requests that one batch runs
+    batch_seconds: float = 10.0  # after which the rest of a batch is answered 429; below TorchServe's responseTimeout
     state_key: str = ""  # signs client-held state when set
-    gate_file: str = ""  # shared with whoever stops the service: handlers/engine/drain.py
+    gate_file: str = ""  # of the drain lock, shared with whoever stops the server: handlers/engine/drain.py
     log_requests: bool = False  # one line per request
     metrics_interval: float = 5.0  # between two reports of what was counted; 0: none
 
     @classmethod
     def read(cls, section: Mapping[str, Any] | None, environment: Mapping[str, str]) -> "Settings":
-        """Merge the archive's section and the environment. Raises ConfigurationError, naming the setting and where it stands."""
+        """Merge the archive's section and the environment. Raises ConfigurationError, which names the setting and its place."""
         known = {f.name for f in fields(cls)}
         if section is not None and not isinstance(section, Mapping):
             raise ConfigurationError(f"cellstate: expected settings by name, got {section!r}")
@@ -85,14 +91,14 @@ class Settings:
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if number and not math.isfinite(value):
                 raise ConfigurationError(f"{name}: must be a finite number, got {value}")
-            if number and (value < 0 or (value == 0 and name not in MAY_BE_ZERO)):
-                raise ConfigurationError(f"{name}: must be {'at least' if name in MAY_BE_ZERO else 'greater than'} 0, got {value}")
+            if number and (value < 0 or (value == 0 and name not in ZERO_ALLOWED)):
+                raise ConfigurationError(f"{name}: must be {'at least' if name in ZERO_ALLOWED else 'greater than'} 0, got {value}")
         for name, allowed in (("backend", ("onnxruntime", "torchscript")), ("device", ("auto", "cpu", "cuda"))):
             if getattr(self, name) not in allowed:
                 raise ConfigurationError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         for name in ("session_ttl", "tombstone_ttl"):
-            if getattr(self, name) > LONGEST:
-                raise ConfigurationError(f"{name}: at most {LONGEST:g} seconds, got {getattr(self, name):g}")
+            if getattr(self, name) > MAX_TTL:
+                raise ConfigurationError(f"{name}: at most {MAX_TTL:g} seconds, got {getattr(self, name):g}")
         if self.keep_versions > 255:
             raise ConfigurationError(f"keep_versions: at most 255, got {self.keep_versions}")
         if len(self.state_key.encode()) > 64:
@@ -103,19 +109,19 @@ class Settings:
         return self.store or default_store()
 
     def effective(self) -> dict[str, Any]:
-        """Every setting as it is in force, secrets masked; for the start-up log line."""
+        """Return every setting with its value, secrets masked, for the log line of the start."""
         shown = asdict(self) | {"store": masked(self.store_url)}
         return {name: ("***" if name in SECRET and value else value) for name, value in shown.items()}
 
 
 def masked(url: str) -> str:
-    """A store's URL without the passwords in it."""
+    """Return a store's URL with its passwords masked."""
     return re.sub(r"(password=)[^&]*", r"\1***", re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:***@", url))
 
 
-def _parse(value_and_place: tuple[Any, str], default: Any) -> Any:
-    """Bring a YAML or environment value to the type of the default."""
-    value, where = value_and_place
+def _parse(value_and_source: tuple[Any, str], default: Any) -> Any:
+    """Convert a value from YAML or the environment to the type of the default. Raises ConfigurationError."""
+    value, where = value_and_source
     if isinstance(default, bool):
         text = str(value).lower()
         if text not in ("true", "false", "1", "0"):

@@ -83,6 +83,11 @@ class Signature:
         return sum(entry.length for entry in self.state)
 
     @cached_property
+    def state_outputs(self) -> tuple[str, ...]:
+        """Names of the state tensors as the graph returns them, such as `h_n`."""
+        return tuple(entry.output for entry in self.state)
+
+    @cached_property
     def initial_state(self) -> npt.NDArray[np.float32]:
         """[S]: what a stream begins with. Shared: nobody writes into it."""
         return np.array(self.initial, np.float32) if self.initial else np.zeros(self.state_length, np.float32)

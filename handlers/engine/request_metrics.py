@@ -1,5 +1,6 @@
 """Counts what became of the requests of a batch."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from handlers.engine.task import Task
@@ -15,15 +16,18 @@ REPLAYING = (Transition.REPLAY, Transition.CONFIRM)
 def record_request_metrics(telemetry: Telemetry, tasks: Sequence[Task]) -> None:
     """Count each request once, when it has its reply or its error."""
     telemetry.observe("batch_rows", len(tasks))
+    counts: Counter[tuple[str, ...]] = Counter()
     for task in tasks:
         action = requested_action(task)
-        telemetry.count("requests_total", 1, action, task.error.code if task.error else "ok")
+        counts["requests_total", action, task.error.code if task.error else "ok"] += 1
         if not task.request.commit:
             continue
         if task.error is None:
-            _count_applied(telemetry, task, action)
+            _count_applied(counts, task, action)
         elif action == Action.STEP:
-            telemetry.count("steps_refused_total", task.request.steps, task.error.code)
+            counts["steps_refused_total", task.error.code] += task.request.steps
+    for (name, *labels), amount in counts.items():
+        telemetry.count(name, amount, *labels)
 
 
 def requested_action(task: Task) -> str:
@@ -32,12 +36,13 @@ def requested_action(task: Task) -> str:
     return session.action if session else "unread" if task.request.inputs is None else "predict"
 
 
-def _count_applied(telemetry: Telemetry, task: Task, action: str) -> None:
+def _count_applied(counts: Counter[tuple[str, ...]], task: Task, action: str) -> None:
     if task.transition in APPLYING:
-        telemetry.count("steps_applied_total", task.request.steps)
+        counts["steps_applied_total",] += task.request.steps
+        counts["values_imputed_total",] += task.request.missing
     elif task.transition in REPLAYING:
-        telemetry.count("steps_replayed_total", task.request.steps)
+        counts["steps_replayed_total",] += task.request.steps
     if task.transition in CREATING:
-        telemetry.count("sessions_created_total", 1, action)
+        counts["sessions_created_total", action] += 1
     if task.transition is Transition.CLOSE or (task.request.close and task.transition not in REPLAYING):
-        telemetry.count("sessions_closed_total")
+        counts["sessions_closed_total",] += 1

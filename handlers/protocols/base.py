@@ -9,9 +9,10 @@ from handlers.engine.request import Request, Result
 from handlers.errors import CellstateError
 
 JSON = "application/json"
+RETRY_AFTER = "1"  # seconds
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HttpRequest:
     """What a client sent to one model. Names of headers are in lower case."""
 
@@ -20,7 +21,7 @@ class HttpRequest:
     path: str = ""  # of the URL; empty where the server does not tell
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HttpResponse:
     """What a client is answered with."""
 
@@ -33,6 +34,11 @@ class HttpResponse:
     def phrase(self) -> str:
         """The reason phrase of the status."""
         return HTTPStatus(self.status).phrase
+
+
+def error_headers(error: CellstateError) -> dict[str, str]:
+    """Return the headers of an error: after how many seconds to send the same request again, where that may help."""
+    return {"Retry-After": RETRY_AFTER} if error.retryable else {}
 
 
 class Call(Protocol):

@@ -39,13 +39,17 @@ class CorruptState(ValueError):
     """Bytes that are no intact state or record; the text says what is wrong with them."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class State:
-    """One row's hidden state: all layers and directions of all state tensors, the position, and the model that made it."""
+    """One row's hidden state: all layers and directions of all state tensors, the position, and the model that made it.
+
+    States are replaced, never changed in place: they may be views of stored bytes.
+    """
 
     values: Vector  # [S]
     position: int
     digest: bytes  # 16 bytes of the model digest
+    forecast: bytes = b""  # what the stream's forecasts remember at this position; a session keeps it, state bytes do not carry it
 
 
 def append_mac(body: bytes, key: bytes = b"") -> bytes:

@@ -25,6 +25,7 @@ PAGE = 1_000  # entries of one read while scanning
 READERS = 512  # threads and processes that may read at once; a slot costs 64 bytes
 PROBE = b"\0probe"
 UNWRITTEN = 1_024  # pages at the end of the file that LMDB may have allocated and freed without writing them
+NOT_APPLIED = "nothing was applied"
 T = TypeVar("T")
 
 
@@ -49,8 +50,12 @@ class EmbeddedStore:
         Path(self._folder).mkdir(parents=True, exist_ok=True, mode=0o700)
         # Sessions are read at random: the kernel's readahead would pull in megabytes for each page of a store that is not in memory.
         env = lmdb.open(self._folder, map_size=size, max_readers=READERS, sync=sync, mode=0o600, max_spare_txns=2, readahead=False)
-        env.reader_check()  # frees the slots of processes that were killed
-        self._refuse_truncated(env)
+        try:
+            env.reader_check()  # frees the slots of processes that were killed
+            self._refuse_truncated(env)
+        except BaseException:
+            env.close()  # it could not be opened again in this process
+            raise
         return env
 
     def _refuse_truncated(self, env: lmdb.Environment) -> None:
@@ -64,9 +69,10 @@ class EmbeddedStore:
         try:
             return work()
         except lmdb.MapFullError as e:
-            raise StoreUnavailable(f"store {self._folder}: full at its configured size (store_bytes); nothing was applied") from e
+            reason = "full at its configured size (store_bytes)"
+            raise StoreUnavailable(f"store {self._folder}: {reason}; {NOT_APPLIED}", f"the session store is {reason}; {NOT_APPLIED}") from e
         except (lmdb.Error, OSError) as e:
-            raise StoreUnavailable(f"store {self._folder}: {e}; nothing was applied") from e
+            raise StoreUnavailable(f"store {self._folder}: {e}; {NOT_APPLIED}", f"the session store is unavailable; {NOT_APPLIED}") from e
 
     def get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
         return self._guard(lambda: self._get_many(keys))
@@ -80,7 +86,7 @@ class EmbeddedStore:
         return self._guard(lambda: self._commit_many(changes)) if changes else []
 
     def _commit_many(self, changes: Sequence[Change]) -> list[bool]:
-        with self._env.begin(write=True) as transaction:  # an exception aborts it: all of the batch or nothing
+        with self._env.begin(write=True, buffers=True) as transaction:  # an exception aborts it: all of the batch or nothing
             return [_commit(transaction, change) for change in changes]
 
     def sweep(self, now: float, limit: int) -> Swept:

@@ -17,7 +17,9 @@ import math
 import re
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -33,6 +35,7 @@ VERSION = struct.Struct("<Q")
 PREFIX = b"cellstate:"
 PROBE = b"\0probe"
 CHUNK = 256  # keys in one round trip of a scan
+MAX_SKEW = 300.0  # seconds between the clocks of the server and of this machine
 LATEST = 2**62  # milliseconds; the server takes no time beyond 2**63
 
 # An absent key reads as the empty string, and so does an `expected` of None.
@@ -63,11 +66,11 @@ class ValkeyStore:
     """Keep the sessions in one Valkey primary.
 
     `timeout` is the longest time in seconds to connect, and to wait for each reply. `replicas` is the number of replicas that must have a
-    commit before it is acknowledged, or read.
+    commit before it is acknowledged, or read. `clock` gives seconds since the epoch, with which the server's clock must agree.
     """
 
-    def __init__(self, url: str, timeout: float = 2.0, replicas: int = 0) -> None:
-        self._place, self._pool = _open(url, timeout)
+    def __init__(self, url: str, timeout: float = 2.0, replicas: int = 0, clock: Callable[[], float] = time.time) -> None:
+        self._place, self._pool = _open(url, timeout, clock)
         self._replicas, self._closed, self._cursor = replicas, False, b"0"
         wait: Command = (b"WAIT", b"%d" % replicas, b"%d" % max(1, int(timeout * 500)))
         self._wait: list[Command] = [wait] if replicas else []
@@ -193,10 +196,11 @@ class ValkeyStore:
             raise self._unavailable(errors[0], outcome) from errors[0]
 
     def _unavailable(self, why: object, outcome: str) -> StoreUnavailable:
-        return StoreUnavailable(f"store {self._place}: {str(why).strip(' .') or type(why).__name__}; {outcome}")
+        reason = str(why).strip(" .") or type(why).__name__
+        return StoreUnavailable(f"store {self._place}: {reason}; {outcome}", f"the session store is unavailable; {outcome}")
 
 
-def _open(url: str, timeout: float) -> tuple[str, ConnectionPool]:
+def _open(url: str, timeout: float, clock: Callable[[], float]) -> tuple[str, ConnectionPool]:
     """Parse `url`; return the server's address for messages, and a pool that has made no connection yet. Raises ConfigurationError."""
     try:
         parts = urlsplit(url)
@@ -204,24 +208,37 @@ def _open(url: str, timeout: float) -> tuple[str, ConnectionPool]:
         if not parts.hostname or not re.fullmatch(r"/?\d*", parts.path) or parts.fragment or unknown:
             raise ValueError
         options = {"ssl_check_hostname": True} if parts.scheme == "valkeys" else {}
-        pool = ConnectionPool(**options | parse_url(url) | CONNECTION, socket_timeout=timeout, valkey_connect_func=_on_connect)
+        pool = ConnectionPool(
+            **options | parse_url(url) | CONNECTION, socket_timeout=timeout, valkey_connect_func=partial(_on_connect, clock)
+        )
         pool.make_connection()  # refuses options that it does not know
         return f"valkey://{parts.hostname}:{parts.port or 6379}/{parts.path.strip('/') or 0}", pool
     except (ValueError, TypeError, ValkeyError):  # their messages may repeat a part of the password
         raise ConfigurationError(f"store: {EXPECTED}") from None
 
 
-def _on_connect(connection: Connection) -> None:
-    """Authenticate, and check that the server is a primary that has loaded its data.
+def _on_connect(clock: Callable[[], float], connection: Connection) -> None:
+    """Authenticate, and check that the server is a primary that has loaded its data and whose clock is right.
 
     Raises ResponseError, or ReadOnlyError for a replica: its replies may be stale.
     """
     connection.on_connect()
-    for reply in (replies := _execute(connection, [(b"PING",), (b"INFO", b"replication")])):  # PING is refused while loading
+    for reply in (
+        replies := _execute(connection, [(b"PING",), (b"INFO", b"replication"), (b"INFO", b"server")])
+    ):  # PING is refused while loading
         if isinstance(reply, ResponseError):
             raise reply
     if b"role:master" not in replies[1]:
         raise ReadOnlyError("it is a replica: name the primary, or what follows it after a failover")
+    _check_clock(replies[2], clock())
+
+
+def _check_clock(server: bytes, now: float) -> None:
+    """Raise ResponseError when the server's clock is wrong: it would delete new sessions at once, or live ones too early."""
+    microseconds = re.search(rb"server_time_usec:(\d+)", server)
+    skew = int(microseconds[1]) / 1e6 - now if microseconds else 0.0
+    if abs(skew) > MAX_SKEW:
+        raise ResponseError(f"its clock is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} this machine's: set both right")
 
 
 def _execute(connection: Connection, commands: Sequence[Command]) -> list[Any]:

@@ -19,7 +19,7 @@ ABSENT, LIVE, CLOSED = "absent", "live", "closed"
 
 
 class Applied(NamedTuple):
-    """The step, fork or import that was applied last: the position and generation before it, and its prediction once seen."""
+    """The step that was applied last: the position and generation before it, and its prediction once seen."""
 
     step: int
     generation: int
@@ -30,14 +30,15 @@ class Applied(NamedTuple):
 class Session(NamedTuple):
     """One session. `kept` are the earlier states that it can be rewound to, newest first.
 
-    `rewind` is the last applied request where that is a rewind. A rewind to the current position leaves `last` as it was.
+    `last` is the step that a retry repeats; a rewind to the current position leaves it as it was. `action` is the request applied last
+    where that is a rewind, or the fork or import that began the session.
     """
 
     phase: str
     at: Lineage
     generation: int = 0
     last: Applied | None = None
-    rewind: Request | None = None
+    action: Request | None = None
     kept: tuple[Lineage, ...] = ()
 
 
@@ -150,7 +151,7 @@ class Specification:
 
     def _rewind(self, state: ModelState, asked: Invocation) -> tuple[ModelState, Reply]:
         session, request = self._session(state, asked.session), ("rewind", asked.step, asked.from_step, asked.generation)
-        if session.rewind == request:
+        if session.action == request:
             return state, _told(asked.session, session, replayed=True, closed=session.phase == CLOSED)
         if (refused := _refusal(session)) is not None:
             return state, refused
@@ -182,11 +183,10 @@ class Specification:
         if session.phase == CLOSED:
             return state, Reply(410, "session_closed")
         if session.phase == LIVE:
-            last = session.last
-            if last is not None and (last.step, last.request) == (session.at.position, request):
-                return state, _replay(name, session)
+            if session.action == request:
+                return state, _told(name, session, replayed=True)
             return state, _conflict(session, "session_exists")
-        begun = Session(LIVE, at, 0, Applied(at.position, 0, request))
+        begun = Session(LIVE, at, action=request)
         return self._with(state, name, begun), _told(name, begun)
 
     def _close(self, state: ModelState, asked: Invocation) -> tuple[ModelState, Reply]:
@@ -272,8 +272,7 @@ def _told(name: str, session: Session, replayed: bool = False, closed: bool = Fa
 
 def _replay(name: str, session: Session) -> Reply:
     assert session.last is not None  # the request that is repeated
-    after = session.at if session.last.request[0] == "step" else None
-    told = _told(name, session, replayed=True, closed=session.phase == CLOSED, after=after)
+    told = _told(name, session, replayed=True, closed=session.phase == CLOSED, after=session.at)
     return told._replace(stored=session.last.prediction)
 
 

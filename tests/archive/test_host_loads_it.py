@@ -87,9 +87,8 @@ def test_a_second_worker_finds_the_first_ones_sessions(two, tmp_path):
     [
         ({"CELLSTATE_MAX_STEP": "5"}, "unknown setting CELLSTATE_MAX_STEP"),
         ({"CELLSTATE_STORE": "elsewhere://"}, "store: expected memory://"),
-        ({"CELLSTATE_STORE": "lmdb:///proc/nowhere"}, "store /proc/nowhere"),
     ],
-    ids=["unknown setting", "unknown store", "store that does not open"],
+    ids=["unknown setting", "unknown store"],
 )
 def test_a_worker_that_cannot_be_configured_refuses_and_its_log_says_why(two, environment, message):
     process, result = work(two.folder, b"{}", **environment)
@@ -98,25 +97,38 @@ def test_a_worker_that_cannot_be_configured_refuses_and_its_log_says_why(two, en
     assert f"refused_to_start {message}" in process.stdout + process.stderr
 
 
-def test_a_store_that_can_be_read_and_not_written_is_refused(two, valkey):
+def reader_of(valkey):
+    """The URL of a user who may read and not write."""
     with valkey.client() as client:
         client.execute_command(
             "ACL", "SETUSER", "reader", "on", ">sesame", "~*", "&*", "+@read", "+@connection", "+info", "+eval", "+evalsha"
         )
-    process, result = work(two.folder, b"{}", CELLSTATE_STORE=f"valkey://reader:sesame@127.0.0.1:{valkey.port}/0")
-    assert result is None
-    assert f"refused_to_start store valkey://127.0.0.1:{valkey.port}/0: " in process.stdout
-    assert "sesame" not in process.stdout + process.stderr
+    return f"valkey://reader:sesame@127.0.0.1:{valkey.port}/0"
 
 
-def test_a_store_that_was_cut_off_is_refused(two, tmp_path):
-    with closing(EmbeddedStore(str(tmp_path), 1 << 30)) as store:
+def cut_off(folder):
+    with closing(EmbeddedStore(str(folder), 1 << 30)) as store:
         store.commit_many([put(b"two/%d" % n, b"x" * 100_000) for n in range(100)])
-    os.truncate(tmp_path / "data.mdb", 100_000)
-    process, result = work(two.folder, b"{}", CELLSTATE_STORE=f"lmdb://{tmp_path}")
-    assert result is None
-    assert "refused_to_start store" in process.stdout
-    assert "cut off" in process.stdout
+    os.truncate(folder / "data.mdb", 100_000)
+    return f"lmdb://{folder}"
+
+
+@pytest.mark.parametrize("why", ["cannot be opened", "can only be read", "was cut off"])
+def test_a_worker_starts_without_its_store_and_its_log_alone_says_why(two, tmp_path, valkey, why):
+    x = two.sequence(2)
+    store, place = {
+        "cannot be opened": lambda: ("lmdb:///proc/nowhere", "/proc/nowhere"),
+        "can only be read": lambda: (reader_of(valkey), f"valkey://127.0.0.1:{valkey.port}/0"),
+        "was cut off": lambda: (cut_off(tmp_path), f"{tmp_path}: data.mdb is cut off"),
+    }[why]()
+    bodies = [orjson.dumps({"inputs": x.tolist()}), orjson.dumps({"inputs": x.tolist(), "session": {"id": "a", "step": 0}})]
+    process, (heads, replies, _) = work(two.folder, *bodies, CELLSTATE_STORE=store)
+    assert [status for status, *_ in heads] == [200, 503]
+    error = orjson.loads(replies[1])["error"]
+    assert (error["code"], error["retryable"]) == ("store_unavailable", True)
+    assert place.partition(":")[0] not in error["message"]
+    assert f"store_unavailable store {place}" in process.stdout
+    assert "sesame" not in process.stdout + process.stderr
 
 
 def test_the_secret_is_not_in_the_log(two):

@@ -28,8 +28,8 @@ class Simulated:
     rows: list[int] = field(default_factory=list)
     kept: list[list[int]] = field(default_factory=list)
     generation: int = 0
-    last: tuple[Invocation, int, int] | None = None  # the step or fork applied last, the position and the generation before it
-    rewind: Invocation | None = None  # the request applied last, where that is a rewind
+    last: tuple[Invocation, int, int] | None = None  # the step applied last, the position and the generation before it
+    action: Invocation | None = None  # the request applied last, where that is a rewind or the fork that began the session
     closed: bool = False
 
 
@@ -53,6 +53,9 @@ class Simulator:
     def conflict(self, session: Simulated) -> Answer:
         return Answer(409, "step_conflict", expected=len(session.rows), generation=session.generation)
 
+    def exists(self, session: Simulated) -> Answer:
+        return replace(self.conflict(session), code="session_exists")
+
     def step(self, asked: Invocation, session: Simulated) -> Answer:
         assert asked.inputs is not None
         last, before, generation = session.last or (None, None, None)
@@ -63,14 +66,10 @@ class Simulator:
         if asked.generation not in (None, session.generation):
             return self.conflict(session)
         if asked.step not in (None, len(session.rows)):
-            return (
-                self.conflict(session)
-                if asked.step
-                else Answer(409, "session_exists", expected=len(session.rows), generation=session.generation)
-            )
+            return self.conflict(session) if asked.step else self.exists(session)
         rows = session.rows + list(range(*asked.inputs))
         if asked.commit:
-            session.last, session.rewind = (asked, len(session.rows), session.generation), None
+            session.last, session.action = (asked, len(session.rows), session.generation), None
             session.rows, session.kept = rows, [session.rows, *session.kept][:KEEP]
             self.sessions[asked.session] = session
         return self.at(asked, session, prediction=prediction(rows))
@@ -83,7 +82,7 @@ class Simulator:
         return self.at(asked, session)
 
     def rewind(self, asked: Invocation, session: Simulated) -> Answer:
-        if session.rewind == asked:
+        if session.action == asked:
             return self.at(asked, session, replayed=True)
         if session.closed:
             return Answer(410, "session_closed")
@@ -94,7 +93,7 @@ class Simulator:
             return Answer(422, "invalid_input")
         session.last = session.last if found is session.rows else None
         session.rows, session.kept = found, [rows for rows in session.kept if len(rows) < len(found)]
-        session.generation, session.rewind = session.generation + 1, asked
+        session.generation, session.action = session.generation + 1, asked
         return self.at(asked, session)
 
     def fork(self, asked: Invocation, session: Simulated) -> Answer:
@@ -102,16 +101,13 @@ class Simulator:
             return Answer(410, "session_closed")
         target = self.sessions.get(asked.to or "")
         if target is None:
-            target = self.sessions[asked.to or ""] = Simulated(session.rows, last=(asked, len(session.rows), 0))
+            target = self.sessions[asked.to or ""] = Simulated(session.rows, action=asked)
             return self.at(asked, target)
         if target.closed:
             return Answer(410, "session_closed")
-        begun = target.last is not None and target.last[0] == asked and target.last[1] == len(target.rows)
-        return (
-            self.at(asked, target, replayed=True)
-            if begun
-            else Answer(409, "session_exists", expected=len(target.rows), generation=target.generation)
-        )
+        if target.action == asked:
+            return self.at(asked, target, replayed=True)
+        return self.exists(target)
 
 
 def drawn(draw: Random) -> Invocation:

@@ -114,6 +114,15 @@ def test_a_server_that_is_not_there_is_unavailable():
         ValkeyStore(f"valkey://127.0.0.1:{free_port()}")
 
 
+@pytest.mark.parametrize(("ahead", "said"), [(400.0, "clock is 400 s behind"), (-172_800.0, "clock is 172800 s ahead of")])
+def test_a_server_whose_clock_is_wrong_is_unavailable(own, ahead, said):
+    """The server deletes sessions by its own clock: with one that is ahead it would delete them as they are written."""
+    with pytest.raises(StoreUnavailable, match=f"{said} .*set both right; nothing was applied"):
+        ValkeyStore(own.url, clock=lambda: time.time() + ahead)
+    with closing(ValkeyStore(own.url, clock=lambda: time.time() + 200.0)) as store:
+        assert store.commit_many([put(b"a", b"1")]) == [True]
+
+
 def test_a_server_that_may_drop_live_sessions_is_refused(tmp_path):
     with serving(tmp_path, maxmemory="100mb", maxmemory_policy="allkeys-lru") as server:
         with pytest.raises(ConfigurationError, match="maxmemory-policy allkeys-lru may drop live sessions: set it to noeviction"):

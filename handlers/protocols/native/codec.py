@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from handlers.engine.request import Request, Result
 from handlers.errors import CellstateError, TooLarge
-from handlers.protocols.base import HttpRequest, HttpResponse
+from handlers.protocols.base import HttpRequest, HttpResponse, error_headers
 from handlers.protocols.native.decode import Parser
 from handlers.protocols.native.encode import Encoder
 from handlers.settings import Settings
@@ -32,11 +32,13 @@ class NativeCall:
 
     def respond(self, replies: Sequence[bytes | CellstateError]) -> HttpResponse:
         """Answer with the one response object, or with `{"predictions": [...]}`."""
-        bodies = [self.encoder.error(reply) if isinstance(reply, CellstateError) else reply for reply in replies]
         if self.is_batch:
+            bodies = [self.encoder.error(reply) if isinstance(reply, CellstateError) else reply for reply in replies]
             return HttpResponse(200, b'{"predictions":[' + b",".join(bodies) + b"]}")
-        [reply], [body] = replies, bodies
-        return HttpResponse(reply.status if isinstance(reply, CellstateError) else 200, body)
+        [reply] = replies
+        if isinstance(reply, CellstateError):
+            return HttpResponse(reply.status, self.encoder.error(reply), headers=error_headers(reply))
+        return HttpResponse(200, reply)
 
 
 class NativeCodec:

@@ -1,0 +1,1 @@
+"""Show the result of a load test as one self-contained HTML file."""

@@ -1,0 +1,75 @@
+"""The clock guard: small corrections are followed, jumps are not until they have lasted."""
+
+import time
+
+import pytest
+
+from handlers.clock import TOLERANCE, ClockGuard
+
+HOUR = 3_600.0
+START = 1_800_000_000.0
+
+
+class Machine:
+    """A wall clock and an uptime that a test moves."""
+
+    def __init__(self):
+        self.wall, self.up, self.jumps = START, 5_000.0, 0
+        self.guard = ClockGuard(HOUR, self._jumped, lambda: self.wall, lambda: self.up)
+
+    def _jumped(self):
+        self.jumps += 1
+
+    def passes(self, seconds):
+        self.wall += seconds
+        self.up += seconds
+        return self.guard()
+
+
+@pytest.fixture
+def machine():
+    return Machine()
+
+
+def test_it_is_the_wall_clock_while_that_runs_steadily(machine):
+    assert [machine.passes(n) for n in (0.0, 1.0, 86_400.0)] == [START, START + 1, START + 86_401]
+
+
+@pytest.mark.parametrize("correction", [0.5, -0.5, TOLERANCE - 1, 1 - TOLERANCE])
+def test_a_small_correction_is_followed_at_once_and_many_of_them_too(machine, correction):
+    for _ in range(100):
+        machine.wall += correction
+        assert machine.passes(600.0) == machine.wall
+    assert machine.jumps == 0
+
+
+@pytest.mark.parametrize("jump", [48 * HOUR, -48 * HOUR])
+def test_time_goes_on_from_before_a_jump_and_the_clock_is_followed_when_it_is_set_back(machine, jump, caplog):
+    machine.wall += jump
+    assert [machine.passes(10.0) for _ in range(3)] == [START + 10, START + 20, START + 30]
+    machine.wall -= jump
+    assert machine.passes(10.0) == machine.wall == START + 40
+    assert machine.jumps == 1
+    assert caplog.text.count("clock_jumped") == 1
+
+
+def test_a_jump_that_lasts_is_believed(machine, caplog):
+    machine.wall += 48 * HOUR
+    assert machine.passes(0.0) == START
+    assert machine.passes(HOUR - 1) == START + HOUR - 1
+    assert machine.passes(2.0) == machine.wall
+    assert "clock_jump_confirmed" in caplog.text
+    assert machine.passes(2.0) == machine.wall
+    assert machine.jumps == 1
+
+
+def test_a_jump_that_is_followed_by_another_is_doubted_anew(machine):
+    machine.wall += 48 * HOUR
+    machine.passes(HOUR - 1)
+    machine.wall += 48 * HOUR
+    assert machine.passes(2.0) == START + HOUR + 1
+    assert machine.jumps == 2
+
+
+def test_it_reads_the_clocks_of_this_machine():
+    assert ClockGuard(HOUR)() == pytest.approx(time.time(), abs=5)
