@@ -242,7 +242,7 @@ def _floats(tensor: Tensor, expected: str) -> Floats:
     if tensor.datatype == BYTES:
         raise InvalidInput(f"{tensor.name}: expected {expected}, got {BYTES}")
     with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, and is found out of range
-        return np.ascontiguousarray(tensor.array, np.float32)
+        return np.array(tensor.array, np.float32, order="C")  # a copy: the raw bytes of a body cannot be written to
 
 
 def _row(request: Callable[[int], Request], i: int) -> Request | CellstateError:

@@ -15,6 +15,7 @@ import orjson
 from handlers.arrays import Array
 from handlers.engine.request import OPAQUE, Result
 from handlers.errors import CellstateError
+from handlers.protocols.base import error_text
 from handlers.protocols.open_inference import binary
 from handlers.protocols.open_inference.binary import BYTES
 from handlers.protocols.open_inference.decode import GENERATION, STEP, Y
@@ -103,6 +104,12 @@ def session_outputs(rows: Sequence[Row | CellstateError], in_binary: bool) -> li
     ]
 
 
+def imputed_output(rows: Sequence[Row | CellstateError], in_binary: bool) -> list[Output]:
+    """How many missing values of each row predictions stood in for; nothing where none was missing."""
+    counts = np.array([row.result.imputed if isinstance(row, Row) else 0 for row in rows], np.int64)
+    return [Output("imputed", INT64, counts.shape, _elements(counts, INT64, in_binary), in_binary)] if counts.any() else []
+
+
 def session_parameters(result: Result) -> dict[str, Any]:
     """Where the one session of a response is."""
     session = result.session
@@ -126,11 +133,6 @@ def encode_response(
     if not any(output.binary for output in outputs):
         return header, None
     return header + b"".join([output.data for output in outputs if output.binary]), len(header)
-
-
-def error_text(error: CellstateError) -> str:
-    """An error in one string, for a protocol that has no more."""
-    return f"{error.code}: {error.message}"
 
 
 def _describe(output: Output) -> bytes:
