@@ -159,7 +159,10 @@ class Stream:
         return self._run(self._session.what_if(wire.request(inputs, **options)))
 
     def fork(self, id: str | None = None) -> "Stream":
-        """Start another session where this one is. Raises SessionExists when the id is taken."""
+        """Start another session where this one is. Raises SessionExists when the id is taken.
+
+        With an id of the caller's the call can be made again when it failed; without one a call that failed may leave a session behind.
+        """
         return Stream(self._client, self._run(self._session.fork(id)))
 
     def rewind(self, step: int) -> SessionInfo:

@@ -104,10 +104,11 @@ def test_an_attempt_is_never_given_more_time_than_is_left():
     assert [event.timeout for event in draw.sent] == [8.0, 6.0]
 
 
-def test_retry_after_is_the_least_pause():
-    draw = Draw(share=0.0)
+@pytest.mark.parametrize(("share", "pause"), [(0.0, 7.0), (1.0, 7.1)])
+def test_retry_after_is_waited_for_before_the_drawn_pause(share, pause):
+    draw = Draw(share=share)
     draw.post(refused(503, "draining", {"retry-after": "7"}, retryable=True), ok())
-    assert draw.pauses == [7.0]
+    assert draw.pauses == [pause]
 
 
 def test_retry_after_may_be_a_date():
