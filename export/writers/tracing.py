@@ -10,6 +10,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from torch.jit._trace import TracerWarning
 
 from export.errors import LiftError
 from export.graph.time_loop import Stepped
@@ -63,7 +64,7 @@ def exporting(target: str) -> Iterator[list[warnings.WarningMessage]]:
 
 def questions(warned: Sequence[warnings.WarningMessage]) -> list[str]:
     """Return the user's lines at which the tracer took a Python number from a tensor: it may hold for the example only."""
-    taken = [w for w in warned if issubclass(w.category, torch.jit.TracerWarning) and "Python" in str(w.message)]
+    taken = [w for w in warned if issubclass(w.category, TracerWarning) and "Python" in str(w.message)]
     return sorted({f"{w.filename}:{w.lineno}" for w in taken if is_user_file(w.filename)})
 
 

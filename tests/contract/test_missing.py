@@ -1,4 +1,4 @@
-"""Missing observations: a stream with holes is the model fed with its own predictions there, however it is cut, retried, undone or copied."""
+"""Missing observations: a stream with nulls is the offline model fed with its own predictions there, however it is cut or retried."""
 
 import numpy as np
 import pytest
