@@ -13,7 +13,7 @@ from tests.support.http_client import Stream, error_code, until
 from tests.support.served_models import Json, Model
 
 pytestmark = pytest.mark.e2e
-HORIZON = 400  # steps of forecast with every request: each takes a while
+HORIZON = 150  # steps of forecast with every request: each takes a while, and is not yet a long one
 
 
 class Caller(Stream):
