@@ -95,7 +95,7 @@ class OpenInferenceCodec:
 
     def _wanted(self, infer: InferRequest) -> list[Wanted]:
         """The client's choice; without one the prediction, and the forecast where there is one."""
+        if not infer.outputs:
+            return [Wanted(name, infer.binary_outputs) for name in (Y, FORECAST)]
         states = {entry.output for entry in self._signature.state}
-        if infer.outputs:
-            return [Wanted(output.name, output.binary, output.name in states) for output in infer.outputs]
-        return [Wanted(name, infer.binary_outputs) for name in (Y, FORECAST)]
+        return [Wanted(output.name, output.binary, output.name in states) for output in infer.outputs]

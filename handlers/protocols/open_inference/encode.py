@@ -84,8 +84,7 @@ def stack(output: Wanted, rows: Sequence[Row | CellstateError]) -> Output | None
     first = next((piece for piece in pieces if piece is not None), None)
     if first is None:
         return None
-    missing = _missing(first, output)
-    chunks = [(missing if piece is None else piece).chunks for piece in pieces]
+    chunks = [(_missing(first, output) if piece is None else piece).chunks for piece in pieces]
     in_order = [row[part] for part in range(len(first.chunks)) for row in chunks]
     shape = (first.shape[0], len(rows), *first.shape[1:]) if output.of_state else (len(rows), *first.shape)
     return Output(output.name, _datatype(output), shape, (b"" if output.binary else b",").join(in_order), output.binary)
