@@ -50,10 +50,11 @@ def good_traffic(server: TorchServe, model: Model, name: str) -> Iterator[None]:
 
 
 def not_refused(odd: Odd, response: httpx.Response) -> str:
-    """Empty for a 4xx with a code and a message, or the host's own 413; else what came."""
+    """Empty for a 4xx with code and message, in the form of the body's protocol, or the host's own 413; else what came."""
     if response.status_code == 413 and not response.content:
         return ""
-    message = response.json()["error"]["message"] if error_code(response) else ""
+    in_one_string = "instances" in odd.what and isinstance(response.json().get("error"), str)  # KServe V1
+    message = response.json()["error"]["message"] if error_code(response) else in_one_string
     fine = 400 <= response.status_code < 500 and message
     return "" if fine else f"{odd.what}: {response.status_code} {response.text[:200]}"
 

@@ -65,13 +65,6 @@ class Client:
         """The number of steps the session has consumed."""
         return int(self.ask(session={"id": session, "action": "describe"})["session"]["step"])
 
-    def attempt(self, **fields: Json) -> httpx.Response | None:
-        """One try; None when no whole answer came back, or no token is to be had because the server is down."""
-        try:
-            return self.send(**fields)
-        except (httpx.TransportError, OSError, ValueError):
-            return None
-
 
 def error_code(response: httpx.Response) -> str:
     """The stable code of an error of ours; empty for what is none of ours."""

@@ -10,19 +10,22 @@ from typing import Any
 
 import numpy as np
 
+import cellstate
 from host.torchserve.launcher import TorchServe
-from tests.support.http_client import Client, error_code, until
+from tests.support.http_client import Client, until
 from tests.support.served_models import Json, Model, assert_close
 
 
 class Stream:
-    """One session fed by one caller who sends the same step again until it is answered, and everything that caller was told."""
+    """One session fed through the client library, which sends the same step again until it is answered, and everything it was told."""
 
     LENGTH = 20_000  # steps prepared
 
     def __init__(self, server: TorchServe, model: Model, id: str, seed: int, horizon: int = 0) -> None:
         self.model, self.id = model, id
         self.client = Client(server, model.name)
+        policy = cellstate.RetryPolicy(deadline=120.0, max_pause=0.5, on_retry=self._count)
+        self._library = cellstate.Client(server.url, server.folder / "key_file.json", policy=policy)
         self.unanswered = 0  # tries that brought no answer, or one that promised nothing
         self.position = 0  # steps acknowledged
         self.inputs = model.inputs(self.LENGTH, seed)
@@ -38,17 +41,11 @@ class Stream:
     def advance(self) -> None:
         """Send the next steps until they are answered."""
         request = self.request()
-        self.acknowledged(request, until(lambda: self._answer(request), f"{self.id} at step {self.position}: an answer"))
+        stream = self._library.stream(self.model.name, self.id, position=self.position)
+        self.acknowledged(request, dict(stream.step(request["inputs"], **self._more).document))
 
-    def _answer(self, request: dict[str, Json]) -> dict[str, Any] | None:
-        response = self.client.attempt(**request)
-        if response is not None and response.status_code == 200:
-            return dict(response.json())
-        # Without a code it is the host that refuses: the token was that of the server before a restart.
-        refused = response is not None and response.status_code < 500 and error_code(response) != ""
-        assert not refused, f"{self.id} at step {self.position}: {response.text if response else ''}"
+    def _count(self, event: cellstate.RetryEvent) -> None:
         self.unanswered += 1
-        return None
 
     def acknowledged(self, request: dict[str, Json], answer: dict[str, Any]) -> None:
         self.position += len(request["inputs"])
@@ -73,6 +70,7 @@ class Stream:
         assert_close(found["c_n"], after.c_n, f"{self.id}: c_n after step {self.position + 1}")
 
     def close(self) -> None:
+        self._library.close()
         self.client.__exit__(None, None, None)
 
 

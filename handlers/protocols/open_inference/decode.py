@@ -37,19 +37,14 @@ class Decoder:
     signature: Signature
     limits: Settings
     rules: RequestRules = field(init=False)
+    inputs: tuple[str, ...] = field(init=False)  # names of the tensors that may be sent
+    outputs: tuple[str, ...] = field(init=False)  # names of the tensors that may be asked for
 
     def __post_init__(self) -> None:
+        state = self.signature.state
         object.__setattr__(self, "rules", RequestRules(self.signature, self.limits))
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """The names of the tensors that may be sent."""
-        return (X, *(entry.input for entry in self.signature.state), OPAQUE, FUTURE, SESSION, STEP, GENERATION)
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """The names of the tensors that may be asked for."""
-        return (Y, "output", *(entry.output for entry in self.signature.state), OPAQUE, FORECAST)
+        object.__setattr__(self, "inputs", (X, *(entry.input for entry in state), OPAQUE, FUTURE, SESSION, STEP, GENERATION))
+        object.__setattr__(self, "outputs", (Y, "output", *(entry.output for entry in state), OPAQUE, FORECAST))
 
     def requests(self, infer: InferRequest) -> Sequence[Request | CellstateError]:
         """Decode the rows of one body.
@@ -242,7 +237,7 @@ def _floats(tensor: Tensor, expected: str) -> Floats:
     if tensor.datatype == BYTES:
         raise InvalidInput(f"{tensor.name}: expected {expected}, got {BYTES}")
     with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, and is found out of range
-        return np.ascontiguousarray(tensor.array, np.float32)
+        return np.array(tensor.array, np.float32, order="C")  # a copy: the raw bytes of a body cannot be written to
 
 
 def _row(request: Callable[[int], Request], i: int) -> Request | CellstateError:
