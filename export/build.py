@@ -2,10 +2,12 @@
 
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import orjson
+import yaml
 
 from export.errors import ExportError, LiftError
 from export.lift.lifted import Lift, lift
@@ -45,8 +47,10 @@ def build_checkpoint(loaded: Checkpoint, store: Path, config: Path = CONFIG) -> 
         files, skipped, questions = _write(lifted, Path(scratch))
         report = parity.verify(model, lifted, files, questions=questions)
         report.check()
-        document = signature_document(spec, model, lifted, report, files, skipped)
-        onnx.add_metadata(files["onnxruntime"], "cellstate.signature", orjson.dumps(document).decode())
+        files = {backend: path for backend, path in files.items() if backend not in report.dropped}
+        document = signature_document(spec, model, lifted, report, files, skipped | dict(report.dropped))
+        if "onnxruntime" in files:
+            onnx.add_metadata(files["onnxruntime"], "cellstate.signature", orjson.dumps(document).decode())
         target = store / f"{spec.name}.mar"
         try:
             store.mkdir(parents=True, exist_ok=True)
@@ -59,18 +63,18 @@ def build_checkpoint(loaded: Checkpoint, store: Path, config: Path = CONFIG) -> 
 def _write(lifted: Lift, folder: Path) -> tuple[dict[str, Path], dict[str, str], list[str]]:
     """Write the artefacts; return their files by backend, the reason for each that was skipped, and the tracer's questions.
 
-    Only the torch.export program may be skipped: no server runs it yet.
+    TorchScript must be written: ONNX has no form for some operators, and no server runs the torch.export program yet.
     """
     files = {backend: folder / name for backend, name in FILES.items()}
     window, skipped = lifted.window(), {}
     module = tracing.graph_module(lifted, window)
     questions = torchscript.write_torchscript(module, lifted, window, files["torchscript"])
-    onnx.write_onnx(module, lifted, window, files["onnxruntime"])
-    try:
-        torch_export.write_program(lifted, window, files["torch.export"])
-    except LiftError as e:
-        skipped["torch.export"] = str(e)
-        del files["torch.export"]
+    for backend, write in (("onnxruntime", partial(onnx.write_onnx, module)), ("torch.export", torch_export.write_program)):
+        try:
+            write(lifted, window, files[backend])
+        except LiftError as e:
+            skipped[backend] = str(e)
+            del files[backend]
     return files, skipped, questions
 
 
@@ -78,6 +82,14 @@ def _contents(spec: ModelSpec, document: dict[str, Any], files: dict[str, Path],
     return handler_files() | {
         "MAR-INF/MANIFEST.json": manifest(spec.name, spec.version),
         "signature.json": orjson.dumps(document, option=orjson.OPT_INDENT_2),
-        "model-config.yaml": config.read_bytes(),
+        "model-config.yaml": config.read_bytes() if "onnxruntime" in files else _with_torchscript(config),
         **{path.name: path.read_bytes() for path in files.values()},
     }
+
+
+def _with_torchscript(config: Path) -> bytes:
+    """Return the configuration with the backend that an archive without ONNX has."""
+    document = yaml.safe_load(config.read_bytes())
+    document["cellstate"] = (document.get("cellstate") or {}) | {"backend": "torchscript"}
+    text: str = yaml.safe_dump(document, sort_keys=False)
+    return text.encode()

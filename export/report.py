@@ -1,6 +1,7 @@
 """Hold what was measured of a model's artefacts."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -36,6 +37,7 @@ class Report:
     input_limit: float = UNLIMITED  # the largest magnitude of an input for which every artefact agreed with the eager model; 0 for none
     signed: bool = True  # whether that holds for both signs; else for those that the example's columns have
     most_steps: int | None = None  # the largest T that was measured or that the model takes; None for no bound
+    dropped: Mapping[str, str] = field(default_factory=dict)  # artefacts that no server runs and that disagree, with the reason
 
     def check(self) -> None:
         """Raise ParityError for a difference over the tolerance, or for a model that no magnitude of inputs suits."""

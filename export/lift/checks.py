@@ -16,6 +16,7 @@ from export.difference import difference
 from export.errors import LiftError
 from export.lift import probe
 from export.lift.arguments import Arguments
+from export.lift.convention import call_forward
 from export.lift.recorder import RECURRENT, CallRecorder
 from export.user_code import at_user_line, last_user_line
 
@@ -84,7 +85,7 @@ def _check_control_flow(model: nn.Module, given: Any) -> None:
         fakes = tree_map(lambda v: mode.from_tensor(v) if isinstance(v, Tensor) and v.dim() > 1 else v, given)
         try:
             with torch.no_grad(), recorder.recording():
-                fresh(*fakes)
+                call_forward(fresh, fakes)
         except (DataDependentOutputException, GuardOnDataDependentSymNode) as e:
             raise LiftError(
                 f"the model branches on values, or takes one out of a tensor{at_user_line(e)}: a graph has one way through; "

@@ -96,7 +96,7 @@ def find_layout(small: Seen, large: Seen, changed: Observation, arguments: Argum
     parts = [p for p in (_part(i, small, large, changed) for i in range(len(small.observation.outputs))) if p is not None]
     own = [p for p in parts if not _is_state(small.observation.outputs[p.index], small.observation)] or parts[:1]
     if not own:
-        hint = "; its recurrent modules take x as [T, B, …]: is batch_first=True missing?" if arguments.axis else ""
+        hint = "; its recurrent modules take x as [T, B, …]: is batch_first=True missing?" if arguments.axes.batch else ""
         raise LiftError(f"no output of the model has the batch as an axis: return a tensor [B, …] or [B, T, …], and keep rows apart{hint}")
     kept = tuple(p for p in own if (p.time_axis is None) == (own[0].time_axis is None))
     seen = small.observation.outputs

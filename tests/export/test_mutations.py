@@ -9,7 +9,7 @@ from torch import nn
 
 from export.errors import ParityError
 from export.lift.lifted import lift
-from export.verify import parity
+from export.verify import parity, streaming
 from export.writers.onnx import write_onnx
 from export.writers.tracing import graph_module
 from tests.support.model_zoo import STREAMING, F, H, LastStep
@@ -42,6 +42,7 @@ def check(model, lifted, path):
 def shorter(monkeypatch):
     for name, value in {"STEPS": (1, 2, 24), "LONG": 60, "LENGTHS": (200,)}.items():
         monkeypatch.setattr(parity, name, value)
+    monkeypatch.setattr(streaming, "LONG", 700)
 
 
 @pytest.fixture
