@@ -5,14 +5,23 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from export.difference import as_text
 from export.errors import ParityError
 
 TOLERANCE = 2e-5  # scaled; float32 sums in another order differ by some 1e-6
 UNLIMITED = float(np.finfo(np.float32).max)
 FROZEN = (
-    "the graph holds the example's B or T, or values from it, as constants: build shapes from x.size(0) and x.size(1), and keep int(), "
-    ".item(), NumPy and loops over T out of forward"
+    "a number of the example's, mostly its B or T, stands in the graph as a constant: build shapes from x.size(0) and x.size(1), and keep "
+    "int(), .item(), NumPy and loops over T out of forward"
 )
+LENGTH = (
+    "the model does something at this length, or on these inputs, that it does not do on the example: an if on the length or the number of "
+    "a step, a count of padding, an index that reaches back; use torch.where on tensors, or give an example of the length that is served"
+)
+
+
+def _remedy(artefact: str) -> str:
+    return LENGTH if artefact.endswith("window") or artefact == "lifted" else FROZEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +52,9 @@ class Report:
         """Raise ParityError for a difference over the tolerance, or for a model that no magnitude of inputs suits."""
         worst = max(self.differences, default=None, key=lambda d: d.value if d.value == d.value else np.inf)
         if worst and not worst.value <= TOLERANCE:
-            found = f"{worst.artefact}: {worst.output} differs from the eager model by {worst.value:.2e} at {worst.where}"
-            raise ParityError(f"{found}; allowed {TOLERANCE:.0e}; {FROZEN}")
+            how = f"differs from the eager model by {worst.value:.2e}" if worst.value < np.inf else as_text(worst.value)
+            found = f"{worst.artefact}: {worst.output} {how} at {worst.where}; allowed {TOLERANCE:.0e}"
+            raise ParityError(f"{found}; {_remedy(worst.artefact)}")
         if not self.input_limit:
             raise ParityError(
                 "inputs as large as the example's largest number, of either sign, give results that are not finite or differ between the "

@@ -124,8 +124,9 @@ class Lift:
     def unmodified(self, model: nn.Module, x: Tensor, states: Sequence[Tensor] | None = None) -> Tensor:
         """Run the model as its user wrote it on the graph's x, from the given states or from the start of a stream, and return y."""
         start = started(self.carriers, self.start(len(x)) if states is None else states)
-        with torch.no_grad():
-            result = call_forward(probe.fresh_copy(model), self.arguments.from_graph(x, start.arguments))
+        result = probe.run(
+            model, self.arguments.from_graph(x, start.arguments), f"inputs like the example's, B={x.shape[0]} T={x.shape[1]}"
+        )
         return self.layout.arrange(probe.tensors(result), x.shape[0], x.shape[1])
 
     @property
@@ -157,6 +158,7 @@ def lift(model: nn.Module, example: Any, vocabulary: int = 0, axes: str = "", x:
     `axes` (BTF, TBF, BFT) and `x`, the name of an argument, are needed only where the example is ambiguous.
     Raises LiftError with the reason and a remedy.
     """
+    checks.check_quantized(model)
     checks.check_precision(model)
     checks.check_scripted(model)
     arguments = probe.infer_arguments(model, example, axes, x)
@@ -166,6 +168,7 @@ def lift(model: nn.Module, example: Any, vocabulary: int = 0, axes: str = "", x:
     first, second = layout.two_sizes(model, arguments, steps)
     changed = probe.observe(model, _varied(arguments, sampler, 2, first.steps, kept_row=0))
     y = layout.find_layout(first, second, changed, arguments)
+    steps = layout.step_range(model, arguments, y)
     looping = _loops(model, arguments, steps)
     length = 1 if looping else arguments.steps
     one, other = probe.observe(model, arguments.resized(2, length)), probe.observe(model, _varied(arguments, sampler, 3, length))

@@ -10,28 +10,35 @@ from torch import Tensor, nn
 from export.errors import LiftError
 from export.lift import probe
 from export.lift.arguments import Arguments
+from export.lift.convention import call_forward
 from export.lift.probe import Observation
 
-TRIED = (1, 2, 3, 5, 8, 13)  # lengths tried to find the least that a model takes
-MANY = 512  # a model that takes so many steps takes any number
+MANY = 5_000  # a model that takes so many steps takes any number
 
 
-def step_range(model: nn.Module, arguments: Arguments) -> tuple[int, int | None]:
-    """Return the least and the most T that the model takes; None for no upper bound found."""
+def step_range(model: nn.Module, arguments: Arguments, layout: "Layout | None" = None) -> tuple[int, int | None]:
+    """Return the least and the most T that the model takes, and at which y has the layout's width; None for no upper bound.
+
+    Without a layout, no upper bound is looked for.
+    """
     steps = arguments.steps
 
-    def takes(n: int) -> bool:
+    def holds(n: int) -> bool:
+        given = arguments.resized(2, n)
         try:
-            probe.observe(model, arguments.resized(2, n))
-        except LiftError:
+            with torch.no_grad():
+                outputs = probe.tensors(call_forward(probe.fresh_copy(model), given))
+            y = layout.arrange(outputs, 2, n) if layout else None
+        except Exception:  # noqa: BLE001 - the user's code may raise anything
             return False
-        return True
+        return layout is None or y is None or y.shape == ((2, layout.width) if layout.kind == "sequence" else (2, n, layout.width))
 
-    if not takes(steps + 3):
+    if not holds(steps + 3):
         return steps, steps
-    least = next((n for n in TRIED if n < steps and takes(n)), steps)
-    most = bisect.bisect_left(range(MANY), True, steps + 4, key=lambda n: not takes(n))
-    return least, None if most == MANY else most - 1
+    least = 1 if holds(1) else bisect.bisect_left(range(1, steps), True, key=holds) + 1
+    if layout is None or holds(MANY):
+        return least, None
+    return least, steps + 3 + bisect.bisect_left(range(steps + 4, MANY), True, key=lambda n: not holds(n))
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ Nothing is read from the model's source or the names of its layers. Every run ta
 between calls starts each run anew, and the given model is never changed.
 """
 
+import contextlib
 import copy
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,34 +36,57 @@ class Observation:
     flow: Dataflow
 
 
-def observe(model: nn.Module, given: Any) -> Observation:
+def observe(model: nn.Module, given: Given) -> Observation:
     """Run a copy of the model once on forward's arguments. Raises LiftError with the user's line when the model raises."""
     fresh = fresh_copy(model)
     recorder, flow = CallRecorder(fresh), Dataflow()
+    with _failures("the example"), recorder.recording(flow=flow):
+        result = call_forward(fresh, given)
+    return Observation(given, tensors(result), recorder.calls, [[int(n) for n in lengths] for lengths in recorder.packed], flow)
+
+
+def run(model: nn.Module, given: Given, what: str) -> Any:
+    """Run a copy of the model, unobserved, and return what it returns. Raises LiftError; `what` says of what the arguments are made."""
+    with _failures(what):
+        return call_forward(fresh_copy(model), given)
+
+
+@contextlib.contextmanager
+def _failures(what: str) -> Iterator[None]:
+    """Turn what a user's forward raises into LiftError."""
     try:
-        with torch.no_grad(), recorder.recording(flow=flow):
-            result = call_forward(fresh, given)
+        with torch.no_grad():
+            yield
     except LiftError:
         raise
     except Exception as e:
-        reason = " ".join(str(e).split())
+        reason = " ".join(str(e).split())[:300]
         raise LiftError(
-            f"the model fails on the example: {type(e).__name__}: {reason}{at_user_line(e)}; check the example's shape and dtype"
+            f"the model fails on {what}: {type(e).__name__}: {reason}{at_user_line(e)}; check the example's shape and dtype"
         ) from e
-    return Observation(given, tensors(result), recorder.calls, [[int(n) for n in lengths] for lengths in recorder.packed], flow)
 
 
 def fresh_copy(model: nn.Module) -> nn.Module:
     """Copy the model in evaluation mode. Tensors that are still attached to an autograd graph are copied by value. Raises LiftError."""
     attached = [t for module in model.modules() for t in tensors(vars(module)) if t.grad_fn is not None]
     try:
-        fresh = copy.deepcopy(model, {id(t): t.detach().clone() for t in attached}).eval()
+        fresh = _without_compiled(copy.deepcopy(model, {id(t): t.detach().clone() for t in attached})).eval()
     except Exception as e:
         raise LiftError(f"the model cannot be copied: {type(e).__name__}: {e}; build it anew from its factory and load the weights") from e
     for weight in fresh.parameters():
         if weight.is_leaf:
             weight.requires_grad_(False)
     return fresh
+
+
+def _without_compiled(model: nn.Module) -> nn.Module:
+    """Put the modules that torch.compile wrapped in the place of their wrappers."""
+    model = getattr(model, "_orig_mod", model)
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if hasattr(child, "_orig_mod"):
+                setattr(parent, name, child._orig_mod)
+    return model
 
 
 def tensors(result: Any) -> list[Tensor]:
@@ -169,10 +193,10 @@ def infer_arguments(model: nn.Module, example: Any, axes: str = "", x: str = "")
     candidates = [i for i in tensors_at if (names[i] == x if x else values[i].dim() > 1)]
     if not candidates:
         raise LiftError(_no_x(names, values, tensors_at, x))
-    base = observe(model, tree_unflatten(values, spec))
+    base = _first_run(model, tree_unflatten(values, spec))
     _check_batched(base.calls)
     best: list[Arguments] = []
-    unclear = LiftError(_no_batch(base.calls, values[candidates[0]]))
+    unclear = LiftError(_no_batch(base.calls, values, values[candidates[0]]))
     for position in candidates:
         scored: list[Arguments] = []
         for found, error in _ways(values, spec, position, axes, base):
@@ -294,10 +318,28 @@ def _follows(model: nn.Module, found: Arguments, calls: Sequence[Call], batch: i
     return any((a.rows, b.rows) == (batch, 2 * batch) for a, b in zip(calls, wider, strict=False))
 
 
-def _no_batch(calls: Sequence[Call], x: Tensor) -> str:
+def _first_run(model: nn.Module, given: Given) -> Observation:
+    """Run the model on the example. Raises LiftError, also for a state that earlier calls left in the model."""
+    kept = {f"{path}.{name}".lstrip("."): value for path, m in model.named_modules() for name, value in vars(m).items() if tensors(value)}
+    kept = {name: value for name, value in kept.items() if not name.rpartition(".")[2].startswith("_")}
+    remedy = f"the model holds tensors from earlier calls in {', '.join(kept)}: set them to None, or to what a new sequence begins with"
+    try:
+        base = observe(model, given)
+    except LiftError as e:
+        raise LiftError(f"{e}; {remedy}" if kept else str(e)) from e
+    left = [t for value in kept.values() for t in tensors(value)]
+    for call in base.calls:
+        if any(part.shape == t.shape and torch.equal(part, t) and bool(t.any()) for part in call.given or () for t in left):
+            raise LiftError(f"{call.site.path}: begins with a state that is left from training or earlier calls; {remedy}")
+    return base
+
+
+def _no_batch(calls: Sequence[Call], values: Sequence[Any], x: Tensor) -> str:
     """Return the message for a model in which no axis of x is the batch."""
-    call = calls[0]
-    return (
-        f"{call.site.path}: runs over {call.rows} rows, which no axis of x {list(x.shape)} sets alone: the batch is fixed in the model, or "
-        "other axes are folded into it; build states and views with x.size(0), and give the recurrent module one row for each row of x"
-    )
+    call, others = calls[0], [list(v.shape) for v in values if isinstance(v, Tensor) and v is not x]
+    if others:
+        beside = f", beside which it takes {', '.join(map(str, others))}"
+        remedy = "give an example in which B, T and all other sizes differ, or wrap the model in one that takes x alone"
+    else:
+        beside, remedy = "", "build states and views with x.size(0), and give the recurrent module one row for each row of x"
+    return f"{call.site.path}: runs over {call.rows} rows, and no axis of x {list(x.shape)}{beside} changes their number alone: {remedy}"

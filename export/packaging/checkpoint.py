@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -69,6 +69,7 @@ def build_model(spec: ModelSpec, weights: Path) -> nn.Module:
         raise CheckpointError(f"{spec.factory} raised {type(e).__name__}: {e}") from e
     if not isinstance(model, nn.Module):
         raise CheckpointError(f"{spec.factory} returned {type(model).__name__}, expected a torch.nn.Module")
+    model = cast(nn.Module, getattr(model, "_orig_mod", model))  # as it was before torch.compile
     _load_weights(model, state, weights)
     return model.eval()
 

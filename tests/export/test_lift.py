@@ -105,7 +105,7 @@ PLACE_AND_REMEDY = {
     "dropout that is never off": (r"tutorial_zoo\.py:\d+", "training=self.training"),
     "batch_first forgotten": (r"no output of the model", "batch_first=True"),
     "no batch axis": (r"x is \[9\]", "wrap it"),
-    "cells and a look back": (r"stepped one by one", "use an nn.LSTM over the whole sequence"),
+    "cells and a look back": (r"stepped one by one", "call an nn.LSTM over the whole sequence"),
     "scripted LSTM": (r"^lstm:", "plain nn.LSTM"),
     "float64": (r"^lstm\.weight_ih_l0", "model.float()"),
     "a size taken out": (r"TorchScript fails at B=1", "x.size(0)"),
