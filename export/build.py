@@ -1,6 +1,7 @@
 """Build a verified archive from a checkpoint: load, lift, write, verify, describe, pack. Stops at the first disagreement."""
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from export.packaging.model_spec import ModelSpec
 from export.packaging.signature import signature_document
 from export.report import Report
 from export.verify import parity
+from export.verify.runners import LABELS
 from export.writers import onnx, torch_export, torchscript, tracing
 
 CONFIG = Path(__file__).resolve().parent.parent / "config" / "model-config.yaml"
@@ -33,18 +35,29 @@ class Built:
     report: Report
 
 
+@dataclass(frozen=True)
+class Options:
+    """How archives are made: TorchServe's configuration of the model, the ONNX opset, and whom to tell what is done next."""
+
+    config: Path = CONFIG
+    opset: int = onnx.OPSET
+    progress: Callable[[str], None] = lambda _: None
+
+
 def build(folder: Path, store: Path, config: Path = CONFIG) -> Built:
     """Export the checkpoint in `folder` to `{store}/{name}.mar`. Raises ExportError and then leaves `store` as it was."""
-    return build_checkpoint(checkpoint.load(folder), store, config)
+    return build_checkpoint(checkpoint.load(folder), store, Options(config))
 
 
-def build_checkpoint(loaded: Checkpoint, store: Path, config: Path = CONFIG) -> Built:
+def build_checkpoint(loaded: Checkpoint, store: Path, options: Options = Options()) -> Built:
     """Export a checkpoint that is already in memory. Raises ExportError and then leaves `store` as it was."""
-    model = loaded.model
-    lifted = lift(model, loaded.example, loaded.spec.tokens)
-    spec = loaded.spec.completed(lifted)
+    model, spec = loaded.model, loaded.spec
+    options.progress("finding the state")
+    lifted = lift(model, loaded.example, spec.tokens, spec.axes, spec.x)
+    spec = spec.completed(lifted)
     with tempfile.TemporaryDirectory() as scratch:
-        files, skipped, questions = _write(lifted, Path(scratch))
+        files, skipped, questions = _write(lifted, Path(scratch), options)
+        options.progress("comparing with the model")
         report = parity.verify(model, lifted, files, questions=questions)
         report.check()
         files = {backend: path for backend, path in files.items() if backend not in report.dropped}
@@ -54,13 +67,13 @@ def build_checkpoint(loaded: Checkpoint, store: Path, config: Path = CONFIG) -> 
         target = store / f"{spec.name}.mar"
         try:
             store.mkdir(parents=True, exist_ok=True)
-            write_archive(target, _contents(spec, document, files, config))
+            write_archive(target, _contents(spec, document, files, options.config))
         except OSError as e:
             raise ExportError(f"{target}: {e}") from e
     return Built(target, document, report)
 
 
-def _write(lifted: Lift, folder: Path) -> tuple[dict[str, Path], dict[str, str], list[str]]:
+def _write(lifted: Lift, folder: Path, options: Options) -> tuple[dict[str, Path], dict[str, str], list[str]]:
     """Write the artefacts; return their files by backend, the reason for each that was skipped, and the tracer's questions.
 
     TorchScript must be written: ONNX has no form for some operators, and no server runs the torch.export program yet.
@@ -68,8 +81,13 @@ def _write(lifted: Lift, folder: Path) -> tuple[dict[str, Path], dict[str, str],
     files = {backend: folder / name for backend, name in FILES.items()}
     window, skipped = lifted.window(), {}
     module = tracing.graph_module(lifted, window)
+    options.progress("writing TorchScript")
     questions = torchscript.write_torchscript(module, lifted, window, files["torchscript"])
-    for backend, write in (("onnxruntime", partial(onnx.write_onnx, module)), ("torch.export", torch_export.write_program)):
+    for backend, write in (
+        ("onnxruntime", partial(onnx.write_onnx, module, opset=options.opset)),
+        ("torch.export", torch_export.write_program),
+    ):
+        options.progress(f"writing {LABELS[backend].replace(' Runtime', '')}")
         try:
             write(lifted, window, files[backend])
         except LiftError as e:

@@ -61,6 +61,16 @@ class Report:
                 "runtimes: normalise inside the model, and clamp what goes into sqrt, log or exp"
             )
 
+    def summary(self) -> str:
+        """Return one line for each artefact, with its largest difference, and a verdict."""
+        worst: dict[str, Difference] = {}
+        for d in self.differences:
+            name = d.artefact.partition(",")[0]
+            worst[name] = max(worst.get(name, d), d, key=lambda found: found.value)
+        lines = [f"  {name:<14} {d.value:9.2e} at most, in {d.output} at {d.where}" for name, d in worst.items()]
+        return "\n".join([*lines, f"  every artefact agrees with the model, within {TOLERANCE:.0e} of each output's scale"])
+
     def table(self) -> str:
+        """Return one line for each output of each artefact."""
         lines = [f"  {'artefact':<22} {'output':<8} {'largest':>9}   where", *(d.row() for d in self.differences)]
         return "\n".join(lines)

@@ -216,14 +216,15 @@ def assign_roles(
         else:
             role = "static" if position in static else _role(value, batch, steps, axes, packed, position)
             found.append(Leaf(role, value, position, axes=axes))
-    for leaf in found:
+    result = Arguments(tuple(found), spec, axes)
+    for leaf in [] if result.tokens else result.riding:
         _check_integers(leaf)
-    return Arguments(tuple(found), spec, axes)
+    return result
 
 
 def _check_integers(leaf: Leaf) -> None:
     """Raise LiftError for integers that float32 cannot hold: beside other columns they are sent as float32."""
-    if leaf.role in RIDING and leaf.value.dim() > 2 - (leaf.role == "static") and not leaf.value.is_floating_point():
+    if not leaf.value.is_floating_point():
         largest = int(leaf.value.abs().max())
         if largest > EXACT:
             raise LiftError(

@@ -29,7 +29,7 @@ def step_range(model: nn.Module, arguments: Arguments, layout: "Layout | None" =
             with torch.no_grad():
                 outputs = probe.tensors(call_forward(probe.fresh_copy(model), given))
             y = layout.arrange(outputs, 2, n) if layout else None
-        except Exception:  # noqa: BLE001 - the user's code may raise anything
+        except Exception:
             return False
         return layout is None or y is None or y.shape == ((2, layout.width) if layout.kind == "sequence" else (2, n, layout.width))
 

@@ -5,6 +5,7 @@ only models that you trust.
 """
 
 import importlib.util
+import inspect
 import re
 import warnings
 import zipfile
@@ -33,11 +34,11 @@ FRAMEWORK_TENSORS = re.compile(
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A trained model, its specification, and the arguments of its forward."""
+    """A trained model, its specification, and the arguments of its forward: in order, or by name."""
 
     model: nn.Module
     spec: ModelSpec
-    example: tuple[Tensor, ...]
+    example: tuple[Tensor, ...] | Mapping[str, Tensor]
 
 
 def load(folder: Path) -> Checkpoint:
@@ -133,11 +134,15 @@ def read_weights(path: Path) -> Weights:
     return state
 
 
-def read_example(path: Path, tokens: int) -> tuple[Tensor, ...]:
-    """Read `.npy` (x alone) or `.npz` (the arguments of forward, in order); a single window gets a batch axis. Raises CheckpointError."""
+def read_example(path: Path, tokens: int, model: nn.Module) -> tuple[Tensor, ...] | Mapping[str, Tensor]:
+    """Read `.npy` (x alone) or `.npz` (forward's arguments: by name if all names are its, else in order). Raises CheckpointError.
+
+    A single window `[T, F]` or `[T]` gets a batch axis.
+    """
     try:
         loaded = np.load(path, allow_pickle=False)
-        arrays = [loaded[name] for name in loaded.files] if isinstance(loaded, np.lib.npyio.NpzFile) else [loaded]
+        names = list(loaded.files) if isinstance(loaded, np.lib.npyio.NpzFile) else []
+        arrays = [loaded[name] for name in names] if names else [loaded]
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
         raise CheckpointError(f"{path}: not a .npy or .npz array without pickled objects: {e}") from e
     if not arrays or any(array.dtype.kind not in "fiub" for array in arrays):
@@ -147,7 +152,9 @@ def read_example(path: Path, tokens: int) -> tuple[Tensor, ...]:
     if not tokens:
         _check_exact(arrays[0], path)
     first = torch.from_numpy(arrays[0]).to(torch.int64 if tokens else torch.float32)
-    return first, *(torch.from_numpy(a).float() if a.dtype.kind == "f" else torch.from_numpy(a) for a in arrays[1:])
+    values = (first, *(torch.from_numpy(a).float() if a.dtype.kind == "f" else torch.from_numpy(a) for a in arrays[1:]))
+    known = inspect.signature(model.forward).parameters
+    return dict(zip(names, values, strict=True)) if names and set(names) <= set(known) else values
 
 
 def _check_exact(array: np.ndarray[Any, Any], path: Path | str) -> None:

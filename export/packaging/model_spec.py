@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from export.errors import CheckpointError
+from export.lift.arguments import AXES
 from export.lift.lifted import Lift
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -31,6 +32,8 @@ class ModelSpec:
     frequency: str = ""
     description: str = ""
     example: tuple[Any, ...] = ()  # one window as `inputs` would have it; what parity is measured on
+    axes: str = ""  # BTF, TBF or BFT, where the example does not show which axis is time
+    x: str = ""  # the argument of forward that runs over time, where it is not clear
     preprocessing: Mapping[str, Any] = field(default_factory=dict)  # how a client makes its inputs
     attribution: str = ""
 
@@ -43,6 +46,8 @@ class ModelSpec:
             raise CheckpointError(f'version: expected numbers such as "1.0", got {self.version!r}')
         if self.task not in TASKS:
             raise CheckpointError(f"task: expected one of {', '.join(TASKS)}, got {self.task!r}")
+        if self.axes not in ("", *AXES):
+            raise CheckpointError(f"axes: expected one of {', '.join(AXES)}, got {self.axes!r}")
         if self.features and self.tokens:
             raise CheckpointError("features, tokens: a model takes numeric features or token ids; name one of the two")
 
