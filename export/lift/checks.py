@@ -74,15 +74,20 @@ def _check_random(model: nn.Module, given: Any) -> None:
     drew = before[:2] != after[:2] or not torch.equal(before[2], after[2])
     for _ in range(RUNS if drew else 1):
         again = probe.observe(model, given)
-        if len(again.outputs) == len(first.outputs) and all(map(torch.equal, first.outputs, again.outputs)):
+        if len(again.outputs) == len(first.outputs) and all(map(_equal, first.outputs, again.outputs)):
             continue
         pairs = zip(first.calls, again.calls, strict=False)
-        paths = {c.site.path for c, d in pairs if c.given and d.given and not torch.equal(c.given[0], d.given[0])}
+        paths = {c.site.path for c, d in pairs if c.given and d.given and not _equal(c.given[0], d.given[0])}
         where = f"{', '.join(sorted(paths))}: begins with a random state" if paths else "two runs on the same input differ"
         raise LiftError(
             f"{where}{f' (drawn at {draws.line})' if draws.line else ''}: nothing random can be served; begin with zeros or a parameter, "
             "and use nn.Dropout, which is off in evaluation mode, or training=self.training"
         )
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors are equal, NaN for NaN."""
+    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def _check_control_flow(model: nn.Module, given: Any) -> None:

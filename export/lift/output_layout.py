@@ -104,7 +104,10 @@ def find_layout(small: Seen, large: Seen, changed: Observation, arguments: Argum
     own = [p for p in parts if not _is_state(small.observation.outputs[p.index], small.observation)] or parts[:1]
     if not own:
         hint = "; its recurrent modules take x as [T, B, …]: is batch_first=True missing?" if arguments.axes.batch else ""
-        raise LiftError(f"no output of the model has the batch as an axis: return a tensor [B, …] or [B, T, …], and keep rows apart{hint}")
+        raise LiftError(
+            "no output of the model is [B, …] or [B, T, …] with sizes that depend on neither B nor T elsewhere: return such a tensor, and "
+            f"keep rows apart{hint}"
+        )
     kept = tuple(p for p in own if (p.time_axis is None) == (own[0].time_axis is None))
     seen = small.observation.outputs
     cells = small.batch * (1 if own[0].time_axis is None else small.steps)
@@ -120,6 +123,8 @@ def _part(index: int, small: Seen, large: Seen, changed: Observation) -> Part | 
     batch = next((i for i, pair in enumerate(pairs) if pair == (small.batch, large.batch)), None)
     if batch is not None:
         time = next((i for i, pair in enumerate(pairs) if pair == (small.steps, large.steps) and i != batch), None)
+        if any(pair[0] != pair[1] for i, pair in enumerate(pairs) if i not in (batch, time)):
+            return None  # another axis grows with T: [B, T, T] of an attention, or T - 1 differences
         fixed = small.steps == large.steps  # then a time axis cannot be told from any other: it is part of y
         return Part(index, batch, None if fixed else time, a.dim())
     if pairs and pairs[0] == (small.batch * small.steps, large.batch * large.steps):
