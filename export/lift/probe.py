@@ -42,7 +42,7 @@ def observe(model: nn.Module, given: Given) -> Observation:
     recorder, flow = CallRecorder(fresh), Dataflow()
     with _failures("the example"), recorder.recording(flow=flow):
         result = call_forward(fresh, given)
-    return Observation(given, tensors(result), recorder.calls, [[int(n) for n in lengths] for lengths in recorder.packed], flow)
+    return Observation(given, tensors(result), recorder.calls, [torch.as_tensor(n).flatten().tolist() for n in recorder.packed], flow)
 
 
 def run(model: nn.Module, given: Given, what: str) -> Any:

@@ -20,7 +20,7 @@ BATCHES, STEPS = (1, 2, 5), (1, 2, 3, 7, 24, 60)
 EVERY = 130  # each length up to this is compared when the tracer asks what a number that it took from the example depends on
 CUTS = 6  # random ways to cut one sequence
 LONG = 400  # steps of the sequence that is cut
-LENGTHS = (100, 1_100, 5_000)  # steps of sequences in one piece, and of streams in pieces of CHUNK
+LENGTHS = (100, CHUNK, 1_100, 5_000)  # steps of windows in one piece, and of streams in pieces of CHUNK
 PROGRAM = LABELS["torch.export"]
 PATIENCE = 5.0  # seconds that a window may take; no longer ones are tried, and T is bounded
 
