@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--feedback", type=_pairs, default={}, help="what feeds back in a forecast, output=feature,…")
     one.add_argument("--frequency", default="", help="of the steps, such as 1h")
     one.add_argument("--arguments", type=_json, default={}, help="the factory's keyword arguments, a JSON object")
+    one.add_argument("--scaler", type=Path, help=".json with mean and scale of a scaler outside the module")
     one.add_argument("--axes", default="", help="of x, where the example does not show it: BTF (batch, time, features), TBF or BFT")
     one.add_argument("--x", default="", help="the argument of forward that runs over time, where the example does not show it")
     inspect = verbs.add_parser("inspect", help="show what an archive holds")
@@ -73,7 +74,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         tools = ("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy")
         found = [f"{name} {version}" for name in tools if (version := _version_of(name))]
-        parser.exit(0, f"Cellstate exporter, signature format {FORMAT}; {', '.join(found)}\n")
+        print(f"Cellstate exporter, signature format {FORMAT}; {', '.join(found)}")
+        parser.exit()
 
 
 def _version_of(distribution: str) -> str:
@@ -131,13 +133,15 @@ def _tell(model: str, what: str) -> None:
 def _from_factory(reference: str, options: argparse.Namespace) -> Any:
     from export.packaging import checkpoint
     from export.packaging.model_spec import ModelSpec
+    from export.scaling import read_scaler
 
     if len(options.models) > 1 or not options.weights or not options.example:
         raise ExportError("a factory is built alone, with --weights and --example")
     spec = ModelSpec(
         name=options.name or reference.rpartition(":")[2], version=options.version, factory=reference, task=options.task,
         outputs=options.outputs, features=options.features, tokens=options.tokens, feedback=options.feedback,
-        frequency=options.frequency, arguments=options.arguments,
+        frequency=options.frequency, arguments=options.arguments, axes=options.axes, x=options.x,
+        scaler=read_scaler(options.scaler) if options.scaler else {},
     )  # fmt: skip
     model = checkpoint.build_model(spec, options.weights)
     return checkpoint.Checkpoint(model, spec, checkpoint.read_example(options.example, options.tokens, model))

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from export.errors import CheckpointError
 from export.packaging.model_spec import ModelSpec
+from export.scaling import Scaled
 
 Weights = Mapping[str, Tensor]
 NAMED = 5  # tensors named in a message
@@ -60,7 +61,10 @@ def _example(spec: ModelSpec) -> Tensor:
 
 
 def build_model(spec: ModelSpec, weights: Path) -> nn.Module:
-    """Call the factory, load the weights into the module, and return it in evaluation mode. Raises CheckpointError."""
+    """Call the factory, load the weights into the module, put its scaler around it, and return it in evaluation mode.
+
+    Raises CheckpointError.
+    """
     state = read_weights(weights)
     try:
         model = load_factory(spec.factory)(**spec.arguments)
@@ -72,7 +76,7 @@ def build_model(spec: ModelSpec, weights: Path) -> nn.Module:
         raise CheckpointError(f"{spec.factory} returned {type(model).__name__}, expected a torch.nn.Module")
     model = cast(nn.Module, getattr(model, "_orig_mod", model))  # as it was before torch.compile
     _load_weights(model, state, weights)
-    return model.eval()
+    return (Scaled(model, spec.scaler) if spec.scaler else model).eval()
 
 
 def _load_weights(model: nn.Module, state: Weights, source: Path) -> None:
