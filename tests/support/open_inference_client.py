@@ -52,7 +52,11 @@ def request(
             document["inputs"].append(head | {"parameters": {"binary_data_size": len(chunk)}})
             raw += chunk
         else:
-            data = [item.decode() for item in array.ravel()] if array.dtype == object else array.ravel().tolist()
+            data = (
+                [item.decode() for item in array.ravel()]
+                if array.dtype == object
+                else _numbers(array)
+            )
             document["inputs"].append(head | {"data": data})
     if outputs is not None:
         document["outputs"] = [{"name": name, "parameters": {"binary_data": binary}} for name in outputs]
@@ -60,6 +64,10 @@ def request(
         document["parameters"] = parameters | ({"binary_data_output": True} if binary else {})
     header = json.dumps(document).encode()
     return HttpRequest(header + raw, {HEADER_LENGTH: str(len(header))} if binary else {})
+
+
+def _numbers(array: np.ndarray) -> list[Any]:
+    return [None if value != value else value for value in array.ravel().tolist()]
 
 
 def infer(service: InProcess, binary: bool = False, **more: Any) -> Answer:

@@ -16,8 +16,8 @@ from handlers.protocols.open_inference.encode import (
     encode_response,
     encode_row,
     error_text,
+    response_parameters,
     session_outputs,
-    session_parameters,
     stack,
 )
 from handlers.protocols.open_inference.tensors import InferRequest, read_request
@@ -56,8 +56,8 @@ class OpenInferenceCall:
         parameters = {}
         if self.rows_fail_alone:
             outputs += session_outputs(replies, self.infer.binary_outputs)
-        elif isinstance(replies[0], Row):
-            parameters = session_parameters(replies[0].result)
+        else:
+            parameters = response_parameters([row.result for row in replies if isinstance(row, Row)])
         body, header_length = encode_response(self.signature, self.infer.id, parameters, outputs)
         if header_length is None:
             return HttpResponse(200, body)

@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 
 from handlers.arrays import Array
-from handlers.engine.request import OPAQUE, Result
+from handlers.engine.request import IMPUTED, OPAQUE, Result
 from handlers.errors import CellstateError
 from handlers.protocols.open_inference import binary
 from handlers.protocols.open_inference.binary import BYTES
@@ -98,19 +98,23 @@ def session_outputs(rows: Sequence[Row | CellstateError], in_binary: bool) -> li
         "status": (INT32, np.array([row.status if isinstance(row, CellstateError) else 200 for row in rows], np.int32)),
         "error": (BYTES, _texts([error_text(row).encode() if isinstance(row, CellstateError) else b"" for row in rows])),
     }
+    imputed = np.array([row.result.imputed if isinstance(row, Row) else 0 for row in rows], np.int64)
+    if imputed.any():
+        columns[IMPUTED] = (INT64, imputed)
     return [
         Output(name, datatype, array.shape, _elements(array, datatype, in_binary), in_binary) for name, (datatype, array) in columns.items()
     ]
 
 
-def session_parameters(result: Result) -> dict[str, Any]:
-    """Where the one session of a response is."""
-    session = result.session
+def response_parameters(results: Sequence[Result]) -> dict[str, Any]:
+    """How many values of the rows were imputed, and where the session of a single row is."""
+    session, count = results[0].session, sum(result.imputed for result in results)
+    imputed = {IMPUTED: count} if count else {}
     if session is None:
-        return {}
+        return imputed
     known = {"sequence_id": session.id, STEP: session.step, GENERATION: session.generation, "replayed": session.replayed}
     flags = {"sequence_end": session.closed, "rewarmed": session.rewarmed}
-    return known | {name: True for name, value in flags.items() if value}
+    return imputed | known | {name: True for name, value in flags.items() if value}
 
 
 def encode_response(
