@@ -39,7 +39,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--outputs", type=_names, default=(), help="names of the output columns")
     one.add_argument("--tokens", type=int, default=0, help="the vocabulary's size, for token ids")
     one.add_argument("--feedback", type=_pairs, default={}, help="what feeds back in a forecast, output=feature,…")
-    one.add_argument("--frequency", default="")
+    one.add_argument("--frequency", default="", help='of the observations: "15min", "1h", "1D"')
+    one.add_argument("--calendar", type=_json, default={}, help="time zone and features derived from the time, a JSON object")
     one.add_argument("--arguments", type=_json, default={}, help="the factory's keyword arguments, a JSON object")
     inspect = verbs.add_parser("inspect", help="show what an archive holds")
     inspect.add_argument("archive", type=Path)
@@ -97,7 +98,7 @@ def _from_factory(reference: str, options: argparse.Namespace) -> Any:
     spec = ModelSpec(
         name=options.name or reference.rpartition(":")[2], version=options.version, factory=reference, task=options.task,
         outputs=options.outputs, features=options.features, tokens=options.tokens, feedback=options.feedback,
-        frequency=options.frequency, arguments=options.arguments,
+        frequency=options.frequency, calendar=options.calendar, arguments=options.arguments,
     )  # fmt: skip
     return checkpoint.Checkpoint(
         checkpoint.build_model(spec, options.weights), spec, checkpoint.read_example(options.example, options.tokens)
