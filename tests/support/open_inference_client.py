@@ -52,11 +52,7 @@ def request(
             document["inputs"].append(head | {"parameters": {"binary_data_size": len(chunk)}})
             raw += chunk
         else:
-            data = (
-                [item.decode() for item in array.ravel()]
-                if array.dtype == object
-                else _numbers(array)
-            )
+            data = [item.decode() for item in array.ravel()] if array.dtype == object else _numbers(array)
             document["inputs"].append(head | {"data": data})
     if outputs is not None:
         document["outputs"] = [{"name": name, "parameters": {"binary_data": binary}} for name in outputs]
