@@ -56,7 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--outputs", type=_names, default=(), help="names of the output columns")
     one.add_argument("--tokens", type=int, default=0, help="the number of token ids, for a model that takes token ids")
     one.add_argument("--feedback", type=_pairs, default={}, help="what feeds back in a forecast, output=feature,…")
-    one.add_argument("--frequency", default="", help="of the steps, such as 1h")
+    one.add_argument("--frequency", default="", help='of the observations: "15min", "1h", "1D"')
+    one.add_argument("--calendar", type=_json, default={}, help="time zone and features derived from the time, a JSON object")
     one.add_argument("--arguments", type=_json, default={}, help="the factory's keyword arguments, a JSON object")
     one.add_argument("--scaler", type=Path, help=".json with mean and scale of a scaler outside the module")
     one.add_argument("--axes", default="", help="of x, where the example does not show it: BTF (batch, time, features), TBF or BFT")
@@ -140,7 +141,7 @@ def _from_factory(reference: str, options: argparse.Namespace) -> Any:
     spec = ModelSpec(
         name=options.name or reference.rpartition(":")[2], version=options.version, factory=reference, task=options.task,
         outputs=options.outputs, features=options.features, tokens=options.tokens, feedback=options.feedback,
-        frequency=options.frequency, arguments=options.arguments, axes=options.axes, x=options.x,
+        frequency=options.frequency, calendar=options.calendar, arguments=options.arguments, axes=options.axes, x=options.x,
         scaler=read_scaler(options.scaler) if options.scaler else {},
     )  # fmt: skip
     model = checkpoint.build_model(spec, options.weights)

@@ -66,6 +66,7 @@ class Signature:
     streaming_reason: str = ""
     feedback: Mapping[str, str] = field(default_factory=dict)  # output name -> feature name
     frequency: str = ""
+    calendar: Mapping[str, Any] = field(default_factory=dict)  # time zone, gaps and derived features; empty: the model knows no times
     artefacts: Mapping[str, str] = field(default_factory=dict)  # backend -> file name
     raw: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)  # the whole document, for `describe`
 
@@ -148,6 +149,7 @@ class Signature:
             streaming_reason=streaming["reason"],
             feedback=document.get("feedback", {}),
             frequency=document.get("frequency", ""),
+            calendar=document.get("calendar", {}),
             artefacts=document["artefacts"],
             raw=document,
         )

@@ -62,9 +62,9 @@ class Decoder:
         commit, close = rows.flag("commit", True), rows.flag("sequence_end")
 
         def request(i: int) -> Request:
-            missing = self._check_values(x[i], i)
+            inputs, missing = self._checked(x[i], i)
             ref = session(i)
-            decoded = Request(x[i], returns, states(i), ref, horizon, future(i), commit, close, missing)
+            decoded = Request(inputs, returns, states(i), ref, horizon, future(i), commit, close, missing)
             if ref is not None:
                 self.rules.check_session(ref)
             self.rules.check(decoded)
@@ -87,13 +87,13 @@ class Decoder:
             raise InvalidInput(f"x: expected {expected}, got {tensor.datatype} (signature {self.signature.label})")
         return tensor.array.astype(np.int64) if self.signature.tokens else _floats(tensor, expected)
 
-    def _check_values(self, inputs: Array, i: int) -> int:
-        """Check the range of row i, `[T, F]` numbers or `[T]` token ids, and return how many numbers are missing."""
+    def _checked(self, inputs: Array, i: int) -> tuple[Array, int]:
+        """Check the range of row i, `[T, F]` numbers or `[T]` token ids, and count the numbers that are missing."""
         if not self.signature.tokens:
-            return validation.check_measurements(inputs, f"x[{i}]", self.signature)
+            return validation.checked_measurements(inputs, f"x[{i}]", self.signature)
         if (outside := np.flatnonzero((inputs < 0) | (inputs >= self.signature.vocabulary))).size:
             validation.raise_token(int(outside[0]), int(inputs[outside[0]]), self.signature)
-        return 0
+        return inputs, 0
 
     def _returns(self, outputs: Sequence[RequestedOutput], horizon: int) -> tuple[str, ...]:
         """What the requests return, in the order of the answer; without a choice of the client's the prediction."""
