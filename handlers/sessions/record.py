@@ -89,10 +89,11 @@ class Record:
             self.last_generation, self.rewind_hash, self.generation, state.digest, state.values.size, len(version),
             len(self.answer), kind, columns, rows,
         )  # fmt: skip
-        parts = [header, version, self.answer]
+        parts: list[bytes | memoryview] = [header, version, self.answer]
         for kept in (state, *self.history):
-            parts += POSITION.pack(kept.position), kept.values.tobytes()
-        body = b"".join((*parts, inputs))
+            parts += POSITION.pack(kept.position), kept.values.data
+        parts.append(inputs)
+        body = b"".join(parts)
         return body + xxh3_64_digest(body)
 
     @classmethod
