@@ -39,11 +39,11 @@ def build(folder: Path, store: Path, config: Path = CONFIG) -> Built:
 def build_checkpoint(loaded: Checkpoint, store: Path, config: Path = CONFIG) -> Built:
     """Export a checkpoint that is already in memory. Raises ExportError and then leaves `store` as it was."""
     model = loaded.model
-    lifted = lift(model, loaded.example)
+    lifted = lift(model, loaded.example, loaded.spec.tokens)
     spec = loaded.spec.completed(lifted)
     with tempfile.TemporaryDirectory() as scratch:
-        files, skipped = _write(lifted, Path(scratch))
-        report = parity.verify(model, lifted, files)
+        files, skipped, questions = _write(lifted, Path(scratch))
+        report = parity.verify(model, lifted, files, questions=questions)
         report.check()
         document = signature_document(spec, model, lifted, report, files, skipped)
         onnx.add_metadata(files["onnxruntime"], "cellstate.signature", orjson.dumps(document).decode())
@@ -56,22 +56,22 @@ def build_checkpoint(loaded: Checkpoint, store: Path, config: Path = CONFIG) -> 
     return Built(target, document, report)
 
 
-def _write(lifted: Lift, folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
-    """Write the artefacts; return their files by backend, and the reason for each artefact that was skipped.
+def _write(lifted: Lift, folder: Path) -> tuple[dict[str, Path], dict[str, str], list[str]]:
+    """Write the artefacts; return their files by backend, the reason for each that was skipped, and the tracer's questions.
 
     Only the torch.export program may be skipped: no server runs it yet.
     """
     files = {backend: folder / name for backend, name in FILES.items()}
     window, skipped = lifted.window(), {}
     module = tracing.graph_module(lifted, window)
-    torchscript.write_torchscript(module, lifted, window, files["torchscript"])
+    questions = torchscript.write_torchscript(module, lifted, window, files["torchscript"])
     onnx.write_onnx(module, lifted, window, files["onnxruntime"])
     try:
         torch_export.write_program(lifted, window, files["torch.export"])
     except LiftError as e:
         skipped["torch.export"] = str(e)
         del files["torch.export"]
-    return files, skipped
+    return files, skipped, questions
 
 
 def _contents(spec: ModelSpec, document: dict[str, Any], files: dict[str, Path], config: Path) -> dict[str, bytes]:

@@ -8,6 +8,7 @@ and a *constant* (None, a number, a flag) stays as it is. Series and static inpu
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,9 +16,20 @@ from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_unflatten
 
 from export.errors import LiftError
-from export.lift.recorder import Site, State
+from export.lift.recorder import Site
 
+EXACT = 2**24  # float32 holds every integer up to this
 RIDING = ("x", "series", "static")  # in this order they are the columns of the graph's x
+
+
+@dataclass(frozen=True)
+class StateLink:
+    """How a state that is an argument goes through the model."""
+
+    site: Site  # the recurrent call that begins with it
+    part: int  # 0 for h, 1 for c
+    unchanged: bool  # given to the call as it is, and returned as the call left it
+    returned: int | None  # which of the model's outputs is the next state, if one is
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +38,8 @@ class Leaf:
 
     role: str  # one of RIDING, or "lengths", "state", "constant"
     value: Any  # as the example has it
-    origin: tuple[Site, int] | None = None  # of a state: which site's, and which of its tensors
+    position: int = 0  # among the leaves
+    state: StateLink | None = None  # of a state
 
     @property
     def trailing(self) -> tuple[int, ...]:
@@ -87,6 +100,15 @@ class Arguments:
         """The number of static columns: the last ones of x."""
         return sum(leaf.width for leaf in self.leaves if leaf.role == "static")
 
+    def integer_mask(self) -> Tensor:
+        """Return a mask over the columns of x that are integers in the model's arguments."""
+        return torch.tensor([not leaf.value.is_floating_point() for leaf in self.riding for _ in range(leaf.width)])
+
+    @property
+    def states(self) -> tuple[Leaf, ...]:
+        """The leaves that are states."""
+        return tuple(leaf for leaf in self.leaves if leaf.role == "state")
+
     @property
     def _x(self) -> Leaf:
         return next(leaf for leaf in self.leaves if leaf.role == "x")
@@ -100,7 +122,7 @@ class Arguments:
         if self.tokens:
             value: Tensor = self._x.resized(self.axis, 2, self.steps)
             return value.transpose(0, 1).contiguous() if self.axis else value
-        return torch.cat([self._as_columns(leaf) for leaf in self._riding()], -1)
+        return torch.cat([self._as_columns(leaf) for leaf in self.riding], -1)
 
     def _as_columns(self, leaf: Leaf) -> Tensor:
         value: Tensor = leaf.resized(self.axis, 2, self.steps)
@@ -108,28 +130,26 @@ class Arguments:
             return value.reshape(2, 1, leaf.width).expand(-1, self.steps, -1).float()
         return (value.transpose(0, 1) if self.axis else value).reshape(2, self.steps, leaf.width).float()
 
-    def _riding(self) -> list[Leaf]:
+    @property
+    def riding(self) -> list[Leaf]:
+        """The leaves that are columns of x, in the order of the columns."""
         return [leaf for role in RIDING for leaf in self.leaves if leaf.role == role]
 
-    def from_graph(self, x: Tensor, states: Mapping[Site, State]) -> Any:
-        """Return forward's arguments for the graph's x; a state that is not among `states` is zeros."""
+    def from_graph(self, x: Tensor, states: Mapping[int, Tensor] = MappingProxyType({})) -> Any:
+        """Return forward's arguments for the graph's x. `states` are by the leaf's position; a state that is not among them is zeros."""
         offset, taken = 0, {}
-        for leaf in self._riding():
+        for leaf in self.riding:
             columns = x if leaf.width == self.width else x[..., offset : offset + leaf.width]
             taken[id(leaf)] = leaf.from_columns(columns, self.axis)
             offset += leaf.width
-        values = [taken[id(leaf)] if id(leaf) in taken else self._other(leaf, x, states) for leaf in self.leaves]
+        values = [taken[id(leaf)] if id(leaf) in taken else states.get(leaf.position, self._other(leaf, x)) for leaf in self.leaves]
         return tree_unflatten(values, self.spec)
 
-    def _other(self, leaf: Leaf, x: Tensor, states: Mapping[Site, State]) -> Any:
+    def _other(self, leaf: Leaf, x: Tensor) -> Any:
         if leaf.role == "lengths":
             return torch.full((x.size(0),), x.size(1), dtype=leaf.value.dtype)
         if leaf.role == "constant":
             return leaf.value
-        assert leaf.origin is not None
-        site, part = leaf.origin
-        if site in states:
-            return states[site][part]
         zeros = torch.zeros_like(leaf.value.narrow(leaf.value.dim() - 2, 0, 1))
         return zeros.expand(*zeros.shape[:-2], x.size(0), zeros.shape[-1])
 
@@ -142,25 +162,38 @@ def resize(x: Tensor, axis: int, size: int) -> Tensor:
 
 
 def assign_roles(
-    values: Sequence[Any], spec: TreeSpec, axis: int, states: Mapping[int, tuple[Site, int]], packed: Sequence[Sequence[int]]
+    values: Sequence[Any], spec: TreeSpec, axis: int, states: Mapping[int, StateLink], packed: Sequence[Sequence[int]]
 ) -> Arguments:
     """Give every leaf its role. Raises LiftError for a leaf that fits none.
 
-    `states` are the sites of state leaves by position; `packed` the lengths by which the model packed sequences.
+    `states` are the links of state leaves by position; `packed` the lengths by which the model packed sequences.
     """
     first = first_tensor(values)
     x: Tensor = values[first]
     found = []
     for position, value in enumerate(values):
         if position == first:
-            found.append(Leaf("x", value))
+            found.append(Leaf("x", value, position))
         elif position in states:
-            found.append(Leaf("state", value, states[position]))
+            found.append(Leaf("state", value, position, states[position]))
         elif not isinstance(value, Tensor):
-            found.append(Leaf("constant", value))
+            found.append(Leaf("constant", value, position))
         else:
-            found.append(Leaf(_role(value, x.shape[axis], x.shape[1 - axis], axis, packed, position), value))
+            found.append(Leaf(_role(value, x.shape[axis], x.shape[1 - axis], axis, packed, position), value, position))
+    for leaf in found:
+        _check_integers(leaf)
     return Arguments(tuple(found), spec, axis)
+
+
+def _check_integers(leaf: Leaf) -> None:
+    """Raise LiftError for integers that float32 cannot hold: beside other columns they are sent as float32."""
+    if leaf.role in RIDING and leaf.value.dim() > 2 - (leaf.role == "static") and not leaf.value.is_floating_point():
+        largest = int(leaf.value.abs().max())
+        if largest > EXACT:
+            raise LiftError(
+                f"argument {leaf.position} of forward holds {largest}: integers beyond 2^24 are not exact in float32, in which inputs are "
+                "sent; number ids from 0, and count times from a recent date"
+            )
 
 
 def _role(value: Tensor, batch: int, steps: int, axis: int, packed: Sequence[Sequence[int]], position: int) -> str:

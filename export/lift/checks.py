@@ -83,7 +83,7 @@ def _check_control_flow(model: nn.Module, given: Any) -> None:
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         fakes = tree_map(lambda v: mode.from_tensor(v) if isinstance(v, Tensor) and v.dim() > 1 else v, given)
         try:
-            with torch.no_grad(), recorder.recording({}):
+            with torch.no_grad(), recorder.recording():
                 fresh(*fakes)
         except (DataDependentOutputException, GuardOnDataDependentSymNode) as e:
             raise LiftError(
@@ -114,7 +114,7 @@ def check_lifted(model: nn.Module, lifted: Any) -> None:
         )
     found = difference(y, lifted.unmodified(model, x))
     if not found <= TOLERANCE:
-        packed = bool(probe.observe(model, lifted.arguments.from_graph(x, {})).packed)
+        packed = bool(probe.observe(model, lifted.arguments.from_graph(x)).packed)
         how = "stepped one by one" if lifted.looping else "with its state lifted out"
         raise LiftError(
             f"the model {how} differs from itself over whole sequences by {found:.1e}: y needs more than the carried states"

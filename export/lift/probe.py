@@ -5,7 +5,7 @@ between calls starts each run anew, and the given model is never changed.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,26 +15,30 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from export.errors import LiftError
 from export.lift import arguments
-from export.lift.arguments import Arguments
-from export.lift.recorder import Call, CallRecorder, Site
+from export.lift.arguments import Arguments, StateLink
+from export.lift.dataflow import Dataflow, Origins
+from export.lift.recorder import Call, CallRecorder
+from export.lift.sampling import Sampler
 from export.user_code import at_user_line
 
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """The outputs and recurrent calls of one forward pass."""
+    """One forward pass: its outputs, its recurrent calls, and which tensor was computed from which."""
 
+    given: Any  # forward's arguments
     outputs: list[Tensor]
     calls: list[Call]
     packed: list[list[int]]  # lengths that sequences were packed by
+    flow: Dataflow
 
 
 def observe(model: nn.Module, given: Any) -> Observation:
     """Run a copy of the model once on forward's arguments. Raises LiftError with the user's line when the model raises."""
     fresh = fresh_copy(model)
-    recorder = CallRecorder(fresh)
+    recorder, flow = CallRecorder(fresh), Dataflow()
     try:
-        with torch.no_grad(), recorder.recording({}):
+        with torch.no_grad(), recorder.recording(flow=flow):
             result = fresh(*given)
     except LiftError:
         raise
@@ -43,7 +47,7 @@ def observe(model: nn.Module, given: Any) -> Observation:
         raise LiftError(
             f"the model fails on the example: {type(e).__name__}: {reason}{at_user_line(e)}; check the example's shape and dtype"
         ) from e
-    return Observation(tensors(result), recorder.calls, [[int(n) for n in lengths] for lengths in recorder.packed])
+    return Observation(given, tensors(result), recorder.calls, [[int(n) for n in lengths] for lengths in recorder.packed], flow)
 
 
 def fresh_copy(model: nn.Module) -> nn.Module:
@@ -70,33 +74,65 @@ def tensors(result: Any) -> list[Tensor]:
     return []
 
 
-def perturbed_inputs(window: Tensor, batch: int, steps: int, generator: torch.Generator, static: int = 0) -> Tensor:
-    """Draw inputs like `window` `[B, T, F]` or `[B, T]`: its steps, shuffled, each number moved by a tenth of its column's spread.
+def flat(given: Any) -> list[Any]:
+    """Return the leaves of forward's arguments, in order."""
+    leaves: list[Any] = tree_flatten(tuple(given))[0]
+    return leaves
 
-    Integers may be ids and stay integers; a constant column also gets 0 and 1, and token ids also get 0, which often means padding.
-    The last `static` columns are constant over a sequence.
+
+def make_sampler(model: nn.Module, arguments: Arguments, vocabulary: int = 0) -> Sampler:
+    """Return a sampler of inputs like the example, with the ids that the model's embeddings know. Raises LiftError.
+
+    `vocabulary` is the number of token ids that users may send; 0 for those that the embedding has.
     """
-    pool = window.reshape(window.shape[0] * window.shape[1], -1)  # [N, F]
-    at = torch.randint(len(pool), (batch, steps), generator=generator)
-    x = pool[at]  # [batch, steps, F]
-    constant = (pool == pool[0]).all(0)
-    bits = torch.randint(2, x.shape, generator=generator)
-    if not window.is_floating_point():
-        replaced = torch.rand(x.shape, generator=generator) < torch.where(constant, 0.5, 0.1)
-        return torch.where(replaced, bits * constant, x).reshape(batch, steps, *window.shape[2:])
-    ids = integer_columns(window).flatten()
-    spread = torch.where(constant, pool[0].abs().clamp(min=1), pool.std(0, correction=0))
-    shaken = x + 0.1 * spread * torch.randn(x.shape, generator=generator)
-    coarse = torch.where(constant & (torch.rand(x.shape, generator=generator) < 0.5), bits.to(x.dtype), x)
-    x = torch.where(ids, coarse, shaken)
-    if static:
-        x[..., -static:] = x[:, :1, -static:].clone()
-    return x.reshape(batch, steps, *window.shape[2:])
+    window = arguments.window()
+    seen = observe(model, arguments.from_graph(window))
+    ids = _ids(seen, arguments, window)
+    if arguments.tokens:
+        known = ids.get(0, 0)
+        if vocabulary and known and vocabulary > known:
+            raise LiftError(
+                f"tokens: {vocabulary} ids, and the model's embedding has {known} rows: give the number that it was trained with"
+            )
+        ids = {0: vocabulary or known} if vocabulary or known else {}
+    numbers = {number for event in seen.flow.events for number in event.compared}
+    paddings = {m.padding_idx for m in model.modules() if isinstance(m, nn.Embedding) and m.padding_idx is not None}
+    special = paddings | {int(n) for n in numbers if n == int(n) and 0 <= n < max([*ids.values(), 1])} | {0}
+    return Sampler(window, arguments.static_width, ids, _integers(seen, arguments), tuple(sorted(special)), tuple(sorted(numbers)))
 
 
-def integer_columns(window: Tensor) -> Tensor:
-    """Return a mask over the columns of `[B, T, F]` that hold integers only, and so may be ids."""
-    return (window == window.round()).all(0).all(0)
+def _ids(seen: Observation, arguments: Arguments, window: Tensor) -> dict[int, int]:
+    """Return, by column, the rows of the embedding that a column indexes; the smallest where there are several."""
+    columns = window.reshape(*window.shape[:2], -1)
+    found: dict[int, int] = {}
+    for event in seen.flow.events:
+        index = event.inputs.get(0)
+        if event.name != "embedding" or index is None or 1 not in event.inputs:
+            continue
+        count = event.inputs[1].shape[0]
+        for column in range(columns.shape[-1]):
+            values = columns[..., column]
+            shapes = (values, values.transpose(0, 1), values[:, -1], values[:, :1])
+            whole = (
+                index.dim() == 3
+                and index.shape[:2] == values.shape
+                and any(bool((index[..., k] == values).all()) for k in range(index.shape[2]))
+            )
+            if whole or any(index.numel() == v.numel() and bool((index.flatten() == v.flatten()).all()) for v in shapes):
+                found[column] = min(count, found.get(column, count))
+    return found
+
+
+def _integers(seen: Observation, arguments: Arguments) -> tuple[bool, ...]:
+    """Return which columns the model may take for ids: arguments of integers, and numbers that it converts to integers."""
+    values = flat(seen.given)
+    reached = Origins(seen.flow.events).sources({id(values[leaf.position]): leaf.position for leaf in arguments.riding})
+    converted: set[int] = set()
+    for event in seen.flow.events:
+        if any(not t.is_floating_point() and t.dtype != torch.bool for t in event.outputs):
+            converted |= {label for t in event.inputs.values() if t.is_floating_point() for label in reached.get(id(t), ())}
+    columns = [[not leaf.value.is_floating_point() or leaf.position in converted] * leaf.width for leaf in arguments.riding]
+    return tuple(flag for flags in columns for flag in flags)
 
 
 def constant_state(first: Call, second: Call) -> tuple[Tensor, ...] | None:
@@ -125,9 +161,10 @@ def infer_arguments(model: nn.Module, example: Any) -> Arguments:
             f"x is {list(x.shape)}: expected a batch, [B, T, F] or [B, T]; for a model without a batch axis, wrap it in one that takes "
             "[B, T, …] and gives its LSTM [B, T, F] (batch_first=True) or [T, B, F]"
         )
+    values = [value.clone() if isinstance(value, Tensor) else value for value in values]  # one tensor may stand for h and for c
     base = observe(model, tree_unflatten(values, spec))
     _check_batched(base.calls)
-    states, unclear = _states(model, values, spec), []
+    states, unclear = _states(base, values), []
     for axis in (0, 1):
         try:
             found = arguments.assign_roles(values, spec, axis, states, base.packed)
@@ -139,20 +176,44 @@ def infer_arguments(model: nn.Module, example: Any) -> Arguments:
     raise unclear[0] if len(unclear) == 2 else LiftError(_no_batch(base.calls, x))
 
 
-def _states(model: nn.Module, values: Sequence[Any], spec: Any) -> dict[int, tuple[Site, int]]:
-    """Find the leaves that reach a recurrent call as its initial state, by the site and the position of the tensor in it."""
-    generator, first = torch.Generator().manual_seed(5), arguments.first_tensor(values)
-    floats = [i for i, v in enumerate(values) if i != first and isinstance(v, Tensor) and v.is_floating_point()]
-    marked = [torch.rand(v.shape, generator=generator, dtype=v.dtype) if i in floats else v for i, v in enumerate(values)]
-    if not floats:
-        return {}
-    parts = [(call.site, k, part) for call in observe(model, tree_unflatten(marked, spec)).calls for k, part in enumerate(call.given or ())]
-    found = {}
-    for i in floats:
-        for site, k, part in parts:
-            if i not in found and part.shape == marked[i].shape and torch.equal(part, marked[i]):
-                found[i] = (site, k)
+def _states(base: Observation, values: Sequence[Any]) -> dict[int, StateLink]:
+    """Find the leaves that are states: a recurrent call begins with them, as they are or changed and then returned as the next state."""
+    first, origins = arguments.first_tensor(values), Origins(base.flow.events)
+    leaves = {i: v for i, v in enumerate(values) if i != first and isinstance(v, Tensor) and v.is_floating_point() and v.dim() > 1}
+    reached = origins.sources({id(value): position for position, value in leaves.items()})
+    found: dict[int, StateLink] = {}
+    for position, value in leaves.items():
+        given = [(call, k, part) for call in base.calls for k, part in enumerate(call.given or ())]
+        exact = next(((call, k) for call, k, part in given if origins.root(part) is value), None)
+        similar = next(
+            ((c, k) for c, k, part in given if part.shape[-2:] == value.shape[-2:] and position in reached.get(id(part), ())), None
+        )
+        if exact is None and similar is None:
+            continue
+        call, part = exact or similar  # type: ignore[misc]
+        returned = _next_state(base, origins, position, value, call, part, found)
+        if exact is not None or returned is not None or value.dim() > 2:  # [B, H] that is changed and not returned may be a static input
+            found[position] = StateLink(call.site, part, exact is not None and returned is None, returned)
     return found
+
+
+def _next_state(
+    base: Observation, origins: Origins, position: int, value: Tensor, call: Call, part: int, taken: Mapping[int, StateLink]
+) -> int | None:
+    """Return which output is the next state of the argument `value`, or None if no output is, or if it is the call's final state."""
+    finals = {id(c.final[part]) for c in base.calls if c.site.path == call.site.path}
+    every = {id(t) for c in base.calls for t in (c.output, *c.final)}
+    reached = origins.sources(dict.fromkeys(finals, "final") | {id(value): position})
+    others = {link.returned for link in taken.values()}
+    candidates = []
+    for index, output in list(enumerate(base.outputs))[1:]:  # the first is y
+        if output.shape != value.shape or index in others:
+            continue
+        if id(origins.root(output)) in finals:
+            return index if not any(origins.root(given) is value for given in call.given or ()) else None
+        if id(origins.root(output)) not in every and "final" in reached.get(id(output), ()):
+            candidates.append(index)
+    return candidates[0] if candidates else None
 
 
 def _check_batched(calls: Sequence[Call]) -> None:

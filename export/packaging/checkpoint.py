@@ -143,8 +143,21 @@ def read_example(path: Path, tokens: int) -> tuple[Tensor, ...]:
         raise CheckpointError(f"{path}: expected numbers, got {', '.join(str(a.dtype) for a in arrays) if arrays else 'no array'}")
     if len(arrays) == 1 and arrays[0].ndim == (1 if tokens else 2):
         arrays = [arrays[0][None]]
+    if not tokens:
+        _check_exact(arrays[0], path)
     first = torch.from_numpy(arrays[0]).to(torch.int64 if tokens else torch.float32)
     return first, *(torch.from_numpy(a).float() if a.dtype.kind == "f" else torch.from_numpy(a) for a in arrays[1:])
+
+
+def _check_exact(array: np.ndarray[Any, Any], path: Path | str) -> None:
+    """Raise CheckpointError for integers beyond 2^24, which float32 rounds."""
+    values = array.astype(np.float64)
+    rounded = (values == np.round(values)) & (np.abs(values) > 2**24)
+    if rounded.any():
+        raise CheckpointError(
+            f"{path}: holds {values[rounded].flat[0]:.0f}: integers beyond 2^24 are not exact in float32, in which inputs are sent; number "
+            "ids from 0, count times from a recent date, and scale amounts"
+        )
 
 
 def load_factory(reference: str) -> Callable[..., Any]:

@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Sequence
 
+import orjson
+
 from handlers.engine.context import ServiceContext
 from handlers.engine.service import Service
 from handlers.engine.task import Task
@@ -21,6 +23,7 @@ class Frontend:
     def __init__(self, service: Service) -> None:
         self.service, self._telemetry = service, service.context.telemetry
         signature, settings = service.context.signature, service.context.settings
+        self.description = orjson.dumps(signature.raw)  # the whole signature, for those who ask TorchServe for it
         self._native = NativeCodec(signature, settings)
         self._recognised = (OpenInferenceCodec(signature, settings), KServeV1Codec(signature, settings))
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import stamina
 
 from loadtests.load.checks import Checker, Problem, Reply, failure
+from loadtests.load.exchange import Exchange, Flow
 from loadtests.load.measurements import Measurements
-from loadtests.load.scenarios import Exchange, Flow
 from loadtests.load.transport import Connection
 
 WAIT_INITIAL, WAIT_MAX, WAIT_JITTER = 0.05, 2.0, 0.2  # seconds before a request is sent again
@@ -64,7 +64,7 @@ class Driver:
         return reply, problem
 
     def _send(self, exchange: Exchange, connection: Connection) -> Reply:
-        reply = connection.send(exchange.body)
+        reply = connection.send(exchange.body, exchange.path)
         if not reply.retryable or not self._retry_seconds:
             return reply
         attempts = stamina.retry_context(
@@ -79,8 +79,8 @@ class Driver:
             for attempt in attempts:
                 with attempt:
                     if attempt.num > 1:  # the first was sent above
-                        self.measurements.problem(failure(reply))
-                        reply = connection.send(exchange.body, attempt.num)
+                        self.measurements.attempt_failed(self.now(), failure(reply))
+                        reply = connection.send(exchange.body, exchange.path, attempt.num)
                     if reply.retryable:
                         raise NotAnswered
         except NotAnswered:

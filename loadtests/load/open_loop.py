@@ -16,7 +16,8 @@ from gevent.queue import Queue
 from loadtests.load.arrivals import ANY, Due
 from loadtests.load.checks import Checker, Reply
 from loadtests.load.driver import Driver, following
-from loadtests.load.scenarios import Exchange, Flow, MakeFlow
+from loadtests.load.exchange import Exchange, Flow
+from loadtests.load.scenarios import MakeFlow
 from loadtests.load.transport import Connection
 
 YIELD_EVERY = 50  # arrivals that are late anyway, after which the connections get their turn

@@ -25,10 +25,12 @@ from loadtests.load.answers import Answers
 from loadtests.load.arrivals import Due, population_arrivals, profile, rate_arrivals, scaled, trace_arrivals
 from loadtests.load.checks import Checker, Problem
 from loadtests.load.driver import Driver
+from loadtests.load.exchange import Exchange
+from loadtests.load.flows import meter
 from loadtests.load.measurements import Measurements, percentile
 from loadtests.load.open_loop import Flows, OpenLoop
 from loadtests.load.preflight import PreflightError, preflight
-from loadtests.load.scenarios import SCENARIOS, Exchange, meter, parse_mix
+from loadtests.load.scenarios import SCENARIOS, parse_mix
 from loadtests.load.selection import choose
 from loadtests.load.transport import Target
 from loadtests.load.users import OpenLoopUser, ScenarioUser
@@ -37,7 +39,6 @@ from loadtests.offline import OfflineModel
 GRACE = 10.0  # seconds after the last arrival in which open requests are finished
 PROGRESS = 2.0  # seconds between two lines of progress
 ENDED = "generator_ended"
-log = logging.getLogger("cellstate.load")
 
 
 class WrongAnswer(Exception):
@@ -91,6 +92,8 @@ class Run:
 
     def __init__(self, environment: Environment) -> None:
         self.environment, self.options = environment, environment.parsed_options
+        if self.options.skip_log_setup:  # of `python -m loadtests`, which connects all users at once on purpose
+            logging.getLogger("locust").setLevel(logging.ERROR)
         self.measurements = Measurements(self.options.warm_up)
         self.answers = self._answers()
         self.checker = Checker(self.answers)

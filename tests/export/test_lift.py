@@ -30,7 +30,7 @@ EXPORTED_AS_PROGRAM = ("projection", "GRU", "GRU cell")
 @pytest.fixture(autouse=True)
 def shorter(monkeypatch):
     """The grid of a build, with less of the same."""
-    for name, value in {"BATCHES": (1, 3), "STEPS": (1, 2, 19), "LONG": 40, "DRIFT": 100, "CUTS": 2}.items():
+    for name, value in {"BATCHES": (1, 3), "STEPS": (1, 2, 19), "LONG": 40, "LENGTHS": (70, 600), "CUTS": 2}.items():
         monkeypatch.setattr(parity, name, value)
 
 

@@ -40,7 +40,7 @@ def check(model, lifted, path):
 
 @pytest.fixture(autouse=True)
 def shorter(monkeypatch):
-    for name, value in {"STEPS": (1, 2, 24), "LONG": 60, "DRIFT": 200}.items():
+    for name, value in {"STEPS": (1, 2, 24), "LONG": 60, "LENGTHS": (200,)}.items():
         monkeypatch.setattr(parity, name, value)
 
 

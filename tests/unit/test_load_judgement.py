@@ -47,6 +47,13 @@ def test_a_stall_every_twenty_seconds_is_found() -> None:
     assert "one every 20 s" in finding.sentence
 
 
+def test_a_period_is_found_among_other_stalls() -> None:
+    [finding] = findings(measured(lambda at: stalling(20.0, 0.3)(at) + 0.4 * (31 <= at < 31.5) + 0.4 * (70 <= at < 70.5), seconds=120))
+    assert finding.name == "periodic stall"
+    assert "6 stalls" in finding.sentence
+    assert "one every 20 s" in finding.sentence
+
+
 def test_a_single_stall_is_told_with_its_moment() -> None:
     """Nothing is answered in second 30, and what was due then waits until the end of the stall."""
     outage, stall = findings(measured(lambda at: 0.01 + max(0.0, 1.9 - (at - 30.0)) * (at >= 30.0)))

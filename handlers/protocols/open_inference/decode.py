@@ -67,9 +67,9 @@ class Decoder:
         commit, close = rows.flag("commit", True), rows.flag("sequence_end")
 
         def request(i: int) -> Request:
-            self._check_values(x[i], i)
+            missing = self._check_values(x[i], i)
             ref = session(i)
-            decoded = Request(x[i], returns, states(i), ref, horizon, future(i), commit, close)
+            decoded = Request(x[i], returns, states(i), ref, horizon, future(i), commit, close, missing)
             if ref is not None:
                 self.rules.check_session(ref)
             self.rules.check(decoded)
@@ -92,12 +92,13 @@ class Decoder:
             raise InvalidInput(f"x: expected {expected}, got {tensor.datatype} (signature {self.signature.label})")
         return tensor.array.astype(np.int64) if self.signature.tokens else _floats(tensor, expected)
 
-    def _check_values(self, inputs: Array, i: int) -> None:
-        """Check the range of row i: `[T, F]` numbers, or `[T]` token ids."""
+    def _check_values(self, inputs: Array, i: int) -> int:
+        """Check the range of row i, `[T, F]` numbers or `[T]` token ids, and return how many numbers are missing."""
         if not self.signature.tokens:
-            validation.check_range(inputs, f"x[{i}]", self.signature.input_limit)
-        elif (outside := np.flatnonzero((inputs < 0) | (inputs >= self.signature.vocabulary))).size:
+            return validation.check_measurements(inputs, f"x[{i}]", self.signature)
+        if (outside := np.flatnonzero((inputs < 0) | (inputs >= self.signature.vocabulary))).size:
             validation.raise_token(int(outside[0]), int(inputs[outside[0]]), self.signature)
+        return 0
 
     def _returns(self, outputs: Sequence[RequestedOutput], horizon: int) -> tuple[str, ...]:
         """What the requests return, in the order of the answer; without a choice of the client's the prediction."""
