@@ -65,9 +65,10 @@ class Decoder:
         returns = self._returns(infer.outputs, horizon)
         states, future, session = self._states(rows), self._future(rows, horizon), _sessions(rows)
         commit, close = rows.flag("commit", True), rows.flag("sequence_end")
+        unusual = self._unusual(x)
 
         def request(i: int) -> Request:
-            missing = self._check_values(x[i], i)
+            missing = self._check_values(x[i], i) if unusual[i] else 0
             ref = session(i)
             decoded = Request(x[i], returns, states(i), ref, horizon, future(i), commit, close, missing)
             if ref is not None:
@@ -91,6 +92,15 @@ class Decoder:
         if self.signature.tokens and tensor.datatype not in INTEGERS:
             raise InvalidInput(f"x: expected {expected}, got {tensor.datatype} (signature {self.signature.label})")
         return tensor.array.astype(np.int64) if self.signature.tokens else _floats(tensor, expected)
+
+    def _unusual(self, x: Array) -> Array:
+        """Return which rows hold a number that is missing or out of range, or a token id that is not in the vocabulary."""
+        values = x.reshape(len(x), -1)
+        if self.signature.tokens:
+            unusual = (values < 0) | (values >= self.signature.vocabulary)
+        else:
+            unusual = ~(np.abs(values) <= self.signature.input_limit)  # true for NaN, too
+        return np.asarray(unusual.any(axis=1))
 
     def _check_values(self, inputs: Array, i: int) -> int:
         """Check the range of row i, `[T, F]` numbers or `[T]` token ids, and return how many numbers are missing."""
@@ -242,7 +252,7 @@ def _floats(tensor: Tensor, expected: str) -> Floats:
     if tensor.datatype == BYTES:
         raise InvalidInput(f"{tensor.name}: expected {expected}, got {BYTES}")
     with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, and is found out of range
-        return np.ascontiguousarray(tensor.array, np.float32)
+        return np.array(tensor.array, np.float32, order="C")  # a copy: the body's bytes cannot be written to
 
 
 def _row(request: Callable[[int], Request], i: int) -> Request | CellstateError:
