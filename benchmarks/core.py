@@ -9,7 +9,6 @@ import json
 import os
 import platform
 import statistics
-import struct
 import sys
 import tempfile
 import time
@@ -22,7 +21,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.serving import FEATURES, archive
+from benchmarks import workloads
+from benchmarks.serving import archive
+from benchmarks.workloads import FEATURES
 from handlers.engine.context import ServiceContext
 from handlers.engine.factory import open_backend, open_store
 from handlers.inference import batching
@@ -60,21 +61,11 @@ def bodies(frontend: Frontend, size: int, as_instances: bool) -> Work:
 
 def tensors(frontend: Frontend, size: int) -> Work:
     """Steps of `size` sessions as the binary tensors of one body of the Open Inference Protocol."""
-    values = np.random.default_rng(0).normal(size=(size, 1, FEATURES)).astype("<f4").tobytes()
-    ids = b"".join([struct.pack("<I", len(id)) + id for id in (f"s{i}".encode() for i in range(size))])
+    values, ids = np.random.default_rng(0).normal(size=(size, 1, FEATURES)), [f"s{i}" for i in range(size)]
 
     def batch(n: int) -> list[HttpRequest]:
-        chunks = {
-            "x": ("FP32", [size, 1, FEATURES], values),
-            "session": ("BYTES", [size], ids),
-            "step": ("INT64", [size], np.full(size, n, "<i8").tobytes()),
-        }
-        inputs = [
-            {"name": name, "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": len(data)}}
-            for name, (datatype, shape, data) in chunks.items()
-        ]
-        header = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
-        return [HttpRequest(header + b"".join([data for _, _, data in chunks.values()]), {HEADER_LENGTH: str(len(header))})]
+        body, header_length = workloads.tensors(values, ids, n)
+        return [HttpRequest(body, {HEADER_LENGTH: str(header_length)})]
 
     return Prepared(frontend, batch)
 
