@@ -1,6 +1,7 @@
 """Encodes results and errors of the native protocol: compact JSON, never a NaN."""
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import orjson
@@ -22,7 +23,7 @@ class Encoder:
 
     def fields(self, result: Result) -> bytes:
         """Encode the arrays and the state, without the braces around them, so that other fields can be put beside them."""
-        parts = [b'"%b":%b' % (name.encode(), _array(array)) for name, array in result.arrays.items()]
+        parts = [_field(name) + _array(array) for name, array in result.arrays.items()]
         if result.state is not None:
             parts.append(b'"%b":"%b"' % (OPAQUE.encode(), state_format.to_text(result.state, self.key).encode()))
         if result.times:
@@ -62,6 +63,11 @@ def encode_session(session: SessionStatus) -> bytes:
         text += f',"created_at":"{timestamp(described.created_at)}","last_step":{described.last_step}'
         text += f',"model_digest":"{described.model_digest.hex()}"'
     return (text + "}").encode("ascii")
+
+
+@lru_cache(maxsize=64)
+def _field(name: str) -> bytes:
+    return b'"%b":' % name.encode()
 
 
 def _array(array: np.ndarray) -> bytes:

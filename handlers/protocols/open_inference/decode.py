@@ -60,9 +60,10 @@ class Decoder:
         returns = self._returns(infer.outputs, horizon)
         states, future, session = self._states(rows), self._future(rows, horizon), _sessions(rows)
         commit, close = rows.flag("commit", True), rows.flag("sequence_end")
+        unusual = self._unusual(x)
 
         def request(i: int) -> Request:
-            inputs, missing = self._checked(x[i], i)
+            inputs, missing = self._checked(x[i], i) if unusual[i] else (x[i], 0)
             ref = session(i)
             decoded = Request(inputs, returns, states(i), ref, horizon, future(i), commit, close, missing)
             if ref is not None:
@@ -86,6 +87,15 @@ class Decoder:
         if self.signature.tokens and tensor.datatype not in INTEGERS:
             raise InvalidInput(f"x: expected {expected}, got {tensor.datatype} (signature {self.signature.label})")
         return tensor.array.astype(np.int64) if self.signature.tokens else _floats(tensor, expected)
+
+    def _unusual(self, x: Array) -> Array:
+        """Return which rows hold a number that is missing or out of range, or a token id that is not in the vocabulary."""
+        values = x.reshape(len(x), -1)
+        if self.signature.tokens:
+            unusual = (values < 0) | (values >= self.signature.vocabulary)
+        else:
+            unusual = ~(np.abs(values) <= self.signature.input_limit)  # true for NaN, too
+        return np.asarray(unusual.any(axis=1))
 
     def _checked(self, inputs: Array, i: int) -> tuple[Array, int]:
         """Check the range of row i, `[T, F]` numbers or `[T]` token ids, and count the numbers that are missing."""
