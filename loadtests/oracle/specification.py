@@ -19,7 +19,10 @@ ABSENT, LIVE, CLOSED = "absent", "live", "closed"
 
 
 class Applied(NamedTuple):
-    """The step that was applied last: the position and generation before it, and its prediction once seen."""
+    """The step that was applied last, or the fork or import that began the session.
+
+    `step` and `generation` are those before it; `prediction` is a step's, once seen.
+    """
 
     step: int
     generation: int
@@ -30,15 +33,15 @@ class Applied(NamedTuple):
 class Session(NamedTuple):
     """One session. `kept` are the earlier states that it can be rewound to, newest first.
 
-    `last` is the step that a retry repeats; a rewind to the current position leaves it as it was. `action` is the request applied last
-    where that is a rewind, or the fork or import that began the session.
+    `last` is what a retry repeats; a rewind to the current position leaves it as it was. `rewind` is the request applied last where that is
+    a rewind.
     """
 
     phase: str
     at: Lineage
     generation: int = 0
     last: Applied | None = None
-    action: Request | None = None
+    rewind: Request | None = None
     kept: tuple[Lineage, ...] = ()
 
 
@@ -151,7 +154,7 @@ class Specification:
 
     def _rewind(self, state: ModelState, asked: Invocation) -> tuple[ModelState, Reply]:
         session, request = self._session(state, asked.session), ("rewind", asked.step, asked.from_step, asked.generation)
-        if session.action == request:
+        if session.rewind == request:
             return state, _told(asked.session, session, replayed=True, closed=session.phase == CLOSED)
         if (refused := _refusal(session)) is not None:
             return state, refused
@@ -183,10 +186,11 @@ class Specification:
         if session.phase == CLOSED:
             return state, Reply(410, "session_closed")
         if session.phase == LIVE:
-            if session.action == request:
+            last = session.last
+            if last is not None and (last.step, last.request) == (session.at.position, request):
                 return state, _told(name, session, replayed=True)
             return state, _conflict(session, "session_exists")
-        begun = Session(LIVE, at, action=request)
+        begun = Session(LIVE, at, last=Applied(at.position, 0, request))
         return self._with(state, name, begun), _told(name, begun)
 
     def _close(self, state: ModelState, asked: Invocation) -> tuple[ModelState, Reply]:
