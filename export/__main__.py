@@ -29,6 +29,8 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("models", nargs="+", help="folders with model.json and weights.safetensors; or one path/to/file.py:factory")
     build.add_argument("--store", type=Path, default=Path("model_store"), help="where the archives go (default: model_store)")
     build.add_argument("--config", type=Path, help="TorchServe's settings of the model (default: config/model-config.yaml)")
+    build.add_argument("--calibrate", type=Path, help="CSV of a series that training did not see: forecasts get intervals")
+    build.add_argument("--horizon", type=int, default=24, help="with --calibrate: how many steps ahead errors are measured (default: 24)")
     one = build.add_argument_group("for a factory")
     one.add_argument("--weights", type=Path, help=".safetensors, .pt, .pth or .ckpt; read without running code")
     one.add_argument("--example", type=Path, help=".npy: one window [T, F], or [T] token ids; .npz: forward's arguments in order")
@@ -76,10 +78,13 @@ def _build(options: argparse.Namespace) -> int:
     for model in options.models:
         print(f"{model}: lifting, exporting, verifying …", flush=True)
         loaded = _from_factory(model, options) if ":" in model else checkpoint.load(Path(model))
-        built = build.build_checkpoint(loaded, options.store, options.config or build.CONFIG)
+        calibration = build.Calibration(options.calibrate, options.horizon) if options.calibrate else None
+        built = build.build_checkpoint(loaded, options.store, options.config or build.CONFIG, calibration)
         print(built.report.table())
         for artefact, why in built.signature["skipped"].items():
             print(f"  {artefact} skipped: {why}")
+        if measured := built.signature.get("intervals"):
+            print(f"  intervals: from {measured['forecasts']:,} forecasts of {measured['series']}; {'; '.join(measured['covered'])}")
         reason = built.signature["streaming"]["reason"]
         print(f"  streaming: {'no: ' + reason if reason else 'yes: any cut of a sequence gives what the whole gives'}")
         print(

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from export.calibrate import calibrate
 from export.errors import ExportError, LiftError
 from export.lift.lifted import Lift, lift
 from export.packaging import checkpoint
@@ -16,7 +17,9 @@ from export.packaging.model_spec import ModelSpec
 from export.packaging.signature import signature_document
 from export.report import Report
 from export.verify import parity
+from export.verify.runners import open_artefact
 from export.writers import onnx, torch_export, torchscript, tracing
+from handlers.signature import Signature
 
 CONFIG = Path(__file__).resolve().parent.parent / "config" / "model-config.yaml"
 FILES = {"torchscript": "model.pt", "onnxruntime": "model.onnx", "torch.export": "model.pt2"}
@@ -31,12 +34,20 @@ class Built:
     report: Report
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """A series that training did not see, and how many steps ahead its forecasts are measured."""
+
+    series: Path
+    horizon: int
+
+
 def build(folder: Path, store: Path, config: Path = CONFIG) -> Built:
     """Export the checkpoint in `folder` to `{store}/{name}.mar`. Raises ExportError and then leaves `store` as it was."""
     return build_checkpoint(checkpoint.load(folder), store, config)
 
 
-def build_checkpoint(loaded: Checkpoint, store: Path, config: Path = CONFIG) -> Built:
+def build_checkpoint(loaded: Checkpoint, store: Path, config: Path = CONFIG, calibration: Calibration | None = None) -> Built:
     """Export a checkpoint that is already in memory. Raises ExportError and then leaves `store` as it was."""
     model = loaded.model
     lifted = lift(model, loaded.example, loaded.spec.tokens)
@@ -46,6 +57,8 @@ def build_checkpoint(loaded: Checkpoint, store: Path, config: Path = CONFIG) -> 
         report = parity.verify(model, lifted, files, questions=questions)
         report.check()
         document = signature_document(spec, model, lifted, report, files, skipped)
+        if calibration is not None:
+            document["intervals"] = _measured(document, files, lifted, calibration)
         onnx.add_metadata(files["onnxruntime"], "cellstate.signature", orjson.dumps(document).decode())
         target = store / f"{spec.name}.mar"
         try:
@@ -54,6 +67,13 @@ def build_checkpoint(loaded: Checkpoint, store: Path, config: Path = CONFIG) -> 
         except OSError as e:
             raise ExportError(f"{target}: {e}") from e
     return Built(target, document, report)
+
+
+def _measured(document: dict[str, Any], files: dict[str, Path], lifted: Lift, calibration: Calibration) -> dict[str, Any]:
+    """Return the errors of the model on the calibration series. Raises CalibrationError."""
+    runner = open_artefact("onnxruntime", files["onnxruntime"])
+    signature = Signature.from_document(document)
+    return calibrate(calibration.series, signature, runner, lifted.initial.numpy(), calibration.horizon)
 
 
 def _write(lifted: Lift, folder: Path) -> tuple[dict[str, Path], dict[str, str], list[str]]:

@@ -7,6 +7,7 @@ import orjson
 
 from handlers.engine.request import OPAQUE, Result
 from handlers.errors import CellstateError
+from handlers.forecasting.intervals import Interval
 from handlers.sessions import state as state_format
 from handlers.sessions.status import SessionStatus, timestamp
 from handlers.signature import Signature
@@ -25,6 +26,8 @@ class Encoder:
         parts = [b'"%b":%b' % (name.encode(), _array(array)) for name, array in result.arrays.items()]
         if result.state is not None:
             parts.append(b'"%b":"%b"' % (OPAQUE.encode(), state_format.to_text(result.state, self.key).encode()))
+        if result.intervals:
+            parts.append(b'"intervals":{%b}' % b",".join([_interval(level, pair) for level, pair in result.intervals.items()]))
         if result.times:
             parts.append(b'"times":%b' % orjson.dumps(result.times))
         if result.imputed:
@@ -62,6 +65,11 @@ def encode_session(session: SessionStatus) -> bytes:
         text += f',"created_at":"{timestamp(described.created_at)}","last_step":{described.last_step}'
         text += f',"model_digest":"{described.model_digest.hex()}"'
     return (text + "}").encode("ascii")
+
+
+def _interval(level: int, interval: Interval) -> bytes:
+    lower, upper = interval
+    return b'"%d":{"lower":%b,"upper":%b}' % (level, _array(lower), _array(upper))
 
 
 def _array(array: np.ndarray) -> bytes:
