@@ -10,7 +10,7 @@ import numpy as np
 
 from handlers.arrays import Array, Vector
 from handlers.engine.batch import Batch
-from handlers.engine.request import IMPUTED, OPAQUE, Result
+from handlers.engine.request import IMPUTED, OPAQUE, Result, take_intervals
 from handlers.engine.streams import prepare, times
 from handlers.engine.task import ModelRun, Task
 from handlers.errors import InvalidInput, SessionUnreadable
@@ -83,6 +83,7 @@ def _replay(batch: Batch, task: Task, session: LoadedSession) -> None:
     except CorruptState as e:
         raise SessionUnreadable(f"session {task.id}: its record cannot be read ({e}); it was left as it is", session=task.id) from e
     opaque, imputed = arrays.pop(OPAQUE, None), int(arrays.pop(IMPUTED, 0))
+    intervals = take_intervals(arrays)
     state = None if opaque is None else State(opaque, record.state.position, record.state.digest)
     version = record.version or batch.context.signature.version
     if task.request.close and not record.closed:
@@ -90,7 +91,7 @@ def _replay(batch: Batch, task: Task, session: LoadedSession) -> None:
         batch.sessions.put(task.id, record)
     time = memory.decode(record.state.forecast, 0).time if batch.context.timeline else None
     at = times(batch.context, time, task.request.horizon)
-    task.reply = task.encode(Result(version, arrays, state, status(task.id, record, replayed=True), at, imputed))
+    task.reply = task.encode(Result(version, arrays, state, status(task.id, record, replayed=True), at, imputed, intervals))
 
 
 def _describe(batch: Batch, task: Task, session: LoadedSession) -> None:

@@ -102,6 +102,13 @@ class RequestRules:
         if horizon and not self.signature.feedback:
             raise InvalidInput(f"horizon: {self.signature.label} has no output that feeds back into its inputs; leave it out")
 
+    def check_levels(self, horizon: int) -> None:
+        """Check that a forecast of this model can have intervals."""
+        if not self.signature.intervals:
+            raise InvalidInput(f"levels: {self.signature.label} was exported without --calibrate, so it knows no intervals; leave them out")
+        if not horizon:
+            raise InvalidInput("levels: go with a horizon, of 1 for the next step alone")
+
     def check_future(self, rows: int | None, horizon: int, got: str, known: Sequence[int] | None = None) -> None:
         """Check the number of rows of `future`, None where it is missing; `got` is what came, for the message.
 
