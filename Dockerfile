@@ -60,7 +60,7 @@ USER cellstate
 VOLUME /var/lib/cellstate
 EXPOSE 8080 8082
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --retries=3 \
+HEALTHCHECK --interval=5s --timeout=10s --start-period=60s --retries=2 \
   CMD ["python", "-m", "host", "health", "--folder", "/var/lib/cellstate"]
 CMD ["python", "-m", "host", "serve", "--address", "0.0.0.0", "--port", "8080", "--metrics-address", "0.0.0.0", "--metrics-port", "8082", \
      "--folder", "/var/lib/cellstate"]

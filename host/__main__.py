@@ -14,7 +14,10 @@ from handlers.settings import masked
 from host.folder import stop
 from host.ports import HostError, Ports
 from host.torchserve.launcher import PRIVATE, TorchServe
-from host.torchserve.management import is_answering
+from host.torchserve.management import failure
+from host.watch import Watch
+
+WATCH_INTERVAL = 2.0  # seconds between two looks at a running server
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--logs", type=Path, help="folder of the log (default: the server's folder)")
     serve.add_argument("--drain", type=float, default=20.0, help="seconds that requests in flight get to finish")
     serve.set_defaults(run=_serve)
-    verbs.add_parser("health", help="exit 0 when every model answers a prediction").set_defaults(run=_health)
+    verbs.add_parser("health", help="exit 0 when every model answers and reaches the session store").set_defaults(run=_health)
     verbs.add_parser("token", help="print the token for predictions").set_defaults(run=_token)
     verbs.add_parser("stop", help="end a server whose `serve` was killed").set_defaults(run=_stop)
     for verb in verbs.choices.values():
@@ -62,10 +65,9 @@ def _serve(options: argparse.Namespace) -> int:
         return 0
     try:
         print(_greeting(server), flush=True)
-        while server.running and not stopping.wait(0.5):
-            pass
-        if not server.running:
-            raise HostError(f"TorchServe ended by itself; see {server.log}")
+        watch = Watch(server, lambda line: print(line, flush=True))
+        while not stopping.wait(WATCH_INTERVAL):
+            watch.look()
         print("stopping: no new requests, finishing those in flight …", flush=True)
     finally:
         drained = server.stop(options.drain)
@@ -110,11 +112,12 @@ def _stop(options: argparse.Namespace) -> int:
 
 
 def _health(options: argparse.Namespace) -> int:
-    """Ask every model that the server in the folder was started with for a prediction."""
+    """Ask every model that the server in the folder was started with for an answer that needs the session store."""
     server, keys = _read(options.folder / "server.json"), _read(options.folder / "key_file.json")
     headers = {"Authorization": f"Bearer {keys['inference']['key']}"}
-    failing = [model for model, example in server["models"].items() if not is_answering(server["url"], model, example, headers)]
-    print(f"not answering: {', '.join(failing)}" if failing else "healthy")
+    reasons = {model: failure(server["url"], model, request, headers) for model, request in server["models"].items()}
+    failing = [f"{model} ({reason})" for model, reason in reasons.items() if reason]
+    print(f"not healthy: {', '.join(failing)}" if failing else "healthy")
     return 1 if failing else 0
 
 

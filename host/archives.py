@@ -24,6 +24,11 @@ class Archive:
         inputs = self.signature["inputs"]
         return {"inputs": [0] if "vocabulary" in inputs else [[0.0] * len(inputs["features"])]}
 
+    def health_check(self) -> dict[str, Any]:
+        """Return a request that needs the model and the session store, and changes nothing."""
+        streams = self.signature["streaming"]["possible"]
+        return self.example() | ({"session": {"id": "health-check", "step": 0}, "commit": False} if streams else {})
+
 
 def find(store: Path) -> list[Archive]:
     """Return the archives in a model store, sorted by file name. Raises FileNotFoundError when there is none."""

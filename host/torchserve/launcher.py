@@ -23,7 +23,7 @@ from host.ports import HostError, Ports, reachable
 from host.torchserve import configuration
 from host.torchserve.configuration import Addresses
 from host.torchserve.drain import drain
-from host.torchserve.management import Management
+from host.torchserve.management import DEAD, Management, failure
 
 POLL = 0.1  # seconds between two looks while waiting
 TERMINATION = 10.0  # seconds that Java may take to end after SIGTERM
@@ -101,6 +101,18 @@ class TorchServe:
         """TorchServe's description of a model: workers with their process ids, and the state of its queue."""
         return self.management.describe(model)
 
+    def failure(self, archive: Archive) -> str | None:
+        """Why a model does not answer a request that needs the session store; None when it does. Raises httpx.HTTPError, OSError."""
+        if not self.management.has_ready_worker(archive.name):
+            return DEAD
+        return failure(self.url, archive.name, archive.health_check(), self.headers())
+
+    def is_idle(self, archive: Archive) -> bool:
+        return self.management.queue_is_empty(archive.name)
+
+    def restart_workers(self, archive: Archive) -> None:
+        self.management.restart_workers(archive.name)
+
     def worker_pids(self, model: str) -> list[int]:
         return [int(worker["pid"]) for worker in self.describe(model)["workers"]]
 
@@ -156,7 +168,7 @@ class TorchServe:
 
     def _describe_run(self, pid: int) -> None:
         """Write server.json, from which `python -m host health` knows what to ask."""
-        models = {archive.name: archive.example() for archive in self.archives}
+        models = {archive.name: archive.health_check() for archive in self.archives}
         private_file(self.folder / "server.json", json.dumps({"url": self.url, "pid": pid, "store": str(self.store), "models": models}))
 
     def wait_ready(self, deadline: float, stopping: Event | None = None) -> None:

@@ -10,15 +10,27 @@ import httpx
 from host.archives import Archive
 from host.torchserve.configuration import Addresses
 
-HEALTH_TIMEOUT = 5.0  # seconds in which a prediction must be answered
+HEALTH_TIMEOUT = 5.0  # seconds in which a request must be answered
+SCALE_TIMEOUT = 60.0  # seconds in which TorchServe must have ended or started the workers of a model
+NO_ANSWER = "no answer"
+DEAD = "no worker is running"
 
 
-def is_answering(url: str, model: str, example: Mapping[str, Any], headers: Mapping[str, str], timeout: float = HEALTH_TIMEOUT) -> bool:
-    """Return whether the server at `url` answers a real prediction of `model`: what ready and healthy mean."""
+def failure(url: str, model: str, request: Mapping[str, Any], headers: Mapping[str, str], timeout: float = HEALTH_TIMEOUT) -> str | None:
+    """Return why the server at `url` does not answer a request to `model` with 200; None when it does."""
     try:
-        return httpx.post(f"{url}/predictions/{model}", json=dict(example), headers=headers, timeout=timeout).status_code == 200
+        response = httpx.post(f"{url}/predictions/{model}", json=dict(request), headers=headers, timeout=timeout)
     except httpx.HTTPError:
-        return False
+        return NO_ANSWER
+    return None if response.status_code == 200 else _code(response)
+
+
+def _code(response: httpx.Response) -> str:
+    """Return the code of one of our errors, else the status of an error of TorchServe."""
+    try:
+        return str(response.json()["error"]["code"])
+    except (ValueError, KeyError, TypeError):
+        return f"status {response.status_code}"
 
 
 class Management:
@@ -53,9 +65,24 @@ class Management:
             workers = self.describe(archive.name)["workers"]
             if not all(worker["status"] == "READY" for worker in workers):
                 return False
-            return is_answering(url, archive.name, archive.example(), self.headers("inference"))
+            return failure(url, archive.name, archive.example(), self.headers("inference")) is None
         except (httpx.HTTPError, OSError, ValueError, KeyError):
             return False
+
+    def has_ready_worker(self, model: str) -> bool:
+        """Return whether a worker of the model is READY. Raises httpx.HTTPError when TorchServe does not say."""
+        return any(worker["status"] == "READY" for worker in self.describe(model)["workers"])
+
+    def restart_workers(self, model: str) -> None:
+        """End the workers of a model and start as many. Raises httpx.HTTPError.
+
+        TorchServe starts a worker that dies again by itself, at growing intervals, and no more after five minutes.
+        """
+        workers = max(1, int(self.describe(model)["minWorkers"]))
+        for count in (0, workers):
+            parameters: dict[str, str | int] = {"min_worker": count, "max_worker": count, "synchronous": "true"}
+            url, headers = f"{self._url}/models/{model}", self.headers("management")
+            httpx.put(url, params=parameters, headers=headers, timeout=SCALE_TIMEOUT).raise_for_status()
 
     def queue_is_empty(self, model: str) -> bool:
         """Return whether no request of the model waits in TorchServe's queue; False when TorchServe does not say."""

@@ -1,13 +1,25 @@
 """Two servers as on two machines, over one Valkey: one stream, whichever of them a request reaches, and whatever is killed."""
 
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
 import pytest
 
+import host
 from host.torchserve.launcher import serving
 from tests.support import valkey_server as valkeys
-from tests.support.http_client import Client
+from tests.support.http_client import Client, error_code, until
 from tests.support.served_models import assert_close
 
+pytestmark = pytest.mark.e2e
 STEPS = 24
+ROOT = Path(host.__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +56,62 @@ def test_a_stream_goes_on_over_both_servers_and_over_the_loss_of_the_store(zoo, 
         again = clients[STEPS % 2].send(**request).json()
         assert again["session"]["replayed"]
     assert_close(again["prediction"], model.run(x).y[-1], f"prediction after {STEPS} steps")
+
+
+def health(folder):
+    done = subprocess.run(
+        [sys.executable, "-m", "host", "health", "--folder", folder], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    return done.returncode, done.stdout.strip()
+
+
+def seconds_until_served(client, request, at_most=30.0):
+    """How long the step is not answered with 200; until then it must be answered, with 503."""
+    began = time.monotonic()
+    while (answer := client.send(**request)).status_code != 200:
+        assert error_code(answer) == "store_unavailable", answer.text
+        assert time.monotonic() - began < at_most
+    return time.monotonic() - began
+
+
+def test_a_server_starts_and_a_dead_worker_starts_again_without_the_store_and_both_serve_as_soon_as_it_is_there(
+    zoo, lone_store, tmp_path, session
+):
+    """The store is away at the start, and later goes away together with the worker."""
+    x = zoo["one"].inputs(2, seed=8)
+    store = valkeys.Server(tmp_path, **valkeys.ALWAYS)
+    environment = {"CELLSTATE_STORE": store.url, "CELLSTATE_METRICS_INTERVAL": "0.2"}
+    try:
+        with serving(tmp_path / "run", lone_store, environment=environment) as server, Client(server, "one") as client:
+            assert health(server.folder) == (1, "not healthy: one (store_unavailable)")
+            until(lambda: "cellstate_store_available{" in metrics(server) and available(server) == 0.0, "a metric that says it")
+            store.start()
+            assert seconds_until_served(client, {"inputs": x[:1], "session": {"id": session, "step": 0}}) < 5
+            assert health(server.folder) == (0, "healthy")
+            store.kill()
+            [pid] = server.worker_pids("one")
+            os.kill(pid, signal.SIGKILL)
+            until(lambda: error_code(client.send(**next_step(x, session))) == "store_unavailable", "an answer of the next worker")
+            assert server.worker_pids("one") != [pid]
+            assert client.send(inputs=x).status_code == 200, "who needs no session is served"
+            store.start()
+            assert seconds_until_served(client, next_step(x, session)) < 5
+            until(lambda: available(server) == 1.0, "a metric that says that it is back")
+    finally:
+        store.kill()
+
+
+def next_step(x, session):
+    return {"inputs": x[1:], "session": {"id": session, "step": 1}}
+
+
+def metrics(server):
+    return httpx.get(server.metrics_url).text
+
+
+def available(server):
+    """The value of the gauge; TorchServe keeps the last one that a worker told it."""
+    return float(re.search(r"^cellstate_store_available\{.*\} (\S+)$", metrics(server), re.MULTILINE)[1])
 
 
 def test_the_password_is_in_no_log(servers):

@@ -1,0 +1,86 @@
+"""Watch a running server: say when a model stops and starts answering, restart dead workers, and give up when that does not help."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import httpx
+
+from host.archives import Archive
+from host.ports import HostError
+from host.torchserve.management import DEAD, NO_ANSWER
+
+RESTART_AFTER = 30.0  # seconds without a worker after which the workers of a model are restarted; TorchServe itself tries at once
+GIVE_UP_AFTER = 150.0  # seconds without a worker, or without any answer of an idle model, after which the server is given up
+
+
+class Server(Protocol):
+    """The part of a running server that is watched."""
+
+    @property
+    def running(self) -> bool: ...
+
+    @property
+    def archives(self) -> list[Archive]: ...
+
+    def failure(self, archive: Archive) -> str | None:
+        """Return why a model does not answer, `DEAD` without a running worker, or None. Raises httpx.HTTPError."""
+
+    def is_idle(self, archive: Archive) -> bool:
+        """Return whether no request of the model is waiting."""
+
+    def restart_workers(self, archive: Archive) -> None:
+        """End the workers of the model and start as many. Raises httpx.HTTPError."""
+
+
+@dataclass
+class _Model:
+    """What was seen of one model at the last look."""
+
+    failure: str | None = None
+    unanswered_since: float | None = None  # without a worker, or without any answer while idle
+    restarted: bool = False
+
+
+class Watch:
+    """Watch `server`; `report` is given one line for each change. `clock` gives seconds and never goes back."""
+
+    def __init__(self, server: Server, report: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._server, self._report, self._clock = server, report, clock
+        self._models = {archive.name: _Model() for archive in server.archives}
+
+    def look(self) -> None:
+        """Look once at every model. Raises HostError when the server has ended or cannot be helped."""
+        if not self._server.running:
+            raise HostError("TorchServe ended by itself; its log says why")
+        for archive in self._server.archives:
+            self._look_at(archive, self._models[archive.name])
+
+    def _look_at(self, archive: Archive, model: _Model) -> None:
+        try:
+            failure = self._server.failure(archive)
+            unanswered = failure == DEAD or (failure == NO_ANSWER and self._server.is_idle(archive))
+        except (httpx.HTTPError, OSError, ValueError, KeyError):
+            failure, unanswered = "TorchServe does not answer", True
+        if failure != model.failure:
+            self._report(f"{archive.name}: {failure or 'answers again'}")
+        model.failure = failure
+        if not unanswered:
+            model.unanswered_since, model.restarted = None, False
+            return
+        if model.unanswered_since is None:
+            model.unanswered_since = self._clock()
+        self._help(archive, model, self._clock() - model.unanswered_since)
+
+    def _help(self, archive: Archive, model: _Model, seconds: float) -> None:
+        """Restart the workers once; give up when that did not help."""
+        if seconds >= GIVE_UP_AFTER:
+            raise HostError(f"{archive.name}: {model.failure} for {seconds:.0f} s; restarting its workers did not help")
+        if seconds >= RESTART_AFTER and not model.restarted:
+            model.restarted = True
+            self._report(f"{archive.name}: restarting its workers")
+            try:
+                self._server.restart_workers(archive)
+            except (httpx.HTTPError, OSError, ValueError, KeyError) as e:
+                self._report(f"{archive.name}: its workers could not be restarted ({type(e).__name__})")

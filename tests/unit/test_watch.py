@@ -1,0 +1,113 @@
+"""What the watch does with what it sees: it reports changes, restarts dead workers once, and gives up in the end."""
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from host.archives import Archive
+from host.ports import HostError
+from host.torchserve.management import DEAD, NO_ANSWER
+from host.watch import GIVE_UP_AFTER, RESTART_AFTER, Watch
+
+
+class Scripted:
+    """A server whose model fails as the test says; `heals` is whether a restart of the workers helps."""
+
+    def __init__(self):
+        self.running, self.idle, self.heals = True, True, True
+        self.archives = [Archive(Path("one.mar"), {"name": "one"})]
+        self.reason, self.restarts = None, 0
+
+    def failure(self, archive):
+        if isinstance(self.reason, Exception):
+            raise self.reason
+        return self.reason
+
+    def is_idle(self, archive):
+        return self.idle
+
+    def restart_workers(self, archive):
+        self.restarts += 1
+        if isinstance(self.heals, Exception):
+            raise self.heals
+        self.reason = None if self.heals else self.reason
+
+
+class Night:
+    """A watch that looks every two seconds."""
+
+    def __init__(self):
+        self.server, self.lines, self.now = Scripted(), [], 0.0
+        self.watch = Watch(self.server, self.lines.append, lambda: self.now)
+
+    def passes(self, seconds):
+        end = self.now + seconds
+        while self.now < end:
+            self.watch.look()
+            self.now += 2.0
+
+
+@pytest.fixture
+def night():
+    return Night()
+
+
+def test_nothing_is_said_of_a_server_that_answers(night):
+    night.passes(600)
+    assert night.lines == []
+
+
+@pytest.mark.parametrize("reason", ["store_unavailable", "overloaded", "status 503"])
+def test_a_model_that_answers_with_an_error_is_reported_and_left_alone(night, reason):
+    night.server.reason = reason
+    night.passes(3_600)
+    night.server.reason = None
+    night.passes(10)
+    assert night.lines == [f"one: {reason}", "one: answers again"]
+    assert night.server.restarts == 0
+
+
+@pytest.mark.parametrize("reason", [DEAD, NO_ANSWER])
+def test_workers_that_are_dead_or_silent_are_restarted(night, reason):
+    night.server.reason = reason
+    night.passes(RESTART_AFTER - 2)
+    assert night.server.restarts == 0, "TorchServe restarts them itself"
+    night.passes(600)
+    assert night.server.restarts == 1
+    assert night.lines == [f"one: {reason}", "one: restarting its workers", "one: answers again"]
+
+
+def test_a_busy_model_that_does_not_answer_in_time_is_left_alone(night):
+    night.server.reason, night.server.idle = NO_ANSWER, False
+    night.passes(3_600)
+    assert night.server.restarts == 0
+
+
+@pytest.mark.parametrize("heals", [False, httpx.ReadTimeout("slow")], ids=["in vain", "failing"])
+def test_a_server_that_a_restart_does_not_help_is_given_up(night, heals):
+    night.server.reason, night.server.heals = DEAD, heals
+    with pytest.raises(HostError, match="one: no worker is running for 150 s; restarting its workers did not help"):
+        night.passes(600)
+    assert night.server.restarts == 1
+    assert night.now >= GIVE_UP_AFTER
+
+
+def test_a_second_failure_is_helped_again(night):
+    for restarts in (1, 2):
+        night.server.reason = DEAD
+        night.passes(RESTART_AFTER + 10)
+        assert night.server.restarts == restarts
+
+
+@pytest.mark.parametrize("error", [httpx.ConnectError("refused"), FileNotFoundError("key_file.json")])
+def test_a_server_that_does_not_say_is_given_up_too(night, error):
+    night.server.reason, night.server.heals = error, error
+    with pytest.raises(HostError, match="TorchServe does not answer"):
+        night.passes(600)
+
+
+def test_a_server_that_has_ended_is_given_up_at_once(night):
+    night.server.running = False
+    with pytest.raises(HostError, match="TorchServe ended by itself"):
+        night.watch.look()
