@@ -18,6 +18,7 @@ from handlers.engine.context import ServiceContext
 from handlers.engine.factory import open_backend, open_store
 from handlers.engine.service import Service
 from handlers.errors import ConfigurationError
+from handlers.keys import KeyRing
 from handlers.metrics import Telemetry
 from handlers.protocols.base import HttpRequest, HttpResponse
 from handlers.protocols.frontend import Frontend
@@ -35,7 +36,6 @@ class LstmHandler:
 
     def __init__(self) -> None:
         self._frontend: Frontend | None = None
-        self._description = b""
 
     def initialize(self, context: Any) -> None:
         """Load the model; open the store, or go on without it. Raises ConfigurationError: TorchServe reports it and tries a new worker."""
@@ -50,7 +50,6 @@ class LstmHandler:
         settings = Settings.read(config.get("cellstate"), os.environ)
         _configure_logging(settings)
         signature = Signature.load(folder / "signature.json")
-        self._description = json.dumps(signature.raw).encode()
         backend = open_backend(folder, signature, settings)
         telemetry = Telemetry((signature.name, signature.version))
         store = ReopeningStore(lambda: open_store(settings), lambda available: telemetry.set("store_available", available))
@@ -60,17 +59,25 @@ class LstmHandler:
         if settings.metrics_interval:
             MetricsReporter(telemetry, settings.metrics_interval).start()
         log.warning("started model=%s device=%s settings=%s", signature.label, backend.device, json.dumps(settings.effective()))
-        return Frontend(Service(context, clock))
+        return Frontend(Service(context, clock), _key_ring(settings))
 
     def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
         """Answer one batch; row i of the result answers row i of `data`."""
         assert self._frontend is not None  # the host calls `initialize` first
-        if len(data) == 1 and context.get_request_header(0, "describe") == "True":  # GET /models/{model}?customized=true
-            return [self._description]
         responses = self._frontend.handle_batch([HttpRequest(_body(row), _headers(context, i)) for i, row in enumerate(data)])
         for i, response in enumerate(responses):
             _set_head(context, i, response)
         return [response.body for response in responses]
+
+
+def _key_ring(settings: Settings) -> KeyRing | None:
+    """Return the keys that requests need; None where no key file is configured. Raises ConfigurationError."""
+    if not settings.key_file:
+        return None
+    try:
+        return KeyRing(Path(settings.key_file), bytes.fromhex(settings.host_key_sha256))
+    except ValueError as e:
+        raise ConfigurationError(f"host_key_sha256: {e}") from e
 
 
 def _body(row: Mapping[str, Any]) -> bytes:

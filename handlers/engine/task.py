@@ -7,6 +7,7 @@ from typing import Any
 from handlers.arrays import Array, Vector
 from handlers.engine.request import Request, Result
 from handlers.errors import CellstateError
+from handlers.keys import ANYONE, Caller
 from handlers.sessions.machine import Transition
 from handlers.sessions.record import Record
 from handlers.sessions.reference import SessionRef
@@ -34,6 +35,7 @@ class Task:
 
     request: Request
     encode: Callable[[Result], Any]
+    caller: Caller = ANYONE
     id: str = ""  # the session's, made by the server where the client gave none
     request_hash: bytes = b""
     reply: Any = None
