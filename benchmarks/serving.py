@@ -37,7 +37,7 @@ LUA = """
 local n = 0
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
-wrk.headers["Authorization"] = "Bearer TOKEN"
+wrk.headers["Authorization"] = "TOKEN"
 request = function()
   n = n + 1
   return wrk.format(nil, nil, nil, (string.gsub([==[BODY]==], "SESSION", tostring(n % COUNT))))
@@ -106,7 +106,7 @@ def main() -> int:
         with zipfile.ZipFile(built) as contents:
             contents.extract("model.onnx", folder)
         with serving(folder / "run", folder / "store") as server:
-            url, token = f"{server.url}/predictions/bench", server.token()
+            url, token = f"{server.url}/predictions/bench", server.headers()["Authorization"]
             for first in range(0, SESSIONS, 100):
                 ids = [{"inputs": [[0.0] * FEATURES], "session": {"id": f"s{first + i}", "step": 0}} for i in range(100)]
                 httpx.post(url, json={"instances": ids}, headers=server.headers(), timeout=60).raise_for_status()

@@ -25,7 +25,7 @@ from handlers.protocols.frontend import Frontend
 from handlers.settings import Settings
 from handlers.signature import Signature
 from handlers.stores.reopening import ReopeningStore
-from handlers.torchserve import socket_reader, streams
+from handlers.torchserve import socket_reader
 from handlers.torchserve.metrics_reporter import MetricsReporter
 
 log = logging.getLogger("cellstate")
@@ -94,7 +94,6 @@ def _headers(context: Any, i: int) -> dict[str, str]:
 
 def _set_head(context: Any, i: int, response: HttpResponse) -> None:
     context.set_response_content_type(i, response.content_type)
-    streams.end(context, i)
     for name, value in response.headers.items():
         context.set_response_header(i, name, value)
     if response.status != 200:

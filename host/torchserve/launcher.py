@@ -17,8 +17,11 @@ from threading import Event
 from typing import Any
 
 from handlers.engine.drain import DrainLock
+from handlers.keys import Caller, KeyRing, digest, generate
 from host.archives import Archive, find
 from host.folder import private_file, rotate, take
+from host.keys import make_first
+from host.metrics import MetricsServer
 from host.ports import HostError, Ports, reachable
 from host.torchserve import configuration
 from host.torchserve.configuration import Addresses
@@ -32,9 +35,10 @@ PRIVATE = 0o077  # umask of the server: its files are its user's alone
 
 @dataclass
 class TorchServe:
-    """A server over the archives in `store`. `folder` is its own: configuration, log, tokens, temporary files, and the sessions.
+    """A server over the archives in `store`. `folder` is its own: configuration, log, keys, temporary files, and the sessions.
 
-    `archives` are those that were there at the last launch. `logs` is the folder of the log, by default `folder`.
+    `archives` are those that were there at the last launch. `logs` is the folder of the log, by default `folder`. `keys` is the key file,
+    by default one in `folder`; a launch makes it when it is missing. Without `authenticate` everybody may send requests.
     """
 
     folder: Path
@@ -44,31 +48,39 @@ class TorchServe:
     metrics_address: str = "127.0.0.1"
     environment: Mapping[str, str] = field(default_factory=dict)
     logs: Path | None = None
+    keys: Path | None = None
+    authenticate: bool = True
     process: subprocess.Popen[bytes] | None = None
     archives: list[Archive] = field(init=False)
     management: Management = field(init=False)
     _lock: DrainLock = field(init=False, repr=False)
+    _host_key: str = field(init=False, repr=False)  # with which this process asks the server
+    _metrics: MetricsServer | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         self.archives = find(self.store)
-        self.management = self._management()
+        self._host_key = generate(Caller("host"), 0.0)[0]
+        self.management = Management(self._addresses.management, self.headers())
         self._lock = DrainLock("")
-
-    def _management(self) -> Management:
-        return Management(self._addresses, self.folder / "key_file.json")
 
     @property
     def _addresses(self) -> Addresses:
-        return Addresses(self.address, self.metrics_address, self.ports)
+        return Addresses(self.address, self.ports, self.folder)
+
+    @property
+    def key_file(self) -> Path:
+        """The hashes of the API keys."""
+        return self.keys or self.folder / "keys.json"
+
+    @property
+    def first_key(self) -> Path:
+        """The file with the key that was made by the first launch, where that launch made the key file."""
+        return self.folder / "key"
 
     @property
     def url(self) -> str:
         """The URL at which this machine reaches the server."""
         return f"http://{reachable(self.address)}:{self.ports.inference}"
-
-    @property
-    def management_url(self) -> str:
-        return self._addresses.management_url
 
     @property
     def metrics_url(self) -> str:
@@ -90,12 +102,9 @@ class TorchServe:
 
     # Asking the server.
 
-    def token(self, kind: str = "inference") -> str:
-        """The bearer token for `inference` or `management`."""
-        return self.management.token(kind)
-
-    def headers(self, kind: str = "inference") -> dict[str, str]:
-        return self.management.headers(kind)
+    def headers(self) -> dict[str, str]:
+        """The headers with which this process may send every request to the server."""
+        return {"Authorization": f"Bearer {self._host_key}"} if self.authenticate else {}
 
     def describe(self, model: str) -> dict[str, Any]:
         """TorchServe's description of a model: workers with their process ids, and the state of its queue."""
@@ -133,31 +142,50 @@ class TorchServe:
         for name in ("", "tmp", "sessions"):
             (self.folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
         self.log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._addresses.refuse_long()
         lock = take(self.folder)
         try:
             self.ports.refuse_taken()
             self.archives = find(self.store)
             self._prepare_folder()
+            self._metrics = self._serve_metrics()
             self.process = self._run(lock)
             self._describe_run(self.process.pid)
+        except BaseException:
+            self._close_metrics()
+            raise
         finally:
             os.close(lock)  # Java holds it from now on
 
     def _prepare_folder(self) -> None:
-        for stale in ("key_file.json", "gate"):
-            (self.folder / stale).unlink(missing_ok=True)
+        (self.folder / "gate").unlink(missing_ok=True)
+        if self.authenticate:
+            make_first(self.key_file, self.first_key)
         rotate(self.log)  # the last one may say why its server ended
         private_file(self.folder / "config.properties", configuration.properties(self._addresses, self.store))
         self._lock.close()
         self._lock = DrainLock(str(self.folder / "gate"))  # opened before the workers open it, so that its file can be deleted
-        self.management = self._management()
+
+    def _serve_metrics(self) -> MetricsServer:
+        keys = KeyRing(self.key_file, digest(self._host_key)) if self.authenticate else None
+        return MetricsServer((self.metrics_address, self.ports.metrics), self._addresses.metrics, keys)
+
+    def _close_metrics(self) -> None:
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
+
+    def _key_settings(self) -> dict[str, str]:
+        """The workers' settings that say whether requests need keys."""
+        key_file = str(self.key_file) if self.authenticate else ""
+        return {"CELLSTATE_KEY_FILE": key_file, "CELLSTATE_HOST_KEY_SHA256": digest(self._host_key).hex()}
 
     def _run(self, lock: int) -> subprocess.Popen[bytes]:
         with open(private_file(self.folder / "console.log"), "ab") as console:
             return subprocess.Popen(
                 configuration.command(self.folder, self.store, self.archives),
                 cwd=self.folder,
-                env=configuration.environment(self.folder, self.log.parent, self.sessions, self.environment),
+                env=configuration.environment(self.folder, self.log.parent, self.sessions, self._key_settings(), self.environment),
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,
@@ -167,9 +195,10 @@ class TorchServe:
             )
 
     def _describe_run(self, pid: int) -> None:
-        """Write server.json, from which `python -m host health` knows what to ask."""
+        """Write server.json, from which `python -m host health` knows what to ask, and with which key."""
         models = {archive.name: archive.health_check() for archive in self.archives}
-        private_file(self.folder / "server.json", json.dumps({"url": self.url, "pid": pid, "store": str(self.store), "models": models}))
+        run = {"url": self.url, "pid": pid, "store": str(self.store), "models": models, "headers": self.headers()}
+        private_file(self.folder / "server.json", json.dumps(run))
 
     def wait_ready(self, deadline: float, stopping: Event | None = None) -> None:
         """Wait until every model is ready. Raises HostError after `deadline` seconds, when TorchServe ends or when a worker refuses."""
@@ -218,6 +247,7 @@ class TorchServe:
 
     def kill(self) -> None:
         """Send SIGKILL to the process group that `launch` made, and remove its temporary files."""
+        self._close_metrics()
         if self.process is None:
             return
         with contextlib.suppress(ProcessLookupError):

@@ -1,17 +1,17 @@
-"""Ask a running TorchServe: its tokens, its models and workers, and whether it answers predictions."""
+"""Ask a running TorchServe: its models and workers, and whether it answers predictions."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from host import unix_socket
 from host.archives import Archive
-from host.torchserve.configuration import Addresses
 
 HEALTH_TIMEOUT = 5.0  # seconds in which a request must be answered
 SCALE_TIMEOUT = 60.0  # seconds in which TorchServe must have ended or started the workers of a model
+MANAGEMENT_TIMEOUT = 10.0
 NO_ANSWER = "no answer"
 DEAD = "no worker is running"
 
@@ -34,29 +34,19 @@ def _code(response: httpx.Response) -> str:
 
 
 class Management:
-    """The management API of one start of TorchServe, and the tokens that TorchServe wrote at that start.
+    """The management API of a TorchServe, at a Unix socket. `headers` hold the key with which the server is asked for predictions."""
 
-    The tokens are kept once they were read: a server whose key_file.json is gone can still be asked, drained and stopped.
-    """
+    def __init__(self, socket: Path, headers: Mapping[str, str]) -> None:
+        self._socket, self._headers = socket, headers
 
-    def __init__(self, addresses: Addresses, key_file: Path) -> None:
-        self._url, self._key_file = addresses.management_url, key_file
-        self._keys: dict[str, str] = {}
-
-    def token(self, kind: str) -> str:
-        """Return the token for `inference` or `management`. Raises OSError, ValueError or KeyError before TorchServe has written it."""
-        if not self._keys:
-            document = json.loads(self._key_file.read_text())
-            self._keys = {name: str(document[name]["key"]) for name in ("inference", "management")}
-        return self._keys[kind]
-
-    def headers(self, kind: str) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.token(kind)}"}
+    def request(self, method: str, path: str, timeout: float = MANAGEMENT_TIMEOUT, **parameters: str | int) -> httpx.Response:
+        """Send one request. Raises httpx.HTTPError when TorchServe does not answer."""
+        with unix_socket.client(self._socket, timeout) as client:
+            return client.request(method, path, params=parameters)
 
     def describe(self, model: str) -> dict[str, Any]:
         """Return TorchServe's description of a model: workers with their process ids, and the state of its queue."""
-        response = httpx.get(f"{self._url}/models/{model}", headers=self.headers("management"), timeout=10)
-        description: dict[str, Any] = response.json()[0]
+        description: dict[str, Any] = self.request("GET", f"/models/{model}").json()[0]
         return description
 
     def is_ready(self, url: str, archive: Archive) -> bool:
@@ -65,7 +55,7 @@ class Management:
             workers = self.describe(archive.name)["workers"]
             if not all(worker["status"] == "READY" for worker in workers):
                 return False
-            return failure(url, archive.name, archive.example(), self.headers("inference")) is None
+            return failure(url, archive.name, archive.example(), self._headers) is None
         except (httpx.HTTPError, OSError, ValueError, KeyError):
             return False
 
@@ -80,9 +70,12 @@ class Management:
         """
         workers = max(1, int(self.describe(model)["minWorkers"]))
         for count in (0, workers):
-            parameters: dict[str, str | int] = {"min_worker": count, "max_worker": count, "synchronous": "true"}
-            url, headers = f"{self._url}/models/{model}", self.headers("management")
-            httpx.put(url, params=parameters, headers=headers, timeout=SCALE_TIMEOUT).raise_for_status()
+            self.scale(model, count)
+
+    def scale(self, model: str, workers: int) -> None:
+        """Start or end workers of a model until there are `workers`. Raises httpx.HTTPError."""
+        path = f"/models/{model}"
+        self.request("PUT", path, SCALE_TIMEOUT, min_worker=workers, max_worker=workers, synchronous="true").raise_for_status()
 
     def queue_is_empty(self, model: str) -> bool:
         """Return whether no request of the model waits in TorchServe's queue; False when TorchServe does not say."""

@@ -1,4 +1,4 @@
-"""A caller of the service: one connection, the token of the server as it now runs, and patience where a test asks for it.
+"""A caller of the service: one connection, a key of the server as it now runs, and patience where a test asks for it.
 
 It knows HTTP and the wire format. It does not know models; what an answer should be is for the tests.
 """
@@ -71,7 +71,7 @@ class Client:
         return int(self.ask(session={"id": session, "action": "describe"})["session"]["step"])
 
     def attempt(self, **fields: Json) -> httpx.Response | None:
-        """One try; None when no whole answer came back, or no token is to be had because the server is down."""
+        """One try; None when no whole answer came back, or the server is down."""
         try:
             return self.send(**fields)
         except (httpx.TransportError, OSError, ValueError):

@@ -100,7 +100,7 @@ def test_a_second_failure_is_helped_again(night):
         assert night.server.restarts == restarts
 
 
-@pytest.mark.parametrize("error", [httpx.ConnectError("refused"), FileNotFoundError("key_file.json")])
+@pytest.mark.parametrize("error", [httpx.ConnectError("refused"), FileNotFoundError("management.sock")])
 def test_a_server_that_does_not_say_is_given_up_too(night, error):
     night.server.reason, night.server.heals = error, error
     with pytest.raises(HostError, match="TorchServe does not answer"):
