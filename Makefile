@@ -1,4 +1,4 @@
-# Few verbs: setup demo serve test check bench load image.
+# Few verbs: setup demo serve test check bench load load-full image.
 PYTHON ?= python3
 PORT ?= 8080
 METRICS_PORT ?= 8082
@@ -7,7 +7,7 @@ CHECKPOINTS := $(patsubst %/model.json,%,$(wildcard model_store/*/model.json))
 ARCHIVES := $(addsuffix .mar,$(CHECKPOINTS))
 IMAGE ?= docker build -t cellstate .
 
-.PHONY: setup models demo serve test check bench load image clean
+.PHONY: setup models demo serve test check bench load load-full image clean
 
 setup: .venv/ready
 
@@ -16,6 +16,12 @@ setup: .venv/ready
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet $$(grep '^torch==' requirements/serve.txt)
 	$(BIN)/pip install --quiet -r requirements/dev.txt
+	touch $@
+
+# The clients that others wrote pin what the service does not.
+.clients/ready: requirements/clients.txt
+	$(PYTHON) -m venv .clients
+	.clients/bin/pip install --quiet -r requirements/clients.txt
 	touch $@
 
 models: $(ARCHIVES)
@@ -29,7 +35,7 @@ demo: .venv/ready
 serve: models
 	@$(BIN)/python -m host serve --port $(PORT) --metrics-port $(METRICS_PORT)
 
-test: .venv/ready
+test: .venv/ready .clients/ready
 	$(BIN)/python -m pytest $(ARGS)
 
 check: .venv/ready
@@ -41,6 +47,13 @@ check: .venv/ready
 load: models
 	$(BIN)/python -m loadtests
 
+# A quarter of an hour: every scenario, ten minutes of a population under faults, and what the deployment carries.
+load-full: models
+	$(BIN)/python -m loadtests --seconds 120 --report out/load/scenarios
+	$(BIN)/python -m loadtests --sessions 2000 --cadence 10 --seconds 600 --warm-up 10 --report out/load/population
+	$(BIN)/python -m loadtests --rate 100 --seconds 60 --retry-seconds 20 --objectives loadtests/load/faults-objectives.toml --faults loadtests/load/faults.toml --report out/load/faults
+	$(BIN)/python -m loadtests capacity --seconds 20 --report out/load/capacity
+
 bench: models
 	$(BIN)/python -m benchmarks
 
@@ -48,4 +61,4 @@ image:
 	$(IMAGE)
 
 clean:
-	rm -rf .venv model_store/*.mar out run
+	rm -rf .venv .clients model_store/*.mar out run

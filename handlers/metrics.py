@@ -60,6 +60,7 @@ COUNTERS = {
         "request objects answered, by what they asked (predict, step, fork …; unread if not to be told) and code",
     ),
     "steps_applied_total": ((), "time steps that sessions consumed"),
+    "values_imputed_total": ((), "missing measurements that the predictions of sessions stood in for"),
     "steps_replayed_total": ((), "time steps of requests answered again from the record"),
     "steps_refused_total": (
         ("code",),

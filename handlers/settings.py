@@ -20,7 +20,9 @@ PREFIX = "CELLSTATE_"
 KUBERNETES = re.compile(r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 SECRET = frozenset({"state_key", "host_key_sha256"})
 MAX_TTL = 1e9  # seconds; the time at which a session expires must be a date
-ZERO_ALLOWED = frozenset({"store_replicas", "keep_versions", "rewarm_steps", "max_sessions", "max_stored_bytes", "metrics_interval"})
+ZERO_ALLOWED = frozenset(
+    {"store_replicas", "keep_versions", "rewarm_steps", "max_imputed", "max_sessions", "max_stored_bytes", "metrics_interval"}
+)
 
 
 def default_store() -> str:
@@ -53,9 +55,12 @@ class Settings:
     max_steps: int = 10_000  # T of one request
     max_instances: int = 256  # request objects in one body
     max_horizon: int = 1_000
+    max_imputed: int = 24  # steps in a row whose missing measurements a stream's own predictions stand in for
     max_body: int = 4_000_000
     max_reply: int = 6_000_000  # below TorchServe's own limit, which ends the worker
     max_batch: int = 256  # rows in one model run
+    long_steps: int = 200  # time steps, a horizon included, from which on a request is long; long ones take turns
+    max_long_steps: int = 100_000  # of all long requests that one batch runs
     batch_seconds: float = 10.0  # after which the rest of a batch is answered 429; below TorchServe's responseTimeout
     state_key: str = ""  # signs client-held state when set
     key_file: str = ""  # the API keys: handlers/keys.py; empty: every request is served
@@ -104,6 +109,12 @@ class Settings:
     @property
     def store_url(self) -> str:
         return self.store or default_store()
+
+    @property
+    def clock_reference(self) -> Path | None:
+        """The file beside the embedded store that keeps which time was believed: handlers/clock.py. Other stores have none."""
+        scheme, _, folder = self.store_url.partition("://")
+        return Path(folder) / "clock.json" if scheme == "lmdb" and folder else None
 
     def effective(self) -> dict[str, Any]:
         """Return every setting with its value, secrets masked, for the log line of the start."""

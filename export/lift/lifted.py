@@ -1,12 +1,12 @@
 """Lift the state out of a module: `forward(x)` becomes `forward(x, h_0, c_0) -> (y, output, h_n, c_n)`; the user's class is not edited.
 
-1. *Probe.* Run copies of the model and record every recurrent call: which axis is the batch, and whether a call begins with a
-   constant state (zeros, or a learned one) or with one computed from the input. A call of the first kind is a **site**, whose state a
-   stream carries. A call of the second kind is computed anew in every pass.
+1. *Probe.* Run copies of the model and record every recurrent call, and which tensor is computed from which. A call that begins with a
+   constant state (zeros, or a learned one) is a **site**, whose state a stream carries. A state that is an argument is carried too.
+   A call that begins with a state computed from the input is computed anew in every pass.
 2. *Rewire.* `Lifted` runs a copy of the model from the given states and returns the final states. `initial` holds the model's own initial
    states, with which a new stream begins.
 3. *Loop.* A model that calls a cell once a step would be traced with a fixed T. Such a model is lifted for T = 1, and a loop that is part
-   of the graph runs the step.
+   of the graph runs the step. What the model does to its state between two calls is part of the step (`loop_state`).
 Models that cannot be lifted are refused here. Whether a lifted model streams is measured later, by `export.verify.streaming`.
 """
 
@@ -23,49 +23,50 @@ from export.graph.time_loop import EagerLoop
 from export.lift import checks, probe
 from export.lift import output_layout as layout
 from export.lift.arguments import Arguments, resize
+from export.lift.carriers import Carrier, Run, Start
+from export.lift.convention import call_forward
+from export.lift.dataflow import Dataflow
+from export.lift.find_carriers import find_carriers
 from export.lift.output_layout import Layout
 from export.lift.recorder import Call, CallRecorder, Site
+from export.lift.sampling import Sampler
 from handlers.signature import StateEntry
-
-
-@dataclass(frozen=True)
-class Carried:
-    """One site and its state tensors."""
-
-    site: Site
-    is_cell: bool
-    batch_first: bool
-    entries: tuple[StateEntry, ...]
-    initial: tuple[Tensor, ...]  # [rows, size] each
 
 
 class Lifted(nn.Module):
     """The model with its state explicit: x `[B, T, F]` or `[B, T]` and one `[rows, B, size]` for each state -> y, output, states."""
 
-    def __init__(self, model: nn.Module, carried: Sequence[Carried], arguments: Arguments, y: Layout) -> None:
+    def __init__(self, model: nn.Module, carriers: Sequence[Carrier], output: Site, arguments: Arguments, y: Layout) -> None:
         super().__init__()
         self.model = probe.fresh_copy(model)
-        self._recorder, self._carried, self._arguments, self._y = CallRecorder(self.model), carried, arguments, y
+        self._recorder, self._carriers, self._output = CallRecorder(self.model), carriers, output
+        self._arguments, self._y = arguments, y
         self.scanning = False  # set while torch.export runs the model
 
     def forward(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        given, rest = {}, list(states)
-        for place in self._carried:
-            parts, rest = rest[: len(place.entries)], rest[len(place.entries) :]
-            given[place.site] = tuple(part[0] for part in parts) if place.is_cell else tuple(parts)
-        with self._recorder.recording(given, self.scanning):
-            result = self.model(*self._arguments.from_graph(x, given))
-        calls = {call.site: call for call in self._recorder.calls}
-        finals = [part[None] if p.is_cell else part for p in self._carried for part in calls[p.site].final]
-        y = self._y.arrange(probe.tensors(result), x.size(0), x.size(1))
-        return y, _output(calls[self._carried[-1].site], self._carried[-1]), *finals
+        start = started(self._carriers, states)
+        flow = Dataflow(start.places) if start.places else None
+        with self._recorder.recording(start.sites, flow, lifted=True, scanning=self.scanning):
+            result = call_forward(self.model, self._arguments.from_graph(x, start.arguments))
+        run = Run(probe.tensors(result), {call.site: call for call in self._recorder.calls}, self._recorder.flow)
+        y = self._y.arrange(run.outputs, x.size(0), x.size(1))
+        return y, _output(run.calls[self._output]), *(part for carrier in self._carriers for part in carrier.leave(run))
 
 
-def _output(call: Call, place: Carried) -> Tensor:
+def started(carriers: Sequence[Carrier], states: Sequence[Tensor]) -> Start:
+    """Return the start of a pass from the graph's state tensors."""
+    start, rest = Start(), list(states)
+    for carrier in carriers:
+        parts, rest = rest[: len(carrier.entries)], rest[len(carrier.entries) :]
+        carrier.enter(parts, start)
+    return start
+
+
+def _output(call: Call) -> Tensor:
     """Return the top layer's activation, `[B, T, D*P]`."""
-    if place.is_cell:
+    if call.is_cell:
         return call.output[:, None]
-    return call.output if place.batch_first else call.output.transpose(0, 1)
+    return call.output if call.module.batch_first else call.output.transpose(0, 1)
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Lift:
     module: nn.Module  # x, *states -> y, output, *states; runs eagerly, for any T
     base: Lifted  # traced by the writers, never run otherwise; for T = 1 only if `looping`
     looping: bool
+    carriers: tuple[Carrier, ...]
     state: tuple[StateEntry, ...]  # in the order of the graph's inputs; sorted by name, inputs and outputs agree
     initial: Tensor  # [S]: what a new stream begins with
     output_size: int  # D*P
@@ -82,6 +84,7 @@ class Lift:
     width: int  # O
     steps: tuple[int, int | None]  # the least and the most T that the model takes; None for no bound
     arguments: Arguments
+    sampler: Sampler
     layout: Layout
     description: dict[str, Any]
 
@@ -110,12 +113,20 @@ class Lift:
 
     def inputs(self, batch: int, steps: int, generator: torch.Generator) -> Tensor:
         """Draw inputs like the example, `[batch, steps, …]`."""
-        return probe.perturbed_inputs(self.window(), batch, steps, generator, self.arguments.static_width)
+        return self.sampler.draw(batch, steps, generator)
 
-    def unmodified(self, model: nn.Module, x: Tensor) -> Tensor:
-        """Run the model as its user wrote it on the graph's x, from the start of a stream, and return y."""
-        with torch.no_grad():
-            result = probe.fresh_copy(model)(*self.arguments.from_graph(x, {}))
+    @property
+    def states_are_arguments(self) -> bool:
+        """Whether the unmodified model takes every state that the graph takes."""
+        start = started(self.carriers, self.start(1))
+        return len(start.arguments) == len(self.state)
+
+    def unmodified(self, model: nn.Module, x: Tensor, states: Sequence[Tensor] | None = None) -> Tensor:
+        """Run the model as its user wrote it on the graph's x, from the given states or from the start of a stream, and return y."""
+        start = started(self.carriers, self.start(len(x)) if states is None else states)
+        result = probe.run(
+            model, self.arguments.from_graph(x, start.arguments), f"inputs like the example's, B={x.shape[0]} T={x.shape[1]}"
+        )
         return self.layout.arrange(probe.tensors(result), x.shape[0], x.shape[1])
 
     @property
@@ -140,49 +151,57 @@ class Lift:
         return result
 
 
-def lift(model: nn.Module, example: Any) -> Lift:
-    """Lift the state out of a copy of `model`. `example` is the argument of its forward, or a tuple of its arguments, x first.
+def lift(model: nn.Module, example: Any, vocabulary: int = 0, axes: str = "", x: str = "") -> Lift:
+    """Lift the state out of a copy of `model`. `example` is the argument of its forward, a tuple of its arguments, or a dictionary by name.
 
-    x is `[B, T, F]` numbers or `[B, T]` token ids, or time first if the model takes it so. Raises LiftError with the reason and a remedy.
+    x is `[B, T, F]` numbers or `[B, T]` token ids, or time first if the model takes it so. `vocabulary` is the number of token ids,
+    `axes` (BTF, TBF, BFT) and `x`, the name of an argument, are needed only where the example is ambiguous.
+    Raises LiftError with the reason and a remedy.
     """
+    checks.check_quantized(model)
     checks.check_precision(model)
     checks.check_scripted(model)
-    arguments = probe.infer_arguments(model, example)
+    arguments = probe.infer_arguments(model, example, axes, x)
     checks.check_model(model, arguments)
+    sampler = probe.make_sampler(model, arguments, vocabulary)
     steps = layout.step_range(model, arguments)
     first, second = layout.two_sizes(model, arguments, steps)
-    changed = probe.observe(model, _varied(arguments, 2, first.steps, kept_row=0))
+    changed = probe.observe(model, _varied(arguments, sampler, 2, first.steps, kept_row=0))
     y = layout.find_layout(first, second, changed, arguments)
+    steps = layout.step_range(model, arguments, y)
     looping = _loops(model, arguments, steps)
     length = 1 if looping else arguments.steps
-    calls = probe.observe(model, arguments.resized(2, length)).calls
-    carried = _named(_sites(model, arguments, length, calls, _sites_not_carried(first, second)))
-    base, copied = (Lifted(model, carried, arguments, y).eval() for _ in range(2))
+    one, other = probe.observe(model, arguments.resized(2, length)), probe.observe(model, _varied(arguments, sampler, 3, length))
+    loop = [probe.observe(model, arguments.resized(2, n)) for n in (3, 4)] if looping else []
+    carriers, output = find_carriers(arguments, one, other, loop, _sites_not_carried(first, second))
+    base, copied = (Lifted(model, carriers, output, arguments, y).eval() for _ in range(2))
     result = Lift(
         module=EagerLoop(copied, y.kind) if looping else copied,
         base=base,
         looping=looping,
-        state=tuple(entry for place in carried for entry in place.entries),
-        initial=torch.cat([part.flatten() for place in carried for part in place.initial]),
-        output_size=_output_size(calls, carried),
+        carriers=carriers,
+        state=tuple(entry for carrier in carriers for entry in carrier.entries),
+        initial=torch.cat([part.flatten() for carrier in carriers for part in carrier.initial]),
+        output_size=next(call.output.shape[-1] for call in one.calls if call.site == output),
         output_mode=y.kind,
         width=y.width,
         steps=steps,
         arguments=arguments,
+        sampler=sampler,
         layout=y,
-        description={"recurrent": [_describe(call) for call in calls if call.site in {p.site for p in carried}], "looped": looping},
+        description={"recurrent": [_describe(call) for call in one.calls], "looped": looping},
     )
     checks.check_lifted(model, result)
     return result
 
 
-def _varied(arguments: Arguments, batch: int, steps: int, kept_row: int | None = None) -> Any:
+def _varied(arguments: Arguments, sampler: Sampler, batch: int, steps: int, kept_row: int | None = None) -> Any:
     """Return forward's arguments with other numbers, except those of row `kept_row`."""
-    x = probe.perturbed_inputs(arguments.window(), batch, steps, torch.Generator().manual_seed(7), arguments.static_width)
+    x = sampler.draw(batch, steps, torch.Generator().manual_seed(7))
     if kept_row is not None:
         own = resize(arguments.window(), 1, steps)
         x[kept_row] = own[kept_row]
-    return arguments.from_graph(x, {})
+    return arguments.from_graph(x)
 
 
 def _loops(model: nn.Module, arguments: Arguments, steps: tuple[int, int | None]) -> bool:
@@ -206,48 +225,6 @@ def _sites_not_carried(first: layout.Seen, second: layout.Seen) -> set[Site]:
     if first.steps == second.steps:
         return folded
     return folded | {a.site for a, b in pairs if not a.is_cell and a.steps == b.steps and a.steps > 1}
-
-
-def _sites(
-    model: nn.Module, arguments: Arguments, steps: int, calls: Sequence[Call], passing: set[Site]
-) -> list[tuple[Call, tuple[Tensor, ...]]]:
-    """Return the calls whose state a stream carries, each with its initial state."""
-    others = probe.observe(model, _varied(arguments, 3, steps)).calls
-    if len(others) != len(calls):
-        raise LiftError(
-            f"the model called {calls[0].site.path} {len(calls)} times on one input and {len(others)} on another: a graph has one way"
-        )
-    pairs = [(a, probe.constant_state(a, b)) for a, b in zip(calls, others, strict=True)]
-    found = [(call, states) for call, states in pairs if states is not None]
-    if not found:
-        raise LiftError(
-            f"{calls[0].site.path}: begins with a state that depends on the input, as does every recurrent call: there is nothing that a "
-            "stream could carry; let the input enter at every step, or pass the state as an argument of forward"
-        )
-    return [(call, states) for call, states in found if call.site not in passing] or found
-
-
-def _named(found: Sequence[tuple[Call, tuple[Tensor, ...]]]) -> list[Carried]:
-    """Name the state tensors: `h`, `c` for one site; with the module's path before them for several."""
-    prefixes = [""] if len(found) == 1 else [_prefix(call.site) for call, _ in found]
-    names = [f"{prefix}{name}" for prefix, (call, _) in zip(prefixes, found, strict=True) for name in call.names]
-    agree = [n[:-2] for n in sorted(f"{n}_0" for n in names)] == [n[:-2] for n in sorted(f"{n}_n" for n in names)]
-    if not agree or len(set(names)) != len(names):
-        prefixes = [f"s{i:02}_" for i in range(len(found))]
-    return [_place(call, states, prefix) for prefix, (call, states) in zip(prefixes, found, strict=True)]
-
-
-def _prefix(site: Site) -> str:
-    return site.path.replace(".", "_") + (f"_call{site.call + 1}_" if site.call else "_")
-
-
-def _place(call: Call, states: tuple[Tensor, ...], prefix: str) -> Carried:
-    entries = tuple(StateEntry(f"{prefix}{name}", *part.shape) for name, part in zip(call.names, states, strict=True))
-    return Carried(call.site, call.is_cell, bool(getattr(call.module, "batch_first", False)), entries, states)
-
-
-def _output_size(calls: Sequence[Call], carried: Sequence[Carried]) -> int:
-    return next(call.output.shape[-1] for call in calls if call.site == carried[-1].site)
 
 
 def _describe(call: Call) -> dict[str, Any]:

@@ -9,11 +9,11 @@ never pads. `len(x)` returns a size that a tracer can follow, where Python's ret
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from types import FunctionType
-from typing import Any
+from types import FunctionType, MappingProxyType
+from typing import Any, cast
 from unittest import mock
 
 import torch
@@ -22,6 +22,7 @@ from torch.nn.utils import rnn as rnn_utils
 
 from export.errors import LiftError
 from export.graph.rnn import cell_step, scanned_layer, scripted_layer, unrolled
+from export.lift.dataflow import Dataflow
 
 RECURRENT = (nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
 State = tuple[Tensor, ...]  # (h, c), or (h,) for GRU and RNN; each [L*D, B, size], or [B, size] for cells
@@ -78,21 +79,33 @@ class Padded:
 
 
 class CallRecorder:
-    """Record the calls of one forward pass in `calls`, and use the states in `carried` in place of the model's own initial states."""
+    """Record the calls of one forward pass in `calls`, and run them from the states in `carried` in place of the model's own."""
 
     def __init__(self, model: nn.Module) -> None:
         self.calls: list[Call] = []
         self.packed: list[Any] = []  # lengths that sequences were packed by
-        self.carried: dict[Site, State] = {}
-        self.scanning = False  # torch.export is running the model
+        self.carried: Mapping[Site, State] = {}
+        self.flow = Dataflow()
+        self.lifted = self.scanning = False
         self._count: Counter[str] = Counter()
         self._spaces = _namespaces(model)
         self._paths = {id(m): path for path, m in model.named_modules() if isinstance(m, nn.RNNBase | nn.RNNCellBase)}
 
     @contextlib.contextmanager
-    def recording(self, carried: dict[Site, State], scanning: bool = False) -> Iterator[None]:
-        """Record one forward pass. `carried` replaces initial states; `scanning` writes recurrences as scans, for torch.export."""
-        self.calls, self.packed, self.carried, self.scanning, self._count = [], [], carried, scanning, Counter()
+    def recording(
+        self,
+        carried: Mapping[Site, State] = MappingProxyType({}),
+        flow: Dataflow | None = None,
+        lifted: bool = False,
+        scanning: bool = False,
+    ) -> Iterator[None]:
+        """Record one forward pass.
+
+        `carried` replaces initial states, and `flow` other tensors. `lifted` writes cells as plain operations, for graphs; `scanning`
+        writes all recurrences as scans, for torch.export.
+        """
+        self.calls, self.packed, self._count = [], [], Counter()
+        self.carried, self.flow, self.lifted, self.scanning = carried, flow or Dataflow(), lifted, scanning
         stand_ins = {id(rnn_utils.pack_padded_sequence): self._pack, id(rnn_utils.pad_packed_sequence): _pad}
         swaps = [(space, name, stand_ins[id(value)]) for space in self._spaces for name, value in space.items() if id(value) in stand_ins]
         swaps += [(space, "len", _len) for space in self._spaces if "len" not in space]
@@ -101,6 +114,8 @@ class CallRecorder:
                 stack.enter_context(mock.patch.dict(space, {name: value}))
             for kind in RECURRENT:
                 stack.enter_context(mock.patch.object(kind, "forward", self._watched(kind.forward)))
+            if flow is not None:
+                stack.enter_context(flow)
             yield
 
     def _watched(self, original: Any) -> Any:
@@ -117,31 +132,37 @@ class CallRecorder:
     def _call(self, path: str, module: Any, original: Any, x: Any, hx: Any) -> Any:
         site = Site(path, self._count[path])
         self._count[path] += 1
-        given = None if hx is None else tuple(hx) if isinstance(hx, tuple | list) else (hx,)
-        initial = self.carried.get(site, given)
+        given = None if hx is None else _tuple(hx)
         if isinstance(x, rnn_utils.PackedSequence):
             raise LiftError(
                 f"{path}: given a PackedSequence that the model's own modules did not pack: call pack_padded_sequence in forward"
             )
         tensor = x.tensor if isinstance(x, Padded) else x
-        if isinstance(module, nn.RNNCellBase):
-            final = self._run_cell(module, original, tensor, initial)
-            self.calls.append(Call(site, module, given, final[0], final))
-            return _untuple(final)
-        output, final = self._run(module, original, tensor, initial)
+        states = given or (None,) * (2 if isinstance(module, nn.LSTM | nn.LSTMCell) else 1)
+        output, final = self.flow.call(path, (tensor, *states), partial(self._run, site, module, original))
         self.calls.append(Call(site, module, given, output, final))
+        if isinstance(module, nn.RNNCellBase):
+            return _untuple(final)
         return Padded(output, x.batch_first) if isinstance(x, Padded) else output, _untuple(final)
+
+    def _run(self, site: Site, module: Any, original: Any, x: Tensor, *given: Tensor | None) -> tuple[Tensor, State]:
+        """Run the module from the carried state of its site, or from `given`; return its output and its final state."""
+        initial = self.carried.get(site) or (None if any(part is None for part in given) else cast(State, given))
+        if isinstance(module, nn.RNNCellBase):
+            final = self._run_cell(module, original, x, initial)
+            return final[0], final
+        return self._run_layers(module, original, x, initial)
 
     def _pack(self, x: Tensor, lengths: Any, batch_first: bool = False, enforce_sorted: bool = True) -> Padded:
         self.packed.append(lengths)
         return Padded(x, batch_first)
 
     def _run_cell(self, module: Any, original: Any, x: Tensor, initial: State | None) -> State:
-        if initial is not None and self.carried:
+        if initial is not None and self.lifted:
             return cell_step(module, x, initial)
         return _tuple(original(x, None if initial is None else _untuple(initial)))
 
-    def _run(self, module: Any, original: Any, x: Tensor, initial: State | None) -> tuple[Tensor, State]:
+    def _run_layers(self, module: Any, original: Any, x: Tensor, initial: State | None) -> tuple[Tensor, State]:
         if initial is not None and self.scanning:
             return unrolled(module, x, initial, scanned_layer)
         if initial is not None and module.mode == "LSTM" and module.proj_size and torch.onnx.is_in_onnx_export():

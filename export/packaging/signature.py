@@ -15,6 +15,8 @@ from export.lift.lifted import Lift
 from export.packaging.model_spec import ModelSpec
 from export.report import TOLERANCE, Report
 
+EXAMPLE_STEPS = 64
+
 
 def signature_document(
     spec: ModelSpec, model: torch.nn.Module, lifted: Lift, report: Report, files: Mapping[str, Path], skipped: Mapping[str, str]
@@ -26,11 +28,11 @@ def signature_document(
         "version": spec.version,
         "description": spec.description,
         "task": spec.task,
-        "inputs": _inputs(spec, report),
+        "inputs": _inputs(spec, lifted, report),
         "outputs": {"names": list(spec.outputs), "per": lifted.output_mode, "output_size": lifted.output_size},
         "state": [{"name": entry.name, "rows": entry.rows, "size": entry.size, "dtype": "float32"} for entry in lifted.state],
         "initial": lifted.initial.tolist() if lifted.initial.any() else [],
-        "steps": {"least": lifted.steps[0], "most": lifted.steps[1]},
+        "steps": {"least": lifted.steps[0], "most": report.most_steps},
         **lifted.description,
         "feedback": dict(spec.feedback),
         "frequency": spec.frequency,
@@ -46,17 +48,42 @@ def signature_document(
     }
 
 
-def _inputs(spec: ModelSpec, report: Report) -> dict[str, Any]:
+def _inputs(spec: ModelSpec, lifted: Lift, report: Report) -> dict[str, Any]:
+    """Return what may be sent, and one window that may be.
+
+    `ids` are features that index a table, with the number of ids from 0; `integers` are features that the model reads as integers;
+    `nonnegative` and `nonpositive` are features whose other sign was not measured.
+    """
+    example = {"example": _example(lifted)}
     if spec.tokens:
-        return {"kind": "tokens", "vocabulary": spec.tokens}
-    return {"kind": "features", "features": list(spec.features), "limit": report.input_limit}
+        return {"kind": "tokens", "vocabulary": spec.tokens} | example
+    positive, negative = lifted.sampler.sign_bounds()
+    names = np.array(spec.features, dtype=object)
+    return {
+        "kind": "features",
+        "features": list(spec.features),
+        "limit": report.input_limit,
+        "ids": {spec.features[column]: count for column, count in sorted(lifted.sampler.ids.items())},
+        "integers": names[lifted.arguments.integer_mask().numpy()].tolist(),
+        "nonnegative": [] if report.signed else names[positive.numpy()].tolist(),
+        "nonpositive": [] if report.signed else names[(negative & ~positive).numpy()].tolist(),
+    } | example
+
+
+def _example(lifted: Lift) -> list[Any]:
+    """Return the first row of the example, `[T, F]` or `[T]`, at most 64 steps if the model takes fewer: a request that is answered."""
+    window = lifted.window()[0]
+    steps = len(window) if lifted.steps[0] > EXAMPLE_STEPS else min(len(window), EXAMPLE_STEPS)
+    values: list[Any] = window[:steps].tolist()
+    return values
 
 
 def _digests(model: torch.nn.Module, files: Mapping[str, Path]) -> dict[str, Any]:
     """Return SHA-256 of the weights, of each graph, and of the model: a session's state belongs to one model digest."""
     weights = weights_digest(model)
     graphs = {backend: hashlib.sha256(path.read_bytes()).hexdigest() for backend, path in files.items()}
-    model_digest = hashlib.sha256(f"{weights}{graphs['onnxruntime']}".encode()).hexdigest()
+    graph = graphs.get("onnxruntime", graphs["torchscript"])
+    model_digest = hashlib.sha256(f"{weights}{graph}".encode()).hexdigest()
     return {"model": model_digest, "weights": weights, "graphs": graphs}
 
 

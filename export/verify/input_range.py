@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from export.difference import difference
-from export.lift import probe
 from export.lift.lifted import Lift
 from export.report import TOLERANCE, UNLIMITED
 from export.verify.runners import Runner, eager_runner
@@ -14,22 +13,18 @@ from export.verify.runners import Runner, eager_runner
 MAGNITUDES = (UNLIMITED, 1e36, 1e30, 1e24, 1e18, 1e12, 1e9, 1e6, 1e3)  # tried as inputs, from the largest
 
 
-def input_limit(lifted: Lift, runner: Runner, steps: int, generator: torch.Generator) -> float:
-    """Return the largest tried magnitude at which the artefact and the eager model are finite and equal.
+def input_limit(lifted: Lift, runner: Runner, steps: int, generator: torch.Generator, signed: bool = True) -> float:
+    """Return the largest tried magnitude at which the artefact and the eager model are finite and equal; 0 for none.
 
-    Beyond it the runtimes part: where a sum leaves the numbers, ONNX Runtime's LSTM can make a finite value of a NaN. Columns that may
-    hold ids keep their values. Returns 0 when no magnitude that is at least the example's largest number works.
+    Beyond it the runtimes part: where a sum leaves the numbers, ONNX Runtime's LSTM can make a finite value of a NaN. No magnitude below
+    the example's own largest number is tried. Ids keep their values. Numbers get both signs, or those of the example unless `signed`.
     """
-    window = lifted.window()
+    window, start = lifted.window(), lifted.start(4)
     if not window.is_floating_point():
         return UNLIMITED
     own = float(window.abs().max())
-    ids = probe.integer_columns(window)
-    kept = ids & ~ids.all()  # [F]
-    x, start = lifted.inputs(4, steps, generator), lifted.start(4)
-    signs = torch.where(torch.rand(x.shape, generator=generator) < 0.5, -1.0, 1.0)
     for magnitude in sorted({*MAGNITUDES, own}, reverse=True):
-        if magnitude >= own and _agrees(lifted, runner, x.where(kept, signs * magnitude), start):
+        if magnitude >= own and _agrees(lifted, runner, lifted.sampler.with_magnitude(magnitude, 4, steps, generator, signed), start):
             return magnitude
     return 0.0
 

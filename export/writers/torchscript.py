@@ -8,18 +8,22 @@ from pathlib import Path
 import torch
 
 from export.lift.lifted import Lift
-from export.writers.tracing import exporting, traced
+from export.writers.tracing import exporting, questions, traced
 from export.zip_files import write_zip
 
 BUILD_RECORDS = (".debug_pkl", "/serialization_id")  # source lines and paths of the building machine, and a digest over them
 
 
-def write_torchscript(module: torch.nn.Module, lifted: Lift, x: torch.Tensor, target: Path) -> None:
-    """Trace `module` over `x` `[B, T, …]` and save it to `target`. Raises LiftError for what TorchScript cannot hold."""
+def write_torchscript(module: torch.nn.Module, lifted: Lift, x: torch.Tensor, target: Path) -> list[str]:
+    """Trace `module` over `x` `[B, T, …]` and save it to `target`. Raises LiftError for what TorchScript cannot hold.
+
+    Returns the user's lines at which the tracer took a Python number from a tensor.
+    """
     buffer = io.BytesIO()
-    with exporting("TorchScript"):
+    with exporting("TorchScript") as warned:
         torch.jit.save(module if isinstance(module, torch.jit.ScriptModule) else traced(module, lifted, x), buffer)
     target.write_bytes(without_build_records(buffer.getvalue(), target.stem))
+    return questions(warned)
 
 
 def without_build_records(data: bytes, folder: str) -> bytes:

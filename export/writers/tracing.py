@@ -5,7 +5,7 @@ import itertools
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest import mock
 
@@ -14,7 +14,7 @@ import torch
 from export.errors import LiftError
 from export.graph.time_loop import Stepped
 from export.lift.lifted import Lift
-from export.user_code import at_user_line
+from export.user_code import at_user_line, is_user_file
 
 _exports = itertools.count(1)
 
@@ -39,15 +39,18 @@ def traced(module: torch.nn.Module, lifted: Lift, x: torch.Tensor) -> torch.jit.
 
 
 @contextlib.contextmanager
-def exporting(target: str) -> Iterator[None]:
-    """Prepare PyTorch for an export to `target`: quiet, without gradients or fused attention. Turns every failure into LiftError."""
+def exporting(target: str) -> Iterator[list[warnings.WarningMessage]]:
+    """Prepare PyTorch for an export to `target`: quiet, without gradients or fused attention. Turns every failure into LiftError.
+
+    Yields the list of warnings, which grows.
+    """
     fused = torch.backends.mha.get_fastpath_enabled()
-    with warnings.catch_warnings(), torch.no_grad(), _stdout_closed():
-        warnings.simplefilter("ignore")  # the verifier measures what tracers warn of
+    with warnings.catch_warnings(record=True) as warned, torch.no_grad(), _stdout_closed():
+        warnings.simplefilter("always")
         try:
             torch.backends.mha.set_fastpath_enabled(False)  # the fused operator exists in PyTorch alone
             with mock.patch.object(torch.nn.functional, "_in_projection_packed", _attention_projections), _numbered_class_names():
-                yield
+                yield warned
         except LiftError:
             raise
         except Exception as e:
@@ -56,6 +59,13 @@ def exporting(target: str) -> Iterator[None]:
             raise LiftError(f"{found}; write that operation with others, or leave it outside the model") from e
         finally:
             torch.backends.mha.set_fastpath_enabled(fused)
+
+
+def questions(warned: Sequence[warnings.WarningMessage]) -> list[str]:
+    """Return the user's lines at which the tracer took a Python number from a tensor: it may hold for the example only."""
+    kind: type[Warning] = torch.jit.TracerWarning  # type: ignore[attr-defined]
+    taken = [w for w in warned if issubclass(w.category, kind) and "Python" in str(w.message)]
+    return sorted({f"{w.filename}:{w.lineno}" for w in taken if is_user_file(w.filename)})
 
 
 def _attention_projections(*arguments: Any) -> list[torch.Tensor]:

@@ -43,4 +43,4 @@ class ServiceContext:
     def rules(self) -> PhaseRules:
         """What the phase of a session depends on."""
         settings, signature = self.settings, self.signature
-        return PhaseRules(signature.digest, settings.tombstone_ttl, settings.rewarm_steps, len(signature.features))
+        return PhaseRules(signature.digest, settings.tombstone_ttl, settings.rewarm_steps, len(signature.features), signature.version)

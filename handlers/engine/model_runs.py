@@ -8,9 +8,11 @@ import numpy as np
 
 from handlers.arrays import Array, Floats, Vector
 from handlers.engine.batch import Batch
-from handlers.engine.request import OPAQUE, Result
+from handlers.engine.request import IMPUTED, OPAQUE, Result
 from handlers.engine.task import ModelRun, Task
 from handlers.errors import InternalError, InvalidInput, NonFiniteResult, Overloaded
+from handlers.forecasting import missing
+from handlers.forecasting.memory import StreamMemory
 from handlers.forecasting.rollout import RolloutRow, rollout
 from handlers.inference import batching
 from handlers.inference.backends.base import BackendError
@@ -29,15 +31,16 @@ class FinishedRuns:
     def __init__(self, batch: Batch, tasks: Sequence[Task], deadline: float = math.inf) -> None:
         context, runs = batch.context, [_run_of(task) for task in tasks]
         self._batch, self._most = batch, context.settings.max_batch
-        self._results = batching.run(
-            context.backend,
-            context.signature,
-            [run.inputs for run in runs],
-            np.concatenate([run.state for run in runs]).reshape(len(runs), -1),
-            ["output" in task.request.returns for task in tasks],
-            context.settings.max_batch,
-            deadline,
-        )
+        states = np.concatenate([run.state for run in runs]).reshape(len(runs), -1)
+        want_output, max_batch = ["output" in task.request.returns for task in tasks], context.settings.max_batch
+        if any(task.request.missing for task in tasks):
+            rows = [missing.ObservedRow(run.inputs, run.memory) for run in runs]
+            self._results = missing.run(context.backend, context.signature, rows, states, want_output, max_batch, deadline)
+            for run, row in zip(runs, rows, strict=True):
+                run.inputs = row.inputs  # as they ran: what a session keeps of them has no holes
+        else:
+            inputs = [run.inputs for run in runs]
+            self._results = batching.run(context.backend, context.signature, inputs, states, want_output, max_batch, deadline)
         self._forecasts = self._roll_out(tasks, deadline)
 
     def _roll_out(self, tasks: Sequence[Task], deadline: float) -> dict[int, Floats | BackendError]:
@@ -74,8 +77,10 @@ class FinishedRuns:
         state = State(results.states[i], position, signature.digest)
         arrays = _arrays(task, run, results.y[i], results.output[i], forecast, state.values, signature)
         if task.request.session is None:
-            task.reply = task.encode(Result(signature.version, arrays, state if OPAQUE in task.request.returns else None))
+            held = state if OPAQUE in task.request.returns else None
+            task.reply = task.encode(Result(signature.version, arrays, held, imputed=task.request.missing))
         else:
+            state.forecast = _remember(task, run, results.y[i], signature)
             self._advance(task, run, state, arrays)
 
     def _raise_failed(self, error: BackendError) -> None:
@@ -88,7 +93,11 @@ class FinishedRuns:
     def _advance(self, task: Task, run: ModelRun, state: State, arrays: dict[str, Floats]) -> None:
         """Answer a session's step, and put its record, unless the request said `commit: false`."""
         batch, old, opaque = self._batch, run.record, OPAQUE in task.request.returns
-        version = batch.context.signature.version
+        version, imputed, recorded = batch.context.signature.version, task.request.missing, arrays
+        if opaque:
+            recorded = recorded | {OPAQUE: state.values}
+        if imputed:
+            recorded = recorded | {IMPUTED: np.array(imputed, np.float32)}
         record = Record(
             state,
             old.created_at if old else batch.now,
@@ -96,17 +105,17 @@ class FinishedRuns:
             run.position,
             task.request_hash,
             old.generation if old else 0,
-            pack_arrays(arrays | {OPAQUE: state.values} if opaque else arrays),
+            pack_arrays(recorded),
             version,
             generation=old.generation if old else run.generation,
             history=_history(run, batch.context.settings.keep_versions, state.digest),
-            recent=_recent(run, batch.context.settings.rewarm_steps),
         )
+        record.recent = _recent(run, batch.context.settings.rewarm_steps, record)
         if task.request.close:
             record = record.tombstone(batch.now)
         after = status(task.id, record) if task.request.commit else _unmoved(task.id, record, old)
         after.rewarmed = run.rewarmed > 0
-        task.reply = task.encode(Result(version, arrays, state if opaque else None, after))
+        task.reply = task.encode(Result(version, arrays, state if opaque else None, after, imputed))
         if task.request.commit:
             batch.sessions.put(task.id, record)
 
@@ -134,6 +143,17 @@ def _arrays(
     return arrays
 
 
+def _remember(task: Task, run: ModelRun, y: Floats | None, signature: Signature) -> bytes:
+    """Encode what the stream remembers after the step: its prediction, which stands in if the next measurement is missing."""
+    if y is None or not signature.feedback:
+        return b""
+    in_a_row = 0
+    if task.request.missing:
+        assert task.request.inputs is not None
+        in_a_row = missing.trailing(missing.missing_steps(task.request.inputs), run.memory.missing)
+    return StreamMemory(missing.fed_back(y, signature), in_a_row).encode()
+
+
 def _unmoved(id: str, record: Record, old: Record | None) -> SessionStatus:
     """Where the session is after a what-if: where it was; a session that is not there is at 0."""
     if old is not None:
@@ -149,9 +169,13 @@ def _history(run: ModelRun, keep: int, digest: bytes) -> tuple[State, ...]:
     return (before, *(run.record.history if run.record else ()))[:keep]
 
 
-def _recent(run: ModelRun, keep: int) -> Array | None:
-    """The last `keep` inputs. Rewarming ran the earlier ones already; they are part of the run's inputs."""
+def _recent(run: ModelRun, keep: int, record: Record) -> Array | None:
+    """The last `keep` inputs, and as many before the earliest state that is kept, so that a rewind leaves enough.
+
+    Rewarming ran the earlier ones already; they are part of the run's inputs.
+    """
     if not keep:
         return None
     earlier = [run.record.recent] if run.record and run.record.recent is not None and not run.rewarmed else []
-    return np.concatenate([*earlier, run.inputs])[-keep:]
+    oldest = record.history[-1].position if record.history else record.state.position
+    return np.concatenate([*earlier, run.inputs])[-(keep + record.state.position - oldest) :]

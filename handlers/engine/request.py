@@ -13,13 +13,15 @@ from handlers.sessions.state import State
 from handlers.sessions.status import SessionStatus
 
 OPAQUE = "state"  # in `returns`: the whole state, as a client may hold it
+IMPUTED = "imputed"  # in a recorded answer: how many values were imputed
 
 
 @dataclass(slots=True)
 class Request:
     """One request, checked against the model's signature and the limits.
 
-    `inputs` is `[T, F]` float32 or `[T]` int64 token ids, None for an action; `returns` names what is to be answered, in order; `future` is
+    `inputs` is `[T, F]` float32 or `[T]` int64 token ids, None for an action; NaN stands for a measurement that is missing, and `missing`
+    counts them. `returns` names what is to be answered, in order; `future` is
     `[horizon, K]`, or None where the model knows no input in advance.
     """
 
@@ -31,6 +33,7 @@ class Request:
     future: Floats | None = None
     commit: bool = True
     close: bool = False  # end the session after the step
+    missing: int = 0  # NaN among the inputs
 
     @property
     def steps(self) -> int:
@@ -41,7 +44,8 @@ class Request:
         """Return 16 bytes that are equal for a request and its retry, and for no other request.
 
         Left out are what names the session (a hash is compared within one session), `step`, `generation` and `restart` of a step (the
-        session's rules compare them), `commit` and `close`. For a fork, import or rewind nothing but the fork's target is left out.
+        session's rules compare them), `commit`, `close`, and `missing`, which the inputs tell.
+        For a fork, import or rewind nothing but the fork's target is left out.
         """
         head = _step_head(self.returns, self.horizon)
         ref = self.session
@@ -72,3 +76,4 @@ class Result:
     arrays: Mapping[str, Floats]  # by name, in the order of the answer
     state: State | None = None  # where the opaque state was asked for
     session: SessionStatus | None = None
+    imputed: int = 0  # missing values of the inputs that predictions stood in for

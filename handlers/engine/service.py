@@ -12,6 +12,7 @@ import orjson
 from handlers.engine.attempt import BatchAttempt
 from handlers.engine.context import ServiceContext
 from handlers.engine.drain import DrainLock
+from handlers.engine.long_requests import LongRequests
 from handlers.engine.request import Request, Result
 from handlers.engine.request_metrics import record_request_metrics
 from handlers.engine.task import Task, fail
@@ -36,6 +37,8 @@ class Service:
         self.context, self._settings, self._clock, self._sleep = context, context.settings, clock, sleep
         self._telemetry = context.telemetry
         self._drain_lock = DrainLock(context.settings.gate_file)
+        turns = f"{self._settings.gate_file}.long" if self._settings.gate_file else ""
+        self._long_requests = LongRequests(turns, self._settings.long_steps, self._settings.max_long_steps)
         self._sweeper = Sweeper(context.store, context.settings, context.telemetry, clock())
 
     def task(self, request: Request | CellstateError, encode: Callable[[Result], Any], caller: Caller = ANYONE) -> Task:
@@ -52,7 +55,7 @@ class Service:
         try:
             with self._drain_lock.hold() as is_open:
                 if is_open:
-                    self._attempt(live, now)
+                    self._take_turns(live, now)
                 else:
                     fail(live, Draining("the service is stopping; nothing was changed: send it again to reach another, or the next"))
         except Exception:  # TorchServe would fail the whole batch for it
@@ -63,6 +66,14 @@ class Service:
             InternalError("the service failed on this request; whether it was applied is not known: send the same step again"),
         )
         self._look_after(tasks, now, batch_size)
+
+    def _take_turns(self, tasks: Sequence[Task], now: float) -> None:
+        with self._long_requests.admit(tasks) as refused:
+            steps = self._settings.long_steps
+            fail(
+                refused, Overloaded(f"requests of {steps} steps and more take turns; nothing was applied: try again, or send fewer at once")
+            )
+            self._attempt([task for task in tasks if task.error is None], now)
 
     def _attempt(self, tasks: Sequence[Task], now: float) -> None:
         deadline = time.monotonic() + self._settings.batch_seconds

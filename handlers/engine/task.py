@@ -7,6 +7,7 @@ from typing import Any
 from handlers.arrays import Array, Vector
 from handlers.engine.request import Request, Result
 from handlers.errors import CellstateError
+from handlers.forecasting.memory import StreamMemory
 from handlers.keys import ANYONE, Caller
 from handlers.sessions.machine import Transition
 from handlers.sessions.record import Record
@@ -23,6 +24,7 @@ class ModelRun:
     record: Record | None = None  # the session's before the step; None for a new session, or without one
     generation: int = 0  # of a new session
     rewarmed: int = 0  # recent inputs that run before the request's own, to rebuild the state
+    memory: StreamMemory = field(default_factory=StreamMemory)  # before the step
 
 
 @dataclass(slots=True)

@@ -10,9 +10,10 @@ import numpy as np
 
 from handlers.arrays import Array, Vector
 from handlers.engine.batch import Batch
-from handlers.engine.request import OPAQUE, Result
+from handlers.engine.request import IMPUTED, OPAQUE, Result
 from handlers.engine.task import ModelRun, Task
 from handlers.errors import InvalidInput, SessionUnreadable
+from handlers.forecasting import memory, missing
 from handlers.sessions import machine
 from handlers.sessions.machine import Transition
 from handlers.sessions.record import Record, unpack_arrays
@@ -30,11 +31,23 @@ def plan(batch: Batch, task: Task) -> None:
     if task.request.session is None:
         state = task.request.state
         task.run = ModelRun(_inputs(task), _initial(batch, state), state.position if state else 0)
+        _check_missing(batch, task)
         return
     session, ref = batch.sessions[task.id], task.ref
     asked = machine.operation(ref, task.request_hash, session.record, session.phase)
     task.transition = machine.decide(asked, session.phase, task.id, ref, session.record)
     TRANSITIONS[task.transition](batch, task, session)
+    _check_missing(batch, task)
+
+
+def _check_missing(batch: Batch, task: Task) -> None:
+    """Check that the request's missing values can be imputed, if it is to run and has any. Raises InvalidInput."""
+    run, signature = task.run, batch.context.signature
+    if run is None or not task.request.missing:
+        return
+    if run.record is not None:
+        run.memory = memory.decode(run.record.state.forecast, len(signature.feedback))
+    missing.check(_inputs(task), run.memory, run.rewarmed > 0, batch.context.settings.max_imputed, signature)
 
 
 def _inputs(task: Task) -> Array:
@@ -68,7 +81,7 @@ def _rewarm(batch: Batch, task: Task, session: LoadedSession) -> None:
     record = _recorded(session)
     assert record.recent is not None  # the phase demands it
     inputs = np.concatenate([record.recent, _inputs(task)])
-    task.run = ModelRun(inputs, _initial(batch, None), record.state.position, record, len(record.recent))
+    task.run = ModelRun(inputs, _initial(batch, None), record.state.position, record, rewarmed=len(record.recent))
 
 
 def _replay(batch: Batch, task: Task, session: LoadedSession) -> None:
@@ -77,13 +90,13 @@ def _replay(batch: Batch, task: Task, session: LoadedSession) -> None:
         arrays = unpack_arrays(record.answer)
     except CorruptState as e:
         raise SessionUnreadable(f"session {task.id}: its record cannot be read ({e}); it was left as it is", session=task.id) from e
-    opaque = arrays.pop(OPAQUE, None)
+    opaque, imputed = arrays.pop(OPAQUE, None), int(arrays.pop(IMPUTED, 0))
     state = None if opaque is None else State(opaque, record.state.position, record.state.digest)
     version = record.version or batch.context.signature.version
     if task.request.close and not record.closed:
         record = record.tombstone(batch.now)
         batch.sessions.put(task.id, record)
-    task.reply = task.encode(Result(version, arrays, state, status(task.id, record, replayed=True)))
+    task.reply = task.encode(Result(version, arrays, state, status(task.id, record, replayed=True), imputed))
 
 
 def _describe(batch: Batch, task: Task, session: LoadedSession) -> None:
@@ -91,8 +104,10 @@ def _describe(batch: Batch, task: Task, session: LoadedSession) -> None:
 
 
 def _export(batch: Batch, task: Task, session: LoadedSession) -> None:
+    """Answer with the state, and with the version of the model that made it, which may be another than this one."""
     record = _recorded(session)
-    _answer(batch, task, status(task.id, record), record.state)
+    version = record.version or batch.context.signature.version
+    task.reply = task.encode(Result(version, {}, record.state, status(task.id, record)))
 
 
 def _confirm(batch: Batch, task: Task, session: LoadedSession) -> None:
@@ -126,7 +141,7 @@ def _fork(batch: Batch, task: Task, session: LoadedSession) -> None:
     if task.transition is Transition.CONFIRM:
         _answer(batch, task, status(target_id, _recorded(target), replayed=True))
         return
-    _put_new(batch, task, target_id, source.state, source.version, copied_from=task.id)
+    _put_new(batch, task, target_id, source.state, source.version, source.recent, copied_from=task.id)
     task.depends_on = (target_id,)  # a source that loses its own commit takes the copy along
 
 
@@ -135,9 +150,11 @@ def _create_from_state(batch: Batch, task: Task, session: LoadedSession) -> None
     _put_new(batch, task, task.id, task.request.state, batch.context.signature.version)
 
 
-def _put_new(batch: Batch, task: Task, id: str, state: State, version: str, copied_from: str | None = None) -> None:
+def _put_new(
+    batch: Batch, task: Task, id: str, state: State, version: str, recent: Array | None = None, copied_from: str | None = None
+) -> None:
     batch.admit(id)
-    record = Record(state, batch.now, batch.expires_at, state.position, task.request_hash, version=version)
+    record = Record(state, batch.now, batch.expires_at, state.position, task.request_hash, version=version, recent=recent)
     _answer(batch, task, status(id, record))
     batch.sessions.put(id, record, copied_from)
 

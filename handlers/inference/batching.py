@@ -6,6 +6,7 @@ whole; its rows are grouped by length instead.
 
 import math
 import time
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -74,16 +75,17 @@ class _BatchRun:
     ) -> None:
         size = len(inputs)
         self._backend, self._signature, self._inputs, self._want_output = backend, signature, inputs, want_output
-        self._chunks: list[list[tuple[Floats, Floats | None]]] = [[] for _ in range(size)]  # y and output of each run so far
+        self._lengths = [len(row) for row in inputs]
+        self._y: list[list[Floats]] = [[] for _ in inputs]  # of each run so far
+        self._output: list[list[Floats]] = [[] for _ in inputs]
         self._results = Results([None] * size, [None] * size, states.copy(), [True] * size, [None] * size)
+        self._finite = np.ones(size, np.bool_)  # the states and y of each row
 
     def run(self, max_batch: int, deadline: float) -> Results:
-        order = sorted(range(len(self._inputs)), key=lambda i: len(self._inputs[i]))
+        order = sorted(range(len(self._inputs)), key=self._lengths.__getitem__)
         for start in range(0, len(order), max_batch):
             self._run_ragged(order[start : start + max_batch], deadline)
-        for row, error in enumerate(self._results.errors):
-            if error is None:
-                self._finish(row)
+        self._finish()
         return self._results
 
     def _run_ragged(self, rows: list[int], deadline: float) -> None:
@@ -94,8 +96,8 @@ class _BatchRun:
                 for row in rows:
                     self._results.errors[row] = self._results.errors[row] or DeadlineExceeded("the batch took too long")
                 return
-            length = len(self._inputs[rows[0]])
-            shortest = next((n for n, row in enumerate(rows) if len(self._inputs[row]) > length), len(rows))
+            length = self._lengths[rows[0]]
+            shortest = bisect_right(rows, length, key=self._lengths.__getitem__)
             if self._signature.streaming:
                 stop = min(length, done + CHUNK_STEPS)
                 self._run_chunk(rows, done, stop)
@@ -119,32 +121,42 @@ class _BatchRun:
                 self._run_chunk([row], start, stop)
 
     def _run_together(self, rows: list[int], start: int, stop: int) -> None:
-        results, signature = self._results, self._signature
+        results, signature, index = self._results, self._signature, _index(rows)
         x = np.concatenate([self._inputs[row][start:stop] for row in rows])
         x = x.reshape(len(rows), stop - start, *x.shape[1:])
-        whole = len(rows) == len(results.states) and rows == list(range(len(rows)))  # the usual case: all rows, in their order
         want_output = any(self._want_output[row] for row in rows)
-        given = self._backend.run(x, split(results.states if whole else results.states[rows], signature), want_output)
-        states = join(given.states)
-        if whole:
-            results.states = states
-        else:
-            results.states[rows] = states
-        finite = _finite(states) & _finite(given.y)
-        for i, row in enumerate(rows):
-            # With one y per sequence only the last chunk's y counts; earlier ones may be non-finite.
-            results.finite[row] = bool(finite[i]) and (results.finite[row] or signature.per == "sequence")
-            self._chunks[row].append((given.y[i], given.output[i] if given.output is not None and self._want_output[row] else None))
+        given = self._backend.run(x, split(results.states[index], signature), want_output)
+        states = results.states[index] = join(given.states)
+        # With one y per sequence only the last run's y counts; earlier ones may be non-finite.
+        earlier = self._finite[index] if signature.per == "step" else True
+        self._finite[index] = _finite(states) & _finite(given.y) & earlier
+        for row, y in zip(rows, given.y, strict=True):
+            self._y[row].append(y)
+        if given.output is not None:
+            for row, output in zip(rows, given.output, strict=True):
+                self._output[row].append(output)
 
-    def _finish(self, row: int) -> None:
-        """Put the row's chunks together."""
-        results, chunks = self._results, self._chunks[row]
-        per_step = self._signature.per == "step" and len(chunks) > 1
-        results.y[row] = np.concatenate([y for y, _ in chunks]) if per_step else chunks[-1][0]
-        if self._want_output[row]:
-            output = np.concatenate([output for _, output in chunks if output is not None])
-            results.output[row] = output
-            results.finite[row] = results.finite[row] and bool(np.isfinite(output).all())
+    def _finish(self) -> None:
+        """Put together what the runs of each row gave."""
+        results, last_only = self._results, self._signature.per == "sequence"
+        results.finite = self._finite.tolist()
+        for row, error in enumerate(results.errors):
+            if error is not None:
+                continue
+            results.y[row] = self._y[row][-1] if last_only else _joined(self._y[row])
+            if self._want_output[row]:
+                results.output[row] = output = _joined(self._output[row])
+                results.finite[row] &= bool(np.isfinite(output).all())
+
+
+def _index(rows: list[int]) -> slice | list[int]:
+    """Index these rows: by a slice where they follow one another, which is the usual case and copies nothing."""
+    first, last = rows[0], rows[-1]
+    return slice(first, last + 1) if rows == list(range(first, last + 1)) else rows
+
+
+def _joined(chunks: Sequence[Floats]) -> Floats:
+    return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
 
 
 def _finite(array: Floats) -> npt.NDArray[np.bool_]:

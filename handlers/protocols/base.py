@@ -9,6 +9,7 @@ from handlers.engine.request import Request, Result
 from handlers.errors import CellstateError
 
 JSON = "application/json"
+RETRY_AFTER = "1"  # seconds
 
 
 @dataclass(slots=True)
@@ -33,6 +34,16 @@ class HttpResponse:
     def phrase(self) -> str:
         """The reason phrase of the status."""
         return HTTPStatus(self.status).phrase
+
+
+def error_headers(error: CellstateError) -> dict[str, str]:
+    """Return the headers of an error: after how many seconds to send the same request again, where that may help."""
+    return {"Retry-After": RETRY_AFTER} if error.retryable else {}
+
+
+def error_text(error: CellstateError) -> str:
+    """Put what a client may know of an error into one string, for protocols that have no more."""
+    return f"{error.code}: {error.body()['message']}"
 
 
 class Call(Protocol):

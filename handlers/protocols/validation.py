@@ -2,6 +2,7 @@
 
 import difflib
 import itertools
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from handlers.arrays import Array, Floats
-from handlers.errors import InvalidInput, UnknownField
+from handlers.errors import InvalidInput, MalformedJson, UnknownField
 from handlers.signature import Signature
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -26,6 +27,31 @@ def reject_unknown_fields(document: Mapping[str, Any], known: Sequence[str], whe
             close = difflib.get_close_matches(name[:64], known, 1)
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
             raise UnknownField(f"{where}: unknown field {short_repr(name)}; {hint}")
+
+
+def count_keys(value: Any) -> int:
+    """Count the fields of all objects in a JSON value, down to those in the lists of an object's fields."""
+    if not isinstance(value, dict):
+        return 0
+    count = len(value)
+    for item in value.values():
+        if isinstance(item, dict):
+            count += count_keys(item)
+        elif isinstance(item, list) and item and isinstance(item[0], dict):
+            count += sum(map(count_keys, item))
+    return count
+
+
+def reject_duplicate_fields(data: bytes) -> None:
+    """Raise MalformedJson where an object in a JSON text has a field twice: which of them counts would depend on the parser."""
+    json.loads(data, object_pairs_hook=_reject_duplicates)
+
+
+def _reject_duplicates(pairs: list[tuple[str, Any]]) -> None:
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise MalformedJson(f"body: the field {short_repr(twice)} is given twice in one object; send it once")
 
 
 def boolean(document: Mapping[str, Any], name: str, default: bool) -> bool:
@@ -76,13 +102,55 @@ def matrix(value: list[Any], columns: int, where: str, signature: Signature, nou
     flat = value[0] if len(value) == 1 else list(itertools.chain.from_iterable(value))
     if not NUMBERS.issuperset(map(type, flat)):  # a bool would pass for 1, a string for its number
         i, j = next((i, j) for i, row in enumerate(value) for j, item in enumerate(row) if type(item) not in NUMBERS)
-        raise InvalidInput(f"{where}[{i}][{j}]: expected a number, got {json_type(value[i][j])}; fill in a measurement that is missing")
+        raise InvalidInput(
+            f"{where}[{i}][{j}]: expected a number, got {json_type(value[i][j])}; only a value that the model predicts may be null"
+        )
     if max(flat) <= limit and min(flat) >= -limit:  # JSON has no NaN
         return np.array(flat, dtype=np.float32).reshape(len(value), columns)
     with np.errstate(over="ignore"):
         array = np.array(value, dtype=np.float32)  # a number just beyond the limit may round to it
     check_range(array, where, limit, value)
     return array
+
+
+def measurements(value: list[Any], signature: Signature, where: str = "inputs") -> tuple[Floats, int]:
+    """Turn rows of JSON numbers into the model's inputs `[T, F]`, and count the missing ones.
+
+    `null` is allowed in columns that feed back. It becomes NaN.
+    """
+    columns, limit = len(signature.features), signature.input_limit
+    try:
+        return matrix(value, columns, where, signature, limit=limit), 0
+    except InvalidInput:  # numbers alone are the usual case, and pay nothing for this
+        rows = [item if isinstance(item, list) or columns > 1 else [item] for item in value]
+        optional = optional_columns(signature)
+        missing = [(i, j) for i, row in enumerate(rows) if isinstance(row, list) for j in optional if row[j : j + 1] == [None]]
+        if not missing:
+            raise
+    for i, j in missing:
+        rows[i] = [*rows[i][:j], 0, *rows[i][j + 1 :]]
+    array = matrix(rows, columns, where, signature, limit=limit)
+    array[tuple(zip(*missing, strict=True))] = np.nan
+    return array, len(missing)
+
+
+def optional_columns(signature: Signature) -> tuple[int, ...]:
+    """Return the input columns whose values may be missing: those that feed back."""
+    return tuple(feature for _, feature in signature.feedback_columns)
+
+
+def check_measurements(array: Floats, where: str, signature: Signature) -> int:
+    """Check the range of inputs `[T, F]`, and count the missing ones: NaN in columns that feed back."""
+    try:
+        check_range(array, where, signature.input_limit)
+        return 0
+    except InvalidInput:
+        missing = np.zeros(array.shape, np.bool_)
+        columns = list(optional_columns(signature))
+        missing[:, columns] = np.isnan(array[:, columns])
+        check_range(np.where(missing, np.float32(0), array), where, signature.input_limit, array)
+    array[missing] = np.nan  # one NaN of the many that there are: a retry must hash alike
+    return int(missing.sum())
 
 
 def check_range(array: Floats, where: str, limit: float = FLOAT32_MAX, given: Any = None) -> None:

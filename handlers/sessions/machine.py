@@ -4,6 +4,7 @@ Code, tests and docs/sessions.md read the same `TABLE`. A request that the table
 phase and the session, and changes nothing.
 """
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NoReturn
@@ -20,7 +21,7 @@ class Phase(Enum):
 
     ABSENT = "absent"
     LIVE = "live"
-    REWARMABLE = "rewarmable"  # live, with the state of another model, and recent inputs from which this model can rebuild it
+    REWARMABLE = "rewarmable"  # live, with the state of another model of no higher version, which this one can rebuild from recent inputs
     MISMATCH = "model mismatch"  # live, with the state of another model
     CLOSED = "closed"
     EXPIRED = "expired"
@@ -117,6 +118,7 @@ class PhaseRules:
     tombstone_ttl: float  # seconds
     rewarm_steps: int = 0
     columns: int = 0  # features of the model's input; 0 for token ids
+    version: str = ""  # of the model
 
     def phase(self, record: Record | None, now: float) -> Phase:
         """Return where a session is. A record past its tombstone's time counts as absent whether or not it was swept."""
@@ -134,8 +136,15 @@ class PhaseRules:
         recent = record.recent
         if not self.rewarm_steps or recent is None or not record.covers(self.rewarm_steps):
             return False
+        if version_order(record.version) > version_order(self.version):  # two versions over one store must not take turns
+            return False
         expected = ((self.columns,), np.float32) if self.columns else ((), np.int64)
         return (recent.shape[1:], recent.dtype.type) == expected
+
+
+def version_order(version: str) -> tuple[tuple[int, int | str], ...]:
+    """Return a key by which versions sort: their numbers as numbers, so that 10.0 comes after 9.1."""
+    return tuple((1, int(part)) if part.isdecimal() else (0, part) for part in re.split(r"[._+-]", version))
 
 
 def operation(ref: SessionRef, request_hash: bytes, record: Record | None, phase: Phase) -> Operation:

@@ -7,13 +7,15 @@ Layout of format 2, little-endian:
     answer            the arrays of the last answer, by name: `pack_arrays`
     states            the current one, then kept earlier ones, newest first: position (8 bytes), then S float32 values, each
     recent inputs     the last inputs consumed, float32 [W, F] or int64 [W]
+    forecasts         what the stream's forecasts remember, for each state in that order: length (2 bytes), then bytes; absent where all
+                      are empty
     checksum          XXH3-64 of all bytes before it
 
 Format 1, which earlier releases wrote, is still read (`handlers/sessions/record_v1.py`). A record that is changed is written in format 2.
 """
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -28,9 +30,10 @@ from handlers.sessions.state import MAX_POSITION, CorruptState, State
 MAGIC, FORMAT = b"CSRE", 2
 PREFIX = struct.Struct("<4sBB")  # magic, format, closed: the same in every format
 # … kept states, created, expires; last step, hash and generation; rewind hash, generation, model digest, S; lengths of version and answer;
-# kind, columns and rows of the recent inputs
-HEADER = struct.Struct("<4sBBHddQ16sQ16sQ16sIBIBHI")
+# kind, columns and rows of the recent inputs; length of the forecasts
+HEADER = struct.Struct("<4sBBHddQ16sQ16sQ16sIBIBHII")
 POSITION = struct.Struct("<Q")
+LENGTH = struct.Struct("<H")
 KINDS: dict[int, np.dtype[Any]] = {0: np.dtype("<f4"), 1: np.dtype("<i8")}  # of the recent inputs: features, token ids
 CHECKSUM_BYTES = 8
 MAX_COLUMNS = 2**16 - 1  # of the recent inputs
@@ -78,21 +81,23 @@ class Record:
         if target is self.state:
             return changed
         history = tuple(state for state in self.history if state.position < target.position)
-        return replace(changed, state=target, last_step=target.position, last_hash=NO_HASH, answer=b"", history=history, recent=None)
+        undone = self.state.position - target.position
+        recent = None if self.recent is None or len(self.recent) <= undone else self.recent[:-undone]
+        return replace(changed, state=target, last_step=target.position, last_hash=NO_HASH, answer=b"", history=history, recent=recent)
 
     def encode(self) -> bytes:
         """Encode the record in format 2."""
         kind, columns, rows, inputs = _pack_inputs(self.recent)
-        state, version = self.state, self.version.encode()
+        state, version, forecasts = self.state, self.version.encode(), _pack_forecasts((self.state, *self.history))
         header = HEADER.pack(
             MAGIC, FORMAT, self.closed, len(self.history), self.created_at, self.expires_at, self.last_step, self.last_hash,
             self.last_generation, self.rewind_hash, self.generation, state.digest, state.values.size, len(version),
-            len(self.answer), kind, columns, rows,
+            len(self.answer), kind, columns, rows, len(forecasts),
         )  # fmt: skip
         parts = [header, version, self.answer]
         for kept in (state, *self.history):
             parts += POSITION.pack(kept.position), kept.values.tobytes()
-        body = b"".join((*parts, inputs))
+        body = b"".join((*parts, inputs, forecasts))
         return body + xxh3_64_digest(body)
 
     @classmethod
@@ -161,16 +166,19 @@ def _decode(data: bytes) -> Record:
         raise CorruptState("its checksum does not match")
     (
         _, _, closed, kept, created, expires, last_step, last_hash, last_generation, rewind_hash, generation, digest, size, version_length,
-        answer_length,         kind, columns, rows,
+        answer_length, kind, columns, rows, forecasts_length,
     ) = HEADER.unpack_from(data)  # fmt: skip
     answer_start = HEADER.size + version_length
     states_start = answer_start + answer_length
     inputs_start = states_start + (kept + 1) * (POSITION.size + 4 * size)
-    if closed > 1 or kind not in KINDS or inputs_start + KINDS[kind].itemsize * rows * max(columns, 1) != end:
+    forecasts_start = end - forecasts_length
+    if closed > 1 or kind not in KINDS or inputs_start + KINDS[kind].itemsize * rows * max(columns, 1) != forecasts_start:
         raise CorruptState("its parts do not fill its length")
     state = _state(data, states_start, size, digest)
     stride = POSITION.size + 4 * size
     history = tuple([_state(data, states_start + i * stride, size, digest) for i in range(1, kept + 1)]) if kept else ()
+    if forecasts_length:
+        _unpack_forecasts((state, *history), data[forecasts_start:end])
     recent = _unpack_inputs(data, inputs_start, kind, columns, rows)
     try:
         version = data[HEADER.size : answer_start].decode()
@@ -187,6 +195,28 @@ def _state(data: bytes, start: int, size: int, digest: bytes) -> State:
     if position > MAX_POSITION:
         raise CorruptState(f"position {position} is out of range")
     return State(np.frombuffer(data, "<f4", size, start + POSITION.size), position, digest)
+
+
+def _pack_forecasts(states: Sequence[State]) -> bytes:
+    if not any(state.forecast for state in states):
+        return b""
+    return b"".join([LENGTH.pack(len(state.forecast)) + state.forecast for state in states])
+
+
+def _unpack_forecasts(states: Sequence[State], data: bytes) -> None:
+    """Give each of the states its part of `data`."""
+    start = 0
+    for state in states:
+        if start + LENGTH.size > len(data):
+            break
+        (length,) = LENGTH.unpack_from(data, start)
+        start += LENGTH.size
+        state.forecast = data[start : start + length]
+        start += length
+    else:
+        if start == len(data):
+            return
+    raise CorruptState("its forecasts do not fill their length")
 
 
 def _upgraded(old: record_v1.RecordV1) -> Record:

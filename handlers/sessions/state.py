@@ -49,6 +49,7 @@ class State:
     values: Vector  # [S]
     position: int
     digest: bytes  # 16 bytes of the model digest
+    forecast: bytes = b""  # what the stream's forecasts remember at this position; a session keeps it, state bytes do not carry it
 
 
 def append_mac(body: bytes, key: bytes = b"") -> bytes:

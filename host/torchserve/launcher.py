@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -18,7 +18,8 @@ from typing import Any
 
 from handlers.engine.drain import DrainLock
 from handlers.keys import Caller, KeyRing, digest, generate
-from host.archives import Archive, find
+from handlers.settings import masked
+from host.archives import Archive, defaults, find, with_options
 from host.folder import private_file, rotate, take
 from host.keys import make_first
 from host.metrics import MetricsServer
@@ -37,8 +38,10 @@ PRIVATE = 0o077  # umask of the server: its files are its user's alone
 class TorchServe:
     """A server over the archives in `store`. `folder` is its own: configuration, log, keys, temporary files, and the sessions.
 
-    `archives` are those that were there at the last launch. `logs` is the folder of the log, by default `folder`. `keys` is the key file,
-    by default one in `folder`; a launch makes it when it is missing. Without `authenticate` everybody may send requests.
+    `logs` is the folder of the log, by default `folder`. `keys` is the key file, by default one in `folder`; a launch makes it when it is
+    missing. Without `authenticate` everybody may send requests. `model_options` replace values of the archives' model configuration, such
+    as `batchSize`. `skipped` is told of archives that cannot be read and are left out; without it they raise HostError. `archives` are
+    those of the store when the object was made.
     """
 
     folder: Path
@@ -50,6 +53,9 @@ class TorchServe:
     logs: Path | None = None
     keys: Path | None = None
     authenticate: bool = True
+    model_options: Mapping[str, int] = field(default_factory=dict)
+    queue_size: int | None = None
+    skipped: Callable[[str], None] | None = None
     process: subprocess.Popen[bytes] | None = None
     archives: list[Archive] = field(init=False)
     management: Management = field(init=False)
@@ -58,9 +64,9 @@ class TorchServe:
     _metrics: MetricsServer | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
-        self.archives = find(self.store)
+        self.archives = find(self.store, self.skipped)
         self._host_key = generate(Caller("host"), 0.0)[0]
-        self.management = Management(self._addresses.management, self.headers())
+        self.management = Management(self.management_socket, self.headers())
         self._lock = DrainLock("")
 
     @property
@@ -81,6 +87,11 @@ class TorchServe:
     def url(self) -> str:
         """The URL at which this machine reaches the server."""
         return f"http://{reachable(self.address)}:{self.ports.inference}"
+
+    @property
+    def management_socket(self) -> Path:
+        """Where this user, and nobody else, reaches TorchServe's management API."""
+        return self._addresses.management
 
     @property
     def metrics_url(self) -> str:
@@ -111,16 +122,16 @@ class TorchServe:
         return self.management.describe(model)
 
     def failure(self, archive: Archive) -> str | None:
-        """Why a model does not answer a request that needs the session store; None when it does. Raises httpx.HTTPError, OSError."""
-        if not self.management.has_ready_worker(archive.name):
+        """Why a model does not answer a request that needs the session store; None when it does. Raises HostError."""
+        if not self.management.has_ready_worker(archive.address):
             return DEAD
-        return failure(self.url, archive.name, archive.health_check(), self.headers())
+        return failure(self.url, archive.address, archive.health_check(), self.headers())
 
     def is_idle(self, archive: Archive) -> bool:
-        return self.management.queue_is_empty(archive.name)
+        return self.management.queue_is_empty(archive.address)
 
     def restart_workers(self, archive: Archive) -> None:
-        self.management.restart_workers(archive.name)
+        self.management.restart_workers(archive.address)
 
     def worker_pids(self, model: str) -> list[int]:
         return [int(worker["pid"]) for worker in self.describe(model)["workers"]]
@@ -138,21 +149,20 @@ class TorchServe:
         return self
 
     def launch(self) -> None:
-        """Start without waiting. Raises HostError when the folder or a port is taken, FileNotFoundError without archives."""
-        for name in ("", "tmp", "sessions"):
+        """Start without waiting. Raises HostError when the folder or a port is taken."""
+        for name in ("", "tmp", "sessions", "models"):
             (self.folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
         self.log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._addresses.refuse_long()
         lock = take(self.folder)
         try:
             self.ports.refuse_taken()
-            self.archives = find(self.store)
             self._prepare_folder()
             self._metrics = self._serve_metrics()
-            self.process = self._run(lock)
+            self.process = self._run(lock, *self._model_store())
             self._describe_run(self.process.pid)
         except BaseException:
-            self._close_metrics()
+            self.kill()
             raise
         finally:
             os.close(lock)  # Java holds it from now on
@@ -162,7 +172,8 @@ class TorchServe:
         if self.authenticate:
             make_first(self.key_file, self.first_key)
         rotate(self.log)  # the last one may say why its server ended
-        private_file(self.folder / "config.properties", configuration.properties(self._addresses, self.store))
+        queue = {} if self.queue_size is None else {"job_queue_size": str(self.queue_size)}
+        private_file(self.folder / "config.properties", configuration.properties(self._addresses, self.store, queue))
         self._lock.close()
         self._lock = DrainLock(str(self.folder / "gate"))  # opened before the workers open it, so that its file can be deleted
 
@@ -180,10 +191,19 @@ class TorchServe:
         key_file = str(self.key_file) if self.authenticate else ""
         return {"CELLSTATE_KEY_FILE": key_file, "CELLSTATE_HOST_KEY_SHA256": digest(self._host_key).hex()}
 
-    def _run(self, lock: int) -> subprocess.Popen[bytes]:
+    def _model_store(self) -> tuple[Path, list[Archive]]:
+        """Return the folder and the archives that TorchServe loads: those of the store, or copies with other options."""
+        copies = self.folder / "models"
+        for stale in copies.glob("*.mar"):
+            stale.unlink()
+        if not self.model_options:
+            return self.store, self.archives
+        return copies, [with_options(archive, copies, self.model_options) for archive in self.archives]
+
+    def _run(self, lock: int, store: Path, archives: Sequence[Archive]) -> subprocess.Popen[bytes]:
         with open(private_file(self.folder / "console.log"), "ab") as console:
             return subprocess.Popen(
-                configuration.command(self.folder, self.store, self.archives),
+                configuration.command(self.folder, store, archives),
                 cwd=self.folder,
                 env=configuration.environment(self.folder, self.log.parent, self.sessions, self._key_settings(), self.environment),
                 stdin=subprocess.DEVNULL,
@@ -195,12 +215,19 @@ class TorchServe:
             )
 
     def _describe_run(self, pid: int) -> None:
-        """Write server.json, from which `python -m host health` knows what to ask, and with which key."""
-        models = {archive.name: archive.health_check() for archive in self.archives}
-        run = {"url": self.url, "pid": pid, "store": str(self.store), "models": models, "headers": self.headers()}
-        private_file(self.folder / "server.json", json.dumps(run))
+        """Write server.json, from which the other commands of `python -m host` know the server, and the key with which they ask it."""
+        document = {
+            "url": self.url,
+            "management": str(self.management_socket),
+            "headers": self.headers(),
+            "metrics": self.metrics_url,
+            "sessions": masked(self.sessions),
+            "pid": pid,
+            "models": {archive.address: archive.health_check() for archive in self.archives},
+        }
+        private_file(self.folder / "server.json", json.dumps(document))
 
-    def wait_ready(self, deadline: float, stopping: Event | None = None) -> None:
+    def wait_ready(self, deadline: float = 120.0, stopping: Event | None = None) -> None:
         """Wait until every model is ready. Raises HostError after `deadline` seconds, when TorchServe ends or when a worker refuses."""
         end = time.monotonic() + deadline
         waiting = self.archives
@@ -212,8 +239,10 @@ class TorchServe:
             if stopping is not None and stopping.is_set():
                 raise HostError("stopped before it was ready")
             if time.monotonic() > end:
-                raise HostError(f"{waiting[0].name} did not answer within {deadline:.0f} s\n{self._tail()}")
+                raise HostError(f"{waiting[0].address} did not answer within {deadline:.0f} s\n{self._tail()}")
             time.sleep(POLL)
+        for archive in defaults(self.archives):
+            self.management.set_default(archive)
 
     def _refusal(self) -> str | None:
         """The line in which a worker said why it refused to start: TorchServe would start it again for minutes."""
@@ -236,7 +265,7 @@ class TorchServe:
 
     def drain(self, seconds: float) -> bool:
         """Refuse new requests and wait for those accepted before; whether all were answered within `seconds`."""
-        return drain(self._lock, self.management, [archive.name for archive in self.archives], time.monotonic() + seconds)
+        return drain(self._lock, self.management, [archive.address for archive in self.archives], time.monotonic() + seconds)
 
     def _terminate(self) -> None:
         """Ask Java to end; it ends its workers."""

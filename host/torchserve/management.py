@@ -1,6 +1,7 @@
 """Ask a running TorchServe: its models and workers, and whether it answers predictions."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import httpx
 
 from host import unix_socket
 from host.archives import Archive
+from host.ports import HostError
 
 HEALTH_TIMEOUT = 5.0  # seconds in which a request must be answered
 SCALE_TIMEOUT = 60.0  # seconds in which TorchServe must have ended or started the workers of a model
@@ -34,52 +36,77 @@ def _code(response: httpx.Response) -> str:
 
 
 class Management:
-    """The management API of a TorchServe, at a Unix socket. `headers` hold the key with which the server is asked for predictions."""
+    """The management API of a TorchServe, at a Unix socket. `headers` hold the key with which the server is asked for predictions.
+
+    A `model` is a name, for the default version, or `name/version`.
+    """
 
     def __init__(self, socket: Path, headers: Mapping[str, str]) -> None:
         self._socket, self._headers = socket, headers
 
-    def request(self, method: str, path: str, timeout: float = MANAGEMENT_TIMEOUT, **parameters: str | int) -> httpx.Response:
-        """Send one request. Raises httpx.HTTPError when TorchServe does not answer."""
-        with unix_socket.client(self._socket, timeout) as client:
-            return client.request(method, path, params=parameters)
-
     def describe(self, model: str) -> dict[str, Any]:
-        """Return TorchServe's description of a model: workers with their process ids, and the state of its queue."""
-        description: dict[str, Any] = self.request("GET", f"/models/{model}").json()[0]
-        return description
+        """Return TorchServe's description of a model: workers with their process ids, and the state of its queue. Raises HostError."""
+        with _understood(f"describe {model}"), unix_socket.client(self._socket, MANAGEMENT_TIMEOUT) as client:
+            return dict(client.get(f"/models/{model}").json()[0])
 
     def is_ready(self, url: str, archive: Archive) -> bool:
         """Return whether every worker of the model is READY and the model answers a prediction: `/ping` of TorchServe says neither."""
         try:
-            workers = self.describe(archive.name)["workers"]
-            if not all(worker["status"] == "READY" for worker in workers):
+            if not all(status == "READY" for status in self._statuses(archive.address)):
                 return False
-            return failure(url, archive.name, archive.example(), self._headers) is None
-        except (httpx.HTTPError, OSError, ValueError, KeyError):
+            return failure(url, archive.address, archive.example(), self._headers) is None
+        except HostError:
             return False
 
     def has_ready_worker(self, model: str) -> bool:
-        """Return whether a worker of the model is READY. Raises httpx.HTTPError when TorchServe does not say."""
-        return any(worker["status"] == "READY" for worker in self.describe(model)["workers"])
+        """Return whether a worker of the model is READY. Raises HostError when TorchServe does not say."""
+        return "READY" in self._statuses(model)
+
+    def _statuses(self, model: str) -> list[str]:
+        """Return the status of each worker of a model. Raises HostError."""
+        description = self.describe(model)
+        with _understood(f"describe {model}"):
+            return [str(worker["status"]) for worker in description["workers"]]
 
     def restart_workers(self, model: str) -> None:
-        """End the workers of a model and start as many. Raises httpx.HTTPError.
+        """End the workers of a model and start as many. Raises HostError.
 
         TorchServe starts a worker that dies again by itself, at growing intervals, and no more after five minutes.
         """
-        workers = max(1, int(self.describe(model)["minWorkers"]))
+        description = self.describe(model)
+        with _understood(f"restart the workers of {model}"):
+            workers = max(1, int(description["minWorkers"]))
         for count in (0, workers):
             self.scale(model, count)
 
     def scale(self, model: str, workers: int) -> None:
-        """Start or end workers of a model until there are `workers`. Raises httpx.HTTPError."""
-        path = f"/models/{model}"
-        self.request("PUT", path, SCALE_TIMEOUT, min_worker=workers, max_worker=workers, synchronous="true").raise_for_status()
+        """Start or end workers of a model until there are `workers`. Raises HostError."""
+        with _understood(f"restart the workers of {model}"):
+            self._put(f"/models/{model}", {"min_worker": workers, "max_worker": workers, "synchronous": "true"})
+
+    def set_default(self, archive: Archive) -> None:
+        """Let this version answer requests that name none. Raises HostError."""
+        with _understood(f"make {archive.address} the default version"):
+            self._put(f"/models/{archive.address}/set-default", {})
+
+    def _put(self, path: str, parameters: Mapping[str, str | int]) -> None:
+        with unix_socket.client(self._socket, SCALE_TIMEOUT) as client:
+            client.put(path, params=dict(parameters)).raise_for_status()
 
     def queue_is_empty(self, model: str) -> bool:
         """Return whether no request of the model waits in TorchServe's queue; False when TorchServe does not say."""
         try:
-            return not self.describe(model)["jobQueueStatus"]["pendingRequests"]
-        except (httpx.HTTPError, OSError, ValueError, KeyError):
+            description = self.describe(model)
+            with _understood(f"describe {model}"):
+                return not description["jobQueueStatus"]["pendingRequests"]
+        except HostError:
             return False
+
+
+@contextlib.contextmanager
+def _understood(what: str) -> Iterator[None]:
+    """Raise HostError when TorchServe does not answer, answers with an error, or answers something else than was expected."""
+    try:
+        yield
+    except (httpx.HTTPError, OSError, ValueError, LookupError, TypeError) as e:
+        raise HostError(f"TorchServe did not {what} ({type(e).__name__})") from e

@@ -1,5 +1,6 @@
-"""`python -m loadtests [run|capacity|compare]`: load a deployment and check every answer, find what it carries, compare two results.
+"""`python -m loadtests [run|capacity|compare|ceiling]`: load a deployment and check every answer, or find what it carries.
 
+`compare` takes two results, and `ceiling` measures the load generator itself.
 Exit code of a run: 0 passed, 1 failed, 2 could not begin, 3 not measured (the load generator was the limit).
 """
 
@@ -16,6 +17,7 @@ from host.ports import HostError
 from loadtests.load import faults, objectives
 from loadtests.load.arrivals import profile
 from loadtests.load.capacity import search
+from loadtests.load.ceiling import ceiling, sentence
 from loadtests.load.compare import compare, printed
 from loadtests.load.report.page import write_report
 from loadtests.load.result import Result, load
@@ -29,7 +31,7 @@ ERRORS = (HostError, RunFailed, OSError, ValueError, LookupError)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {"run": _run, "capacity": _capacity, "compare": _compare}
+    commands = {"run": _run, "capacity": _capacity, "compare": _compare, "ceiling": _ceiling}
     name = given.pop(0) if given and given[0] in commands else "run"
     # The server that was started must not outlive this process.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -80,6 +82,12 @@ def _compare(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _ceiling(arguments: Sequence[str]) -> int:
+    options = _parsed(_parser("ceiling", "Measure the load generator against a server that does nothing."), arguments)
+    print(f"load: {sentence(ceiling(_plan(options), _folder(options)), options.processes)}")
+    return 0
+
+
 def _finish(result: Result, report: Path) -> int:
     """Write and print the outcome; return the exit code."""
     result.write(report)
@@ -90,6 +98,8 @@ def _finish(result: Result, report: Path) -> int:
         print(f"load: generator: {limit}")
     for event in result.events:
         print(f"load: fault: {event.what}, from second {event.at:.1f} to {event.until:.1f}")
+    if result.events:
+        print(f"load: under faults: {result.integrity()}")
     print(f"load: {result.sentence()}; see {report / 'report.html'}")
     return result.code
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import stamina
 
-from loadtests.load.checks import Checker, Problem, Reply, failure
+from loadtests.load.checks import MALFORMED, Checker, Problem, Reply, failure
+from loadtests.load.exchange import Exchange, Flow
 from loadtests.load.measurements import Measurements
-from loadtests.load.scenarios import Exchange, Flow
 from loadtests.load.transport import Connection
 
 WAIT_INITIAL, WAIT_MAX, WAIT_JITTER = 0.05, 2.0, 0.2  # seconds before a request is sent again
@@ -54,8 +54,8 @@ class Driver:
     def perform(self, exchange: Exchange, connection: Connection, due: float) -> tuple[Reply, Problem | None]:
         """Send one request until it is answered, check the answer, and measure from the moment it was due."""
         reply = self._send(exchange, connection)
-        problem = exchange.check(reply)
         latency = self.now() - due
+        problem = checked(exchange, reply)
         if problem is not None:
             self.measurements.problem(problem)
         self.measurements.largest_difference = self.checker.largest
@@ -64,7 +64,7 @@ class Driver:
         return reply, problem
 
     def _send(self, exchange: Exchange, connection: Connection) -> Reply:
-        reply = connection.send(exchange.body)
+        reply = connection.send(exchange.body, exchange.path)
         if not reply.retryable or not self._retry_seconds:
             return reply
         attempts = stamina.retry_context(
@@ -79,13 +79,21 @@ class Driver:
             for attempt in attempts:
                 with attempt:
                     if attempt.num > 1:  # the first was sent above
-                        self.measurements.problem(failure(reply))
-                        reply = connection.send(exchange.body, attempt.num)
+                        self.measurements.attempt_failed(self.now(), failure(reply))
+                        reply = connection.send(exchange.body, exchange.path, attempt.num)
                     if reply.retryable:
                         raise NotAnswered
         except NotAnswered:
             pass  # the time is over: the last answer is all there is
         return reply
+
+
+def checked(exchange: Exchange, reply: Reply) -> Problem | None:
+    """Check an answer. One of a structure that the check did not expect is malformed."""
+    try:
+        return exchange.check(reply)
+    except (TypeError, AttributeError, LookupError, ValueError) as e:
+        return Problem(MALFORMED, f"{e!r} in {reply.content[:200].decode(errors='replace')}")
 
 
 def following(flow: Flow, reply: Reply | None) -> Exchange | None:

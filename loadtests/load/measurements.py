@@ -78,13 +78,13 @@ class Measurements:
             due: when it was due, in seconds since the start.
             latency: seconds from then until its last answer.
             problem: what is wrong with the last answer.
-            failures: attempts that failed before the last one.
+            failures: attempts that failed before the last one; each was told to `attempt_failed` when it happened.
         """
         second = self._second(due + latency)
         record(second.latencies, latency)
         wrong, failed = problem is not None and problem.wrong, problem is not None and not problem.wrong
         second.answered += not failed
-        second.failed += failures + failed
+        second.failed += failed
         second.wrong += wrong
         if due < self.warm_up and not wrong:
             return
@@ -95,6 +95,11 @@ class Measurements:
         entry.wrong += wrong
         entry.retried += failures > 0 and not failed
         entry.given_up += failed
+
+    def attempt_failed(self, at: float, problem: Problem) -> None:
+        """Count an attempt that failed `at` seconds after the start, and is followed by another one."""
+        self._second(at).failed += 1
+        self.problem(problem)
 
     def problem(self, problem: Problem) -> None:
         """Count what was wrong with one attempt, and keep a few details."""
@@ -145,7 +150,7 @@ class Measurements:
 
     def clear(self) -> None:
         """Forget everything but the warm-up, after the numbers were handed over."""
-        self.__init__(self.warm_up)  # type: ignore[misc]  # the dataclass's own
+        vars(self).update(vars(Measurements(self.warm_up)))
 
     # Over all kinds.
 

@@ -16,7 +16,8 @@ from gevent.queue import Queue
 from loadtests.load.arrivals import ANY, Due
 from loadtests.load.checks import Checker, Reply
 from loadtests.load.driver import Driver, following
-from loadtests.load.scenarios import Exchange, Flow, MakeFlow
+from loadtests.load.exchange import Exchange, Flow
+from loadtests.load.scenarios import MakeFlow
 from loadtests.load.transport import Connection
 
 YIELD_EVERY = 50  # arrivals that are late anyway, after which the connections get their turn
@@ -80,7 +81,7 @@ class Flows:
 
     def _begin(self, name: str) -> Running:
         id = f"{self._prefix}-{next(self._numbers)}"
-        return Running(self._flows[name](self._checker, random.Random(id), id), name)
+        return Running(self._flows[name](self._checker, self._draw, id), name)  # one source of chance: each has 2.5 KB of state
 
 
 class OpenLoop:

@@ -3,7 +3,7 @@
 import httpx
 
 from loadtests.load.checks import Checker
-from loadtests.load.scenarios import encode
+from loadtests.load.exchange import encode
 from loadtests.load.transport import Target
 from loadtests.offline import WINDOW
 

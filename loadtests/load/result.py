@@ -70,11 +70,21 @@ class Result:
         numbers = f"{total.answered:,} requests answered, {total.answered / max(self.seconds, 1e-9):,.0f} a second"
         times = ", ".join(f"p{percent:g} {percentile(total.latencies, percent):,.1f} ms" for percent in (50, 99, 99.99))
         parity = f"largest difference {self.measurements.largest_difference:.1e}, allowed {self.about.get('tolerance', 0):.0e}"
-        reasons = [f"never asked: {', '.join(self.missing)}"] if self.missing else []
+        reasons = [f"never asked: {', '.join(self.missing)}: use more users, or fewer scenarios"] if self.missing else []
         reasons += [str(outcome) for outcome in self.outcomes if not outcome.kept]
         reasons += self.limits if self.verdict == NOT_MEASURED else []
         why = f" ({'; '.join(reasons)})" if reasons else ""
         return f"{self.verdict}{why}: {numbers}, {times}; {total.failed:,} failed, {total.wrong:,} wrong ({parity})"
+
+    def integrity(self) -> str:
+        """Say whether steps were lost or repeated: each answer of a session was held against its position and the offline prediction."""
+        total = self.measurements.total()
+        if total.wrong:
+            return f"{total.wrong:,} answers were wrong: steps may have been lost or repeated"
+        if total.given_up or self.measurements.unsent:
+            unanswered = total.given_up + self.measurements.unsent
+            return f"no answered step was lost or repeated; {unanswered:,} requests were never answered"
+        return "no step was lost or repeated, and every request was answered in the end"
 
     def document(self) -> dict[str, Any]:
         """Return the JSON document."""

@@ -65,10 +65,11 @@ class Connection:
             network_timeout=TIMEOUT,
         )
 
-    def send(self, body: bytes, attempt: int = 1) -> Reply:
-        """Send one request; a status of 0 stands for no complete answer."""
+    def send(self, body: bytes, path: str = "", attempt: int = 1) -> Reply:
+        """Send one request; `path` is a template of another protocol's. A status of 0 stands for no complete answer."""
+        path = path.format(model=self._target.model) if path else self._path
         try:
-            response = self._http.request("POST", self._path, body=body, headers=self._headers)
+            response = self._http.request("POST", path, body=body, headers=self._headers)
             return self._reply(response.status_code, bytes(response.read()), attempt)
         except (OSError, HTTPException, gevent.Timeout) as e:
             return Reply(0, f"{type(e).__name__}: {e}".encode(), attempt)

@@ -66,6 +66,9 @@ def scenario_users(mix: dict[str, int]) -> list[type[ScenarioUser]]:
     return [type(f"{name.title().replace('_', '')}User", (ScenarioUser,), {"scenario": name, "weight": mix[name]}) for name in mix]
 
 
-PredictUser, PredictHiddenUser, ClientStateUser, StreamUser, ForecastUser, BulkUser, ChurnUser, HostileUser = scenario_users(
-    {name: scenario.weight for name, scenario in SCENARIOS.items()}
-)
+_USERS = {user.scenario: user for user in scenario_users({name: scenario.weight for name, scenario in SCENARIOS.items()})}
+PredictUser, PredictHiddenUser, ClientStateUser = _USERS["predict"], _USERS["predict_hidden"], _USERS["client_state"]
+StreamUser, ForecastUser, BulkUser = _USERS["stream"], _USERS["forecast"], _USERS["bulk"]
+ChurnUser, HostileUser, KserveV1User = _USERS["churn"], _USERS["hostile"], _USERS["kserve_v1"]
+OpenInferenceUser, OpenInferenceStreamUser = _USERS["open_inference"], _USERS["open_inference_stream"]
+OpenInferenceBulkUser = _USERS["open_inference_bulk"]

@@ -8,7 +8,7 @@ import pytest
 from handlers.engine.drain import DrainLock
 from handlers.stores.memory import MemoryStore
 from tests.conftest import answer, ask, make_service, refusal
-from tests.support.requests import EVERYTHING, act, contents, step
+from tests.support.requests import EVERYTHING, act, contents, position, step
 
 
 def test_a_reply_that_is_too_large_is_refused_before_the_step_is_applied(two):
@@ -67,3 +67,15 @@ def test_a_stopping_service_turns_everything_away_unchanged(two, tmp_path):
     ):
         assert (status, reply["error"]["code"]) == expected
     assert contents(store) == before
+
+
+def test_long_requests_beyond_what_a_batch_takes_are_told_to_come_again_and_short_ones_pass(two):
+    service, x = make_service(two, long_steps=5, max_long_steps=8), two.sequence(6)
+    bodies = [orjson.dumps(step(id, 0, x[:n])) for id, n in (("a", 6), ("b", 6), ("c", 2))]
+    first, second, short = service.handle_batch(bodies)
+    assert (first.status, second.status, short.status) == (200, 429, 200)
+    error = orjson.loads(second.body)["error"]
+    assert (error["code"], error["retryable"], second.headers) == ("overloaded", True, {"Retry-After": "1"})
+    assert "requests of 5 steps and more take turns" in error["message"]
+    assert position(service, "b") == "session_not_found"
+    assert service.handle_batch(bodies[1:2])[0].status == 200

@@ -2,8 +2,9 @@
 
 import pytest
 
+from export.report import TOLERANCE
 from handlers.stores.memory import MemoryStore
-from tests.conftest import answer, assert_close, make_service, refusal
+from tests.conftest import answer, assert_close, difference, make_service, refusal
 from tests.support import eager
 from tests.support.requests import act, contents, fields, position, raw, step
 
@@ -100,3 +101,46 @@ def test_a_session_whose_past_was_not_recorded_is_not_rebuilt_from_a_part_of_it(
     answer(deploy(two, store), act("b", "import", state=state))
     answer(deploy(two, store), step("b", 9, two.sequence(1)))
     assert refusal(deploy(exported("retrained"), store), step("b", 10, two.sequence(1)))[:2] == (409, "model_changed")
+
+
+def rewind(to):
+    return {"session": {"id": "a", "action": "rewind", "step": to}}
+
+
+def test_a_fork_keeps_what_its_state_can_be_rebuilt_from(exported, two):
+    store, new, x = MemoryStore(), exported("retrained"), two.sequence(8)
+    answer(deploy(two, store), step("a", 0, x[:6]))
+    answer(deploy(two, store), act("a", "fork", to="b"))
+    reply = answer(deploy(new, store), step("b", 6, x[6:], **{"return": ["h_n"]}))
+    assert reply["session"]["rewarmed"] is True
+    assert_close(reply["h_n"], eager.run(new.model, x[2:]).h_n, "h_n of the rebuilt fork")
+
+
+@pytest.mark.parametrize("to", [6, 5, 3])
+def test_a_rewind_to_any_kept_position_keeps_what_the_state_there_can_be_rebuilt_from(exported, two, to):
+    store, new, x = MemoryStore(), exported("retrained"), two.sequence(10)
+    old = make_service(two, store=store, keep_versions=3, **KEPT)
+    for start, stop in ((0, 3), (3, 5), (5, 6), (6, 8)):
+        answer(old, step("a", start, x[start:stop]))
+    answer(old, rewind(to))
+    reply = answer(deploy(new, store), step("a", to, x[8:], **{"return": ["h_n"]}))
+    assert reply["session"]["rewarmed"] is True
+    known = [eager.run(new.model, [*x[start:to], *x[8:]]).h_n for start in range(max(0, to - 4) + 1)]
+    assert min(difference(reply["h_n"], h_n) for h_n in known) < TOLERANCE, "from as many inputs as are kept, or more"
+
+
+def test_two_versions_over_one_store_do_not_take_turns(exported, two):
+    """A session moves to a higher version and stays there."""
+    store, new, x = MemoryStore(), exported("retrained"), two.sequence(4)
+    answer(deploy(two, store), step("a", 0, x[:1]))
+    assert answer(deploy(new, store), step("a", 1, x[1:2]))["session"]["rewarmed"] is True
+    status, code, error = refusal(deploy(two, store), step("a", 2, x[2:3]))
+    assert (status, code, error["details"]["version"]) == (409, "model_changed", "2.0")
+    assert answer(deploy(new, store), step("a", 2, x[2:3]))["session"]["step"] == 3
+
+
+def test_what_another_version_answered_or_made_names_that_version(two, deployed):
+    _, new, _ = deployed
+    assert answer(new, step("a", 0, two.sequence(2)))["model"] == {"name": "two", "version": "1.0"}
+    assert answer(new, act("a", "export"))["model"] == {"name": "two", "version": "1.0"}
+    assert answer(new, act("a", "describe"))["model"] == {"name": "two", "version": "2.0"}

@@ -189,7 +189,9 @@ def _handler(flaw: Flaw, answer: Answer) -> type[BaseHTTPRequestHandler]:
             if (refusal := flaw.refuses(request)) is not None:
                 return 503, refusal
             status, content = answer(orjson.dumps(flaw.request(request)), headers)
-            return (status, orjson.dumps(flaw.reply(request, orjson.loads(content)))) if status == 200 else (status, content)
+            if status != 200 or not content.startswith(b"{"):
+                return status, content
+            return status, orjson.dumps(flaw.reply(request, orjson.loads(content)))
 
         def log_message(self, *_: object) -> None:
             """Log nothing."""

@@ -6,13 +6,15 @@ from collections.abc import Iterator, Mapping
 import gevent
 import gevent.event
 
+from handlers.protocols.base import HttpRequest
 from loadtests.load.answers import Answers
 from loadtests.load.arrivals import Due
 from loadtests.load.checks import Checker
 from loadtests.load.driver import Driver
+from loadtests.load.flows import meter
 from loadtests.load.measurements import Measurements
 from loadtests.load.open_loop import Flows, OpenLoop
-from loadtests.load.scenarios import SCENARIOS, MakeFlow, meter
+from loadtests.load.scenarios import SCENARIOS, MakeFlow
 from loadtests.load.transport import Connection, Target
 from tests.support.flawed_proxy import Answer, Flaw, flawed
 from tests.support.in_process import InProcess
@@ -26,7 +28,7 @@ def serving(service: InProcess) -> Answer:
 
     def answer(body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
         with lock:
-            [response] = service.handle_batch([body])
+            [response] = service.frontend.handle_batch([HttpRequest(body, path=headers["x-path"])])
         return response.status, bytes(response.body)
 
     return answer

@@ -10,6 +10,7 @@ from loadtests.load.arrivals import Due, profile, rate_arrivals
 from loadtests.load.checks import APPLIED_TWICE, DIGITS, SWAPPED
 from loadtests.load.findings import findings
 from loadtests.load.measurements import Measurements, percentile
+from loadtests.load.scenarios import SCENARIOS
 from loadtests.offline import OfflineModel
 from tests.conftest import Exported, make_service
 from tests.support.flawed_proxy import AppliedTwice, Flaw, Refusing, Stalls, Swapped, WrongDigit
@@ -32,7 +33,7 @@ def names(measurements: Measurements) -> list[str]:
 
 
 def test_a_right_service_answers_every_scenario_as_it_does_offline(two: Exported, answers: Answers) -> None:
-    mix = dict.fromkeys(["predict", "predict_hidden", "client_state", "stream", "forecast", "bulk", "churn", "hostile"], 1)
+    mix = dict.fromkeys(SCENARIOS, 1)
     measured = open_loop(answers, serving(make_service(two)), Flaw(), schedule(), mix)
     total = measured.total()
     assert (total.wrong, total.failed, measured.problems) == (0, 0, {}), measured.examples

@@ -47,6 +47,13 @@ def test_a_stall_every_twenty_seconds_is_found() -> None:
     assert "one every 20 s" in finding.sentence
 
 
+def test_a_period_is_found_among_other_stalls() -> None:
+    [finding] = findings(measured(lambda at: stalling(20.0, 0.3)(at) + 0.4 * (31 <= at < 31.5) + 0.4 * (70 <= at < 70.5), seconds=120))
+    assert finding.name == "periodic stall"
+    assert "6 stalls" in finding.sentence
+    assert "one every 20 s" in finding.sentence
+
+
 def test_a_single_stall_is_told_with_its_moment() -> None:
     """Nothing is answered in second 30, and what was due then waits until the end of the stall."""
     outage, stall = findings(measured(lambda at: 0.01 + max(0.0, 1.9 - (at - 30.0)) * (at >= 30.0)))
@@ -71,9 +78,9 @@ def test_latency_that_grows_with_the_load_is_no_leak() -> None:
 
 def test_seconds_without_an_answer_are_an_outage() -> None:
     found = measured()
-    for at in (20, 21, 22):
+    for at in (20, 21, 40):
         found.seconds[at].answered = 0
-    assert findings(found)[0].sentence == "nothing was answered in 3 seconds, from second 20 to 23"
+    assert findings(found)[0].sentence == "nothing was answered in 3 seconds: from second 20 to 22, 40 to 41"
 
 
 def test_a_generator_that_is_late_or_busy_says_so() -> None:

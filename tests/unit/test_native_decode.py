@@ -36,6 +36,17 @@ def refused(document, signature=TRAFFIC, limits=LIMITS):
 
 BODIES = {
     "not json": (b"{", "MalformedJson", ["body: ", "send one JSON object in UTF-8"]),
+    "a field twice": (b'{"inputs": [[1, 2, 3]], "inputs": [[4, 5, 6]]}', "MalformedJson", ["the field 'inputs' is given twice"]),
+    "a field of a session twice": (
+        b'{"inputs": [[1, 2, 3]], "session": {"id": "a:b", "step": 1, "step": 2}}',
+        "MalformedJson",
+        ["the field 'step' is given twice"],
+    ),
+    "a field of an instance twice": (
+        b'{"instances": [{"inputs": [[1, 2, 3]]}, {"inputs": [], "inputs": []}]}',
+        "MalformedJson",
+        ["the field 'inputs' is given twice"],
+    ),
     "not utf-8": (b'{"inputs": "\xff"}', "MalformedJson", ["body: "]),
     "empty": (b"", "MalformedJson", ["body: "]),
     "NaN": (b'{"inputs": [[NaN, 0, 0]]}', "MalformedJson", ["NaN and Infinity are not JSON"]),
@@ -158,6 +169,10 @@ def test_a_field_that_is_wrong_is_named_with_value_limit_and_remedy(case):
     assert type(error) is getattr(errors, kind), error
     for part in parts:
         assert part in error.message
+
+
+def test_a_colon_in_a_text_is_no_field():
+    assert parse(session(id="site:meter:7")).session.id == "site:meter:7"
 
 
 def test_a_message_never_repeats_a_long_value():

@@ -21,7 +21,7 @@ DIGEST, REQUEST, ACTION = bytes(range(16)), bytes(range(16, 32)), bytes(range(32
 SIZE = 4
 
 values = st.lists(st.floats(width=32, allow_nan=False), min_size=SIZE, max_size=SIZE).map(lambda v: np.array(v, np.float32))
-states = st.builds(State, values, st.integers(0, 2**53), st.just(DIGEST))
+states = st.builds(State, values, st.integers(0, 2**53), st.just(DIGEST), st.binary(max_size=9))
 times = st.floats(0, 1e11)
 hashes = st.binary(min_size=16, max_size=16)
 features = st.integers(1, 5).flatmap(lambda n: st.lists(values.map(lambda v: v[:3]), min_size=n, max_size=n)).map(np.stack)
@@ -38,7 +38,7 @@ records = st.builds(
 
 
 def parts(record):
-    kept = [(s.values.tobytes(), s.position, s.digest) for s in (record.state, *record.history)]
+    kept = [(s.values.tobytes(), s.position, s.digest, s.forecast) for s in (record.state, *record.history)]
     recent = None if record.recent is None else (record.recent.dtype, record.recent.shape, record.recent.tobytes())
     names = (
         "created_at",
@@ -102,7 +102,10 @@ def test_no_answer_whatever_breaks_the_reader(junk):
 
 
 def example():
-    now, before = (State(np.array([0.0, -1.5, 0.25, n], np.float32), position, DIGEST) for n, position in ((2.0**100, 7), (1.0, 6)))
+    now, before = (
+        State(np.array([0.0, -1.5, 0.25, n], np.float32), position, DIGEST, forecast)
+        for n, position, forecast in ((2.0**100, 7, b"seven"), (1.0, 6, b""))
+    )
     recent = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], np.float32)
     answer = pack_arrays({"prediction": np.array([1.5], np.float32)})
     return Record(now, 1.8e9, 1.8e9 + 60, 6, REQUEST, 2, answer, "1.0", ACTION, 3, False, (before,), recent)
@@ -118,10 +121,10 @@ def test_format_2_is_the_layout_that_its_docstring_tells():
     record = example()
     answer = b"\x0a\x01prediction" + struct.pack("<If", 1, 1.5)
     head = b"CSRE" + struct.pack(
-        "<BBHddQ16sQ16sQ16sIBIBHI", 2, 0, 1, 1.8e9, 1.8e9 + 60, 6, REQUEST, 2, ACTION, 3, DIGEST, 4, 3, len(answer), 0, 3, 2
+        "<BBHddQ16sQ16sQ16sIBIBHII", 2, 0, 1, 1.8e9, 1.8e9 + 60, 6, REQUEST, 2, ACTION, 3, DIGEST, 4, 3, len(answer), 0, 3, 2, 9
     )
     kept = b"".join(struct.pack("<Q", s.position) + s.values.tobytes() for s in (record.state, record.history[0]))
-    assert record.encode() == checked(head + b"1.0" + answer + kept + record.recent.tobytes())
+    assert record.encode() == checked(head + b"1.0" + answer + kept + record.recent.tobytes() + b"\5\0seven\0\0")
     assert len(head) == HEADER.size
 
 
@@ -135,6 +138,7 @@ def test_format_1_is_read_as_it_was_when_it_was_fixed():
     assert record_v1.encode(old_example(), b'"prediction":[1.5]') == golden
     read, expected = Record.decode(golden), example()
     expected.version, expected.rewind_hash, expected.generation, expected.last_generation = "", NO_HASH, 0, 0
+    expected.state.forecast = b""
     assert parts(read) == parts(expected)
 
 
@@ -167,7 +171,7 @@ def test_the_first_bytes_that_a_sweep_sees_tell_whether_a_session_was_closed(clo
 def test_a_rewind_to_an_earlier_state_forgets_what_came_after_it():
     record = example()
     back = record.rewound(record.history[0], ACTION, 2e9)
-    assert (back.state, back.history, back.recent, back.answer) == (record.history[0], (), None, b"")
+    assert (back.state, back.history, back.recent.tolist(), back.answer) == (record.history[0], (), [[1.0, 2.0, 3.0]], b"")
     assert (back.last_step, back.last_hash, back.generation, back.expires_at) == (6, NO_HASH, 4, 2e9)
 
 

@@ -24,8 +24,9 @@ OTHER_VALUES = {
     "session": None,
     "commit": False,
     "close": True,
+    "missing": 1,
 }
-LEFT_OUT = {"session", "commit", "close"}
+LEFT_OUT = {"session", "commit", "close", "missing"}
 OTHER_REFERENCES = {"id": "b", "step": 6, "action": Action.FORK, "to": "c", "from_step": 8, "generation": 2, "restart": True}
 LEFT_OUT_OF_A_STEP = {"id", "step", "to", "from_step", "generation", "restart"}
 LEFT_OUT_OF_A_REWIND = {"to", "restart"}

@@ -17,7 +17,7 @@ from handlers.sessions.status import timestamp
 OURS, THEIRS = bytes(range(16)), bytes(range(16, 32))
 APPLIED, ANOTHER = b"a" * 16, b"b" * 16  # hashes of requests
 NOW, TTL, TOMBSTONE = 1_000.0, 60.0, 30.0
-RULES = PhaseRules(OURS, TOMBSTONE, rewarm_steps=2, columns=3)
+RULES = PhaseRules(OURS, TOMBSTONE, rewarm_steps=2, columns=3, version="1.0")
 LIVE = Record(State(np.ones(4, np.float32), 7, OURS), 900.0, NOW + TTL, 5, APPLIED, 1, version="1.0", generation=2)
 FOREIGN = replace(LIVE, state=replace(LIVE.state, digest=THEIRS))
 
@@ -112,6 +112,17 @@ def test_recent_inputs_that_do_not_suffice_make_no_session_rewarmable(recent):
 
 def test_recent_inputs_are_of_use_only_where_rewarming_is_on():
     assert replace(RULES, rewarm_steps=0).phase(RECORDS[Phase.REWARMABLE], NOW) is Phase.MISMATCH
+
+
+def test_versions_sort_by_their_numbers():
+    ordered = ["", "1", "1.0", "1.0.1", "1.2", "1.10", "2.0-rc1", "10.0"]
+    shuffled = [*ordered[4:], *ordered[:4]]
+    assert sorted(shuffled, key=machine.version_order) == ordered
+
+
+@pytest.mark.parametrize(("ours", "phase"), [("0.9", Phase.MISMATCH), ("1.0", Phase.REWARMABLE), ("1.1", Phase.REWARMABLE)])
+def test_a_session_is_rewarmed_by_a_model_of_no_lower_version(ours, phase):
+    assert replace(RULES, version=ours).phase(RECORDS[Phase.REWARMABLE], NOW) is phase
 
 
 def test_a_stream_shorter_than_the_window_is_rewarmable_from_its_start():

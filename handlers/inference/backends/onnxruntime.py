@@ -53,7 +53,7 @@ def _open(artefact: Path, providers: list[str], threads: int) -> ort.InferenceSe
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a worker shares its cores with the host
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a worker shares its cores with TorchServe
     options.log_severity_level = 3
     try:
         return ort.InferenceSession(str(artefact), options, providers=providers)

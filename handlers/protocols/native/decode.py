@@ -56,6 +56,8 @@ class Parser:
             document = orjson.loads(data)
         except orjson.JSONDecodeError as e:
             raise MalformedJson(f"body: {e}; send one JSON object in UTF-8 (NaN and Infinity are not JSON)") from e
+        if data.count(b":") != validation.count_keys(document):  # a colon in a text, or a field that is given twice
+            validation.reject_duplicate_fields(data)
         if not isinstance(document, dict):
             raise MalformedJson(f'body: expected a JSON object, got {json_type(document)}; for example {{"inputs": [[…]]}}')
         return document
@@ -86,25 +88,28 @@ class Parser:
         validation.reject_unknown_fields(document, FIELDS, "request")
         session = self._session(document["session"]) if "session" in document else None
         horizon = self._horizon(document) if "horizon" in document else 0
+        inputs, missing = self._inputs(document["inputs"]) if "inputs" in document else (None, 0)
         request = Request(
-            inputs=self._inputs(document["inputs"]) if "inputs" in document else None,
+            inputs=inputs,
             returns=self._returns(document["return"]) if "return" in document else PREDICTION,
             state=self._state(document["state"]) if "state" in document else None,
             session=session,
             horizon=horizon,
             future=self._future(document, horizon) if horizon or "future" in document else None,
             commit=validation.boolean(document, "commit", default=True),
+            missing=missing,
         )
         self.rules.check(request)
         return request
 
-    def _inputs(self, value: Any) -> Array:
+    def _inputs(self, value: Any) -> tuple[Array, int]:
+        """Return the inputs, and how many of them are missing."""
         if not isinstance(value, list) or not value:
             raise InvalidInput(f"inputs: expected {self.rules.shape()}, got {json_type(value)} (signature {self.signature.label})")
         self.rules.check_steps(len(value))
         if self.signature.tokens:
-            return validation.tokens(value, self.signature)
-        return validation.matrix(value, len(self.signature.features), "inputs", self.signature, limit=self.signature.input_limit)
+            return validation.tokens(value, self.signature), 0
+        return validation.measurements(value, self.signature)
 
     def _returns(self, value: Any) -> tuple[str, ...]:
         if not isinstance(value, list) or not all(isinstance(name, str) for name in value):

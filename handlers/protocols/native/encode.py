@@ -25,6 +25,8 @@ class Encoder:
         parts = [b'"%b":%b' % (name.encode(), _array(array)) for name, array in result.arrays.items()]
         if result.state is not None:
             parts.append(b'"%b":"%b"' % (OPAQUE.encode(), state_format.to_text(result.state, self.key).encode()))
+        if result.imputed:
+            parts.append(b'"imputed":%d' % result.imputed)
         return b",".join(parts)
 
     def response(self, fields: bytes, result: Result) -> bytes:

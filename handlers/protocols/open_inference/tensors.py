@@ -136,7 +136,7 @@ def _read_json(data: Any, datatype: str, shape: tuple[int, ...], count: int, whe
     flat = _flatten(data, f"{where}.data")
     if len(flat) != count:
         raise InvalidInput(f"{where}.data: expected {count} elements for the shape {list(shape)}, got {len(flat)}")
-    allowed = {str} if datatype == BYTES else {int} if datatype.startswith("INT") else {int, float}
+    allowed = {str} if datatype == BYTES else {int} if datatype.startswith("INT") else {int, float, type(None)}
     if wrong := set(map(type, flat)) - allowed:
         raise InvalidInput(f"{where}.data: expected elements of {datatype}, got {JSON_NAMES[wrong.pop()]}")
     if datatype == BYTES:

@@ -53,6 +53,8 @@ def _verdict(result: Result, title: str, capacity: str) -> str:
 
 
 def _milliseconds(value: float) -> str:
+    if value >= 10_000:
+        return f"{value / 1e3:,.1f} s"
     return f"{value:,.0f} ms" if value >= 100 else f"{value:,.1f} ms"
 
 
@@ -73,6 +75,7 @@ def _objectives(result: Result) -> str:
 
 def _findings(result: Result) -> str:
     events = [f"<li><b>fault</b> {escape(e.what)}, from second {e.at:.1f} to {e.until:.1f}</li>" for e in result.events]
+    events += [f"<li><b>under faults</b> {result.integrity()}</li>"] if events else []
     items = [f"<li><b>{escape(f.name)}</b> {escape(f.sentence)}</li>" for f in result.findings]
     nothing = "<li>Nothing: no wrong answer, no failed request, no stall, no growing latency.</li>"
     return f"<h2>What was unusual</h2><ul class=findings>{''.join([*events, *items]) or nothing}</ul>"
