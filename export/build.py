@@ -47,7 +47,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Options:
-    """How archives are made: TorchServe's configuration of the model, the ONNX opset, whom to tell of progress, and what to calibrate on."""
+    """How archives are made: TorchServe's configuration of the model, the ONNX opset, whom to tell of progress, what to calibrate on."""
 
     config: Path = CONFIG
     opset: int = onnx.OPSET
