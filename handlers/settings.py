@@ -108,6 +108,12 @@ class Settings:
     def store_url(self) -> str:
         return self.store or default_store()
 
+    @property
+    def clock_reference(self) -> Path | None:
+        """The file beside the embedded store that keeps which time was believed: handlers/clock.py. Other stores have none."""
+        scheme, _, folder = self.store_url.partition("://")
+        return Path(folder) / "clock.json" if scheme == "lmdb" and folder else None
+
     def effective(self) -> dict[str, Any]:
         """Return every setting with its value, secrets masked, for the log line of the start."""
         shown = asdict(self) | {"store": masked(self.store_url)}

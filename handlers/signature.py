@@ -54,6 +54,11 @@ class Signature:
     features: tuple[str, ...] = ()  # empty for token ids
     vocabulary: int = 0  # number of token ids; 0 for numeric features
     input_limit: float = float(np.finfo(np.float32).max)  # up to which the artefacts were found right
+    ids: Mapping[str, int] = field(default_factory=dict)  # feature that indexes a table -> rows of the table
+    integers: tuple[str, ...] = ()  # features that are integers inside the model, at most 2^24
+    nonnegative: tuple[str, ...] = ()  # features of which no negative number was measured
+    nonpositive: tuple[str, ...] = ()
+    example: tuple[Any, ...] = ()  # `inputs` of a request that is answered; empty in archives of earlier releases
     initial: tuple[float, ...] = ()  # what a new stream begins with, [S]; empty for zeros
     least_steps: int = 1  # T that the model takes at once
     most_steps: int | None = None
@@ -61,6 +66,7 @@ class Signature:
     streaming_reason: str = ""
     feedback: Mapping[str, str] = field(default_factory=dict)  # output name -> feature name
     frequency: str = ""
+    calendar: Mapping[str, Any] = field(default_factory=dict)  # time zone, gaps and derived features; empty: the model knows no times
     artefacts: Mapping[str, str] = field(default_factory=dict)  # backend -> file name
     raw: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)  # the whole document, for `describe`
 
@@ -131,6 +137,11 @@ class Signature:
             features=tuple(inputs.get("features", ())),
             vocabulary=inputs.get("vocabulary", 0),
             input_limit=inputs.get("limit", float(np.finfo(np.float32).max)),
+            ids=inputs.get("ids", {}),
+            integers=tuple(inputs.get("integers", ())),
+            nonnegative=tuple(inputs.get("nonnegative", ())),
+            nonpositive=tuple(inputs.get("nonpositive", ())),
+            example=tuple(inputs.get("example", ())),
             initial=tuple(document["initial"]),
             least_steps=document["steps"]["least"],
             most_steps=document["steps"]["most"],
@@ -138,6 +149,7 @@ class Signature:
             streaming_reason=streaming["reason"],
             feedback=document.get("feedback", {}),
             frequency=document.get("frequency", ""),
+            calendar=document.get("calendar", {}),
             artefacts=document["artefacts"],
             raw=document,
         )

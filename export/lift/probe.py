@@ -4,8 +4,10 @@ Nothing is read from the model's source or the names of its layers. Every run ta
 between calls starts each run anew, and the given model is never changed.
 """
 
+import contextlib
 import copy
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from export.errors import LiftError
 from export.lift import arguments
 from export.lift.arguments import Arguments, StateLink
+from export.lift.convention import Given, call_forward, given_from_example, leaf_names
 from export.lift.dataflow import Dataflow, Origins
 from export.lift.recorder import Call, CallRecorder
 from export.lift.sampling import Sampler
@@ -26,35 +29,48 @@ from export.user_code import at_user_line
 class Observation:
     """One forward pass: its outputs, its recurrent calls, and which tensor was computed from which."""
 
-    given: Any  # forward's arguments
+    given: Given  # forward's arguments
     outputs: list[Tensor]
     calls: list[Call]
     packed: list[list[int]]  # lengths that sequences were packed by
     flow: Dataflow
 
 
-def observe(model: nn.Module, given: Any) -> Observation:
+def observe(model: nn.Module, given: Given) -> Observation:
     """Run a copy of the model once on forward's arguments. Raises LiftError with the user's line when the model raises."""
     fresh = fresh_copy(model)
     recorder, flow = CallRecorder(fresh), Dataflow()
+    with _failures("the example"), recorder.recording(flow=flow):
+        result = call_forward(fresh, given)
+    return Observation(given, tensors(result), recorder.calls, [torch.as_tensor(n).flatten().tolist() for n in recorder.packed], flow)
+
+
+def run(model: nn.Module, given: Given, what: str) -> Any:
+    """Run a copy of the model, unobserved, and return what it returns. Raises LiftError; `what` says of what the arguments are made."""
+    with _failures(what):
+        return call_forward(fresh_copy(model), given)
+
+
+@contextlib.contextmanager
+def _failures(what: str) -> Iterator[None]:
+    """Turn what a user's forward raises into LiftError."""
     try:
-        with torch.no_grad(), recorder.recording(flow=flow):
-            result = fresh(*given)
+        with torch.no_grad():
+            yield
     except LiftError:
         raise
     except Exception as e:
-        reason = " ".join(str(e).split())
+        reason = " ".join(str(e).split())[:300]
         raise LiftError(
-            f"the model fails on the example: {type(e).__name__}: {reason}{at_user_line(e)}; check the example's shape and dtype"
+            f"the model fails on {what}: {type(e).__name__}: {reason}{at_user_line(e)}; check the example's shape and dtype"
         ) from e
-    return Observation(given, tensors(result), recorder.calls, [[int(n) for n in lengths] for lengths in recorder.packed], flow)
 
 
 def fresh_copy(model: nn.Module) -> nn.Module:
     """Copy the model in evaluation mode. Tensors that are still attached to an autograd graph are copied by value. Raises LiftError."""
     attached = [t for module in model.modules() for t in tensors(vars(module)) if t.grad_fn is not None]
     try:
-        fresh = copy.deepcopy(model, {id(t): t.detach().clone() for t in attached}).eval()
+        fresh = _without_compiled(copy.deepcopy(model, {id(t): t.detach().clone() for t in attached})).eval()
     except Exception as e:
         raise LiftError(f"the model cannot be copied: {type(e).__name__}: {e}; build it anew from its factory and load the weights") from e
     for weight in fresh.parameters():
@@ -63,20 +79,32 @@ def fresh_copy(model: nn.Module) -> nn.Module:
     return fresh
 
 
+def _without_compiled(model: nn.Module) -> nn.Module:
+    """Put the modules that torch.compile wrapped in the place of their wrappers."""
+    model = getattr(model, "_orig_mod", model)
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if hasattr(child, "_orig_mod"):
+                setattr(parent, name, child._orig_mod)
+    return model
+
+
 def tensors(result: Any) -> list[Tensor]:
-    """Return the tensors in a nest of tuples, lists and dictionaries, in order."""
+    """Return the tensors in a nest of tuples, lists, dictionaries and dataclasses, in order."""
     if isinstance(result, Tensor):
         return [result]
     if isinstance(result, dict):
         return [t for value in result.values() for t in tensors(value)]
     if isinstance(result, tuple | list):
         return [t for value in result for t in tensors(value)]
+    if dataclasses.is_dataclass(result):
+        return [t for field in dataclasses.fields(result) for t in tensors(getattr(result, field.name))]
     return []
 
 
 def flat(given: Any) -> list[Any]:
     """Return the leaves of forward's arguments, in order."""
-    leaves: list[Any] = tree_flatten(tuple(given))[0]
+    leaves: list[Any] = tree_flatten(given)[0]
     return leaves
 
 
@@ -152,33 +180,85 @@ def rows(part: Tensor, b: int, is_cell: bool) -> Tensor:
     return part[b : b + 1] if is_cell else part[:, b]
 
 
-def infer_arguments(model: nn.Module, example: Any) -> Arguments:
-    """Find the role of each argument, and the batch axis of x: the axis that sets the rows of the recurrent calls. Raises LiftError."""
-    values, spec = tree_flatten(tuple(example) if isinstance(example, tuple | list) else (example,))
-    x: Tensor = values[arguments.first_tensor(values)]
-    if x.dim() < 2:
-        raise LiftError(
-            f"x is {list(x.shape)}: expected a batch, [B, T, F] or [B, T]; for a model without a batch axis, wrap it in one that takes "
-            "[B, T, …] and gives its LSTM [B, T, F] (batch_first=True) or [T, B, F]"
-        )
+def infer_arguments(model: nn.Module, example: Any, axes: str = "", x: str = "") -> Arguments:
+    """Find which argument is x, where its batch and time are, and the role of every other argument. Raises LiftError.
+
+    `axes`, one of BTF, TBF and BFT, and `x`, the name of an argument, are given where that is ambiguous.
+    """
+    given = given_from_example(model, example)
+    values, spec = tree_flatten(given)
     values = [value.clone() if isinstance(value, Tensor) else value for value in values]  # one tensor may stand for h and for c
-    base = observe(model, tree_unflatten(values, spec))
+    tensors_at = arguments.tensor_positions(values)
+    names = leaf_names(model, given)
+    candidates = [i for i in tensors_at if (names[i] == x if x else values[i].dim() > 1)]
+    if not candidates:
+        raise LiftError(_no_x(names, values, tensors_at, x))
+    base = _first_run(model, tree_unflatten(values, spec))
     _check_batched(base.calls)
-    states, unclear = _states(base, values), []
-    for axis in (0, 1):
-        try:
-            found = arguments.assign_roles(values, spec, axis, states, base.packed)
-        except LiftError as e:
-            unclear.append(e)
+    best: list[Arguments] = []
+    unclear = LiftError(_no_batch(base.calls, values, values[candidates[0]]))
+    for position in candidates:
+        scored: list[Arguments] = []
+        for found, error in _ways(values, spec, position, axes, base):
+            unclear = error or unclear
+            score = _score(model, found, base) if found else 0
+            if found and score == 2:
+                return found
+            scored += [found] if found and score else []
+        best = best or scored
+    if len({found.axes for found in best}) > 1:
+        raise LiftError(
+            f"x is {list(values[candidates[0]].shape)}, and which axis is time is not clear: give an example in which these sizes differ, "
+            "or say --axes BTF (batch, time, features), TBF or BFT"
+        )
+    if best:
+        return best[0]
+    raise unclear
+
+
+def _ways(
+    values: Sequence[Any], spec: Any, position: int, axes: str, base: Observation
+) -> Iterator[tuple[Arguments | None, LiftError | None]]:
+    """Yield ways to read the arguments with x at `position`: each order of axes, and [B, T] beside x as a series and as static."""
+    states = _states(base, values, position)
+    others = [i for i, v in enumerate(values) if isinstance(v, Tensor) and v.dim() == 2 and v.is_floating_point() and i != position]
+    for name, order in arguments.AXES.items():
+        if (axes and name != axes) or (order.time == 2 and values[position].dim() != 3):
             continue
-        if _follows(model, found, base.calls, x.shape[axis]):
-            return found
-    raise unclear[0] if len(unclear) == 2 else LiftError(_no_batch(base.calls, x))
+        for static in [(), *([tuple(i for i in others if i not in states)] if others else [])]:
+            try:
+                yield arguments.assign_roles(values, spec, position, order, states, base.packed, static), None
+            except LiftError as e:
+                yield None, e
 
 
-def _states(base: Observation, values: Sequence[Any]) -> dict[int, StateLink]:
+def _score(model: nn.Module, found: Arguments, base: Observation) -> int:
+    """Return 2 if calls follow both batch and time, 1 if the model takes one length only and calls run over it, else 0."""
+    if not _follows(model, found, base.calls, found.batch):
+        return 0
+    paths = [call.site.path for call in base.calls]
+    runs_over = {call.steps for call in base.calls if not call.is_cell} | {paths.count(path) for path in paths}
+    try:
+        longer = observe(model, found.resized(found.batch, found.steps + 3)).calls
+    except LiftError:
+        return int(found.steps in runs_over)
+    changed = len(longer) != len(base.calls) or any(a.steps != b.steps for a, b in zip(base.calls, longer, strict=True))
+    return 2 if changed else 0
+
+
+def _no_x(names: Sequence[str], values: Sequence[Any], tensors_at: Sequence[int], x: str) -> str:
+    """Return the message for an example in which no tensor can be x."""
+    if x:
+        return f"--x {x}: forward has no tensor of that name; it takes {', '.join(names[i] for i in tensors_at)}"
+    return (
+        f"x is {list(values[tensors_at[0]].shape)}: expected a batch, [B, T, F] or [B, T]; for a model without a batch axis, wrap it in "
+        "one that takes [B, T, …] and gives its LSTM [B, T, F] (batch_first=True) or [T, B, F]"
+    )
+
+
+def _states(base: Observation, values: Sequence[Any], first: int) -> dict[int, StateLink]:
     """Find the leaves that are states: a recurrent call begins with them, as they are or changed and then returned as the next state."""
-    first, origins = arguments.first_tensor(values), Origins(base.flow.events)
+    origins = Origins(base.flow.events)
     leaves = {i: v for i, v in enumerate(values) if i != first and isinstance(v, Tensor) and v.is_floating_point() and v.dim() > 1}
     reached = origins.sources({id(value): position for position, value in leaves.items()})
     found: dict[int, StateLink] = {}
@@ -238,10 +318,28 @@ def _follows(model: nn.Module, found: Arguments, calls: Sequence[Call], batch: i
     return any((a.rows, b.rows) == (batch, 2 * batch) for a, b in zip(calls, wider, strict=False))
 
 
-def _no_batch(calls: Sequence[Call], x: Tensor) -> str:
+def _first_run(model: nn.Module, given: Given) -> Observation:
+    """Run the model on the example. Raises LiftError, also for a state that earlier calls left in the model."""
+    kept = {f"{path}.{name}".lstrip("."): value for path, m in model.named_modules() for name, value in vars(m).items() if tensors(value)}
+    kept = {name: value for name, value in kept.items() if not name.rpartition(".")[2].startswith("_")}
+    remedy = f"the model holds tensors from earlier calls in {', '.join(kept)}: set them to None, or to what a new sequence begins with"
+    try:
+        base = observe(model, given)
+    except LiftError as e:
+        raise LiftError(f"{e}; {remedy}" if kept else str(e)) from e
+    left = [t for value in kept.values() for t in tensors(value)]
+    for call in base.calls:
+        if any(part.shape == t.shape and torch.equal(part, t) and bool(t.any()) for part in call.given or () for t in left):
+            raise LiftError(f"{call.site.path}: begins with a state that is left from training or earlier calls; {remedy}")
+    return base
+
+
+def _no_batch(calls: Sequence[Call], values: Sequence[Any], x: Tensor) -> str:
     """Return the message for a model in which no axis of x is the batch."""
-    call = calls[0]
-    return (
-        f"{call.site.path}: runs over {call.rows} rows, which no axis of x {list(x.shape)} sets alone: the batch is fixed in the model, or "
-        "other axes are folded into it; build states and views with x.size(0), and give the recurrent module one row for each row of x"
-    )
+    call, others = calls[0], [list(v.shape) for v in values if isinstance(v, Tensor) and v is not x]
+    if others:
+        beside = f", beside which it takes {', '.join(map(str, others))}"
+        remedy = "give an example in which B, T and all other sizes differ, or wrap the model in one that takes x alone"
+    else:
+        beside, remedy = "", "build states and views with x.size(0), and give the recurrent module one row for each row of x"
+    return f"{call.site.path}: runs over {call.rows} rows, and no axis of x {list(x.shape)}{beside} changes their number alone: {remedy}"

@@ -2,11 +2,12 @@
 
 import hashlib
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from handlers.arrays import Array, Floats
+from handlers.forecasting.observations import Times
 from handlers.sessions import state as state_format
 from handlers.sessions.reference import Action, SessionRef
 from handlers.sessions.state import State
@@ -20,9 +21,10 @@ IMPUTED = "imputed"  # in a recorded answer: how many values were imputed
 class Request:
     """One request, checked against the model's signature and the limits.
 
-    `inputs` is `[T, F]` float32 or `[T]` int64 token ids, None for an action; NaN stands for a measurement that is missing, and `missing`
-    counts them. `returns` names what is to be answered, in order; `future` is
-    `[horizon, K]`, or None where the model knows no input in advance.
+    `inputs` is `[T, F]` float32 or `[T]` int64 token ids, None for an action. NaN stands for a measurement that is missing, and `missing`
+    counts those. Inputs that are observations have `times`, and zeros in the columns that the service derives from the times. `returns`
+    names what is to be answered, in order. `future` is `[horizon, K]`, beside observations without the derived columns; it is None where
+    the client knows no input in advance.
     """
 
     inputs: Array | None = None
@@ -34,6 +36,7 @@ class Request:
     commit: bool = True
     close: bool = False  # end the session after the step
     missing: int = 0  # NaN among the inputs
+    times: Times | None = None  # [T, 2], the first and last reading of each input's time, where the inputs are observations
 
     @property
     def steps(self) -> int:
@@ -55,6 +58,8 @@ class Request:
         parts = [head]
         if self.inputs is not None:
             parts.append(self.inputs.tobytes())
+        if self.times is not None:
+            parts.append(self.times.tobytes())
         if self.future is not None:
             parts.append(self.future.tobytes())
         if self.state is not None:
@@ -76,4 +81,5 @@ class Result:
     arrays: Mapping[str, Floats]  # by name, in the order of the answer
     state: State | None = None  # where the opaque state was asked for
     session: SessionStatus | None = None
+    times: Sequence[str] = ()  # of the forecast, or of the prediction, where the stream has times
     imputed: int = 0  # missing values of the inputs that predictions stood in for

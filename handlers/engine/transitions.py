@@ -11,9 +11,10 @@ import numpy as np
 from handlers.arrays import Array, Vector
 from handlers.engine.batch import Batch
 from handlers.engine.request import IMPUTED, OPAQUE, Result
+from handlers.engine.streams import prepare, times
 from handlers.engine.task import ModelRun, Task
 from handlers.errors import InvalidInput, SessionUnreadable
-from handlers.forecasting import memory, missing
+from handlers.forecasting import memory
 from handlers.sessions import machine
 from handlers.sessions.machine import Transition
 from handlers.sessions.record import Record, unpack_arrays
@@ -31,24 +32,14 @@ def plan(batch: Batch, task: Task) -> None:
     if task.request.session is None:
         state = task.request.state
         task.run = ModelRun(_inputs(task), _initial(batch, state), state.position if state else 0)
-        _check_missing(batch, task)
+        prepare(batch, task)
         return
     session, ref = batch.sessions[task.id], task.ref
     phase = session.phase
     asked = machine.operation(ref, task.request_hash, session.record, phase)
     task.transition = machine.decide(asked, phase, task.id, ref, session.record)
     TRANSITIONS[task.transition](batch, task, session)
-    _check_missing(batch, task)
-
-
-def _check_missing(batch: Batch, task: Task) -> None:
-    """Check that the request's missing values can be imputed, if it is to run and has any. Raises InvalidInput."""
-    run, signature = task.run, batch.context.signature
-    if run is None or not task.request.missing:
-        return
-    if run.record is not None:
-        run.memory = memory.decode(run.record.state.forecast, len(signature.feedback))
-    missing.check(_inputs(task), run.memory, run.rewarmed > 0, batch.context.settings.max_imputed, signature)
+    prepare(batch, task)
 
 
 def _inputs(task: Task) -> Array:
@@ -97,7 +88,9 @@ def _replay(batch: Batch, task: Task, session: LoadedSession) -> None:
     if task.request.close and not record.closed:
         record = record.tombstone(batch.now)
         batch.sessions.put(task.id, record)
-    task.reply = task.encode(Result(version, arrays, state, status(task.id, record, replayed=True), imputed))
+    time = memory.decode(record.state.forecast, 0).time if batch.context.timeline else None
+    at = times(batch.context, time, task.request.horizon)
+    task.reply = task.encode(Result(version, arrays, state, status(task.id, record, replayed=True), at, imputed))
 
 
 def _describe(batch: Batch, task: Task, session: LoadedSession) -> None:

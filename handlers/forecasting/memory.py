@@ -1,6 +1,6 @@
 """What a stream remembers for its forecasts, beside its hidden state, and that memory's bytes.
 
-Layout, little-endian: format (1 byte), missing (2), number of predicted values (2), then the values, float32.
+Layout, little-endian: format (1 byte), missing (2), time (8), number of predicted values (2), then the values, float32.
 """
 
 import struct
@@ -11,21 +11,27 @@ import numpy as np
 from handlers.arrays import Floats
 
 FORMAT = 1
-HEADER = struct.Struct("<BHH")
+HEADER = struct.Struct("<BHqH")
 MAX_MISSING = 2**16 - 1
+NO_TIME = -(2**63)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class StreamMemory:
-    """The memory of one stream at one position. Memories are replaced, never changed in place."""
+    """The memory of one stream at one position."""
 
     prediction: Floats | None = None  # [P], of the outputs that feed back: what the stream expects at its next step; None: not known
     missing: int = 0  # steps in a row, up to this position, that had to be imputed
+    time: int | None = None  # of the last step, as the model's calendar counts; None: not known
 
     def encode(self) -> bytes:
         """Encode the memory."""
         values = b"" if self.prediction is None else self.prediction.tobytes()
-        return HEADER.pack(FORMAT, min(self.missing, MAX_MISSING), len(values) // 4) + values
+        time = NO_TIME if self.time is None else self.time
+        return HEADER.pack(FORMAT, min(self.missing, MAX_MISSING), time, len(values) // 4) + values
+
+
+EMPTY = StreamMemory()
 
 
 def decode(data: bytes, columns: int) -> StreamMemory:
@@ -34,10 +40,9 @@ def decode(data: bytes, columns: int) -> StreamMemory:
     Bytes of another format or of another model give an empty memory: the stream goes on, and has to observe before it can impute.
     """
     if len(data) < HEADER.size:
-        return StreamMemory()
-    version, missing, count = HEADER.unpack_from(data)
+        return EMPTY
+    version, missing, time, count = HEADER.unpack_from(data)
     if version != FORMAT or len(data) != HEADER.size + 4 * count:
-        return StreamMemory()
-    if count != columns:
-        return StreamMemory(missing=missing)
-    return StreamMemory(np.frombuffer(data, "<f4", count, HEADER.size), missing)
+        return EMPTY
+    prediction = np.frombuffer(data, "<f4", count, HEADER.size) if count == columns else None
+    return StreamMemory(prediction, missing, None if time == NO_TIME else time)

@@ -1,5 +1,6 @@
 """What a request may ask of a model, whatever the protocol: the signature's shapes and the configured limits."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from handlers.engine.request import OPAQUE, Request
@@ -57,12 +58,16 @@ class RequestRules:
         if horizon and not self.signature.feedback:
             raise InvalidInput(f"horizon: {self.signature.label} has no output that feeds back into its inputs; leave it out")
 
-    def check_future(self, rows: int | None, horizon: int, got: str) -> None:
-        """Check the number of rows of `future`, None where it is missing; `got` is what came, for the message."""
-        columns = len(self.signature.future_columns)
+    def check_future(self, rows: int | None, horizon: int, got: str, known: Sequence[int] | None = None) -> None:
+        """Check the number of rows of `future`, None where it is missing; `got` is what came, for the message.
+
+        `known` are the feature columns that the client must know in advance: without a choice, all that do not feed back.
+        """
+        known = self.signature.future_columns if known is None else known
+        columns = len(known)
         if rows is None:
             if horizon and columns:
-                names = join_names([self.signature.features[i] for i in self.signature.future_columns])
+                names = join_names([self.signature.features[i] for i in known])
                 raise InvalidInput(f"future: missing; a horizon of {horizon} needs {horizon} lists of {columns} numbers ({names})")
             return
         if not horizon or not columns:

@@ -73,7 +73,7 @@ class Record:
 
     def tombstone(self, now: float) -> "Record":
         """Return what remains of the session after it was closed: position and last answer, no state."""
-        bare = State(np.empty(0, np.float32), self.state.position, self.state.digest)
+        bare = State(np.empty(0, np.float32), self.state.position, self.state.digest, self.state.forecast)  # a replay tells the times
         return replace(self, state=bare, expires_at=now, closed=True, history=(), recent=None)
 
     def rewound(self, target: State, rewind_hash: bytes, expires_at: float) -> "Record":

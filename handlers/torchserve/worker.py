@@ -35,7 +35,7 @@ def start(folder: Path, config: Mapping[str, Any], environment: Mapping[str, str
     backend = open_backend(folder, signature, settings)
     telemetry = Telemetry((signature.name, signature.version))
     store = ReopeningStore(lambda: open_store(settings), lambda available: telemetry.set("store_available", available))
-    clock = ClockGuard(settings.clock_confirmation, lambda: telemetry.count("clock_jumps_total"))
+    clock = ClockGuard(settings.clock_confirmation, lambda: telemetry.count("clock_jumps_total"), reference=settings.clock_reference)
     service = Service(ServiceContext(backend, signature, store, settings, telemetry), clock)
     socket_reader.install()
     if settings.metrics_interval:

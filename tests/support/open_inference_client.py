@@ -52,14 +52,19 @@ def request(
             document["inputs"].append(head | {"parameters": {"binary_data_size": len(chunk)}})
             raw += chunk
         else:
-            data = [item.decode() for item in array.ravel()] if array.dtype == object else array.ravel().tolist()
-            document["inputs"].append(head | {"data": data})
+            document["inputs"].append(head | {"data": [_to_json(item) for item in array.ravel().tolist()]})
     if outputs is not None:
         document["outputs"] = [{"name": name, "parameters": {"binary_data": binary}} for name in outputs]
     if parameters or binary:
         document["parameters"] = parameters | ({"binary_data_output": True} if binary else {})
     header = json.dumps(document).encode()
     return HttpRequest(header + raw, {HEADER_LENGTH: str(len(header))} if binary else {})
+
+
+def _to_json(item: Any) -> Any:
+    if isinstance(item, bytes):
+        return item.decode()
+    return None if item != item else item  # JSON has no NaN
 
 
 def infer(service: InProcess, binary: bool = False, **more: Any) -> Answer:

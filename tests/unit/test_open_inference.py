@@ -146,6 +146,7 @@ WRONG = [
     ("a number instead of a list", {"inputs": [X | {"shape": [1], "data": 1}]}, InvalidInput),
     ("deeper than any shape", {"inputs": [X | {"shape": [1], "data": [[[[[[[[[[[1]]]]]]]]]]]}]}, InvalidInput),
     ("a boolean among numbers", {"inputs": [X | {"data": [1, 2, True, 4]}]}, InvalidInput),
+    ("null among integers", {"inputs": [X | {"datatype": "INT64", "data": [1, 2, None, 4]}]}, InvalidInput),
     ("a string among numbers", {"inputs": [X | {"data": [1, 2, "3", 4]}]}, InvalidInput),
     ("an object among numbers", {"inputs": [X | {"data": [1, 2, {}, 4]}]}, InvalidInput),
     ("a fraction among integers", {"inputs": [X | {"datatype": "INT64", "data": [1, 2, 3.0, 4]}]}, InvalidInput),

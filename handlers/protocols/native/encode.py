@@ -26,6 +26,8 @@ class Encoder:
         parts = [_field(name) + _array(array) for name, array in result.arrays.items()]
         if result.state is not None:
             parts.append(b'"%b":"%b"' % (OPAQUE.encode(), state_format.to_text(result.state, self.key).encode()))
+        if result.times:
+            parts.append(b'"times":%b' % orjson.dumps(result.times))
         if result.imputed:
             parts.append(b'"imputed":%d' % result.imputed)
         return b",".join(parts)

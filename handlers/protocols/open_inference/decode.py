@@ -37,19 +37,14 @@ class Decoder:
     signature: Signature
     limits: Settings
     rules: RequestRules = field(init=False)
+    inputs: tuple[str, ...] = field(init=False)  # names of the tensors that may be sent
+    outputs: tuple[str, ...] = field(init=False)  # names of the tensors that may be asked for
 
     def __post_init__(self) -> None:
+        state = self.signature.state
         object.__setattr__(self, "rules", RequestRules(self.signature, self.limits))
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """The names of the tensors that may be sent."""
-        return (X, *(entry.input for entry in self.signature.state), OPAQUE, FUTURE, SESSION, STEP, GENERATION)
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """The names of the tensors that may be asked for."""
-        return (Y, "output", *(entry.output for entry in self.signature.state), OPAQUE, FORECAST)
+        object.__setattr__(self, "inputs", (X, *(entry.input for entry in state), OPAQUE, FUTURE, SESSION, STEP, GENERATION))
+        object.__setattr__(self, "outputs", (Y, "output", *(entry.output for entry in state), OPAQUE, FORECAST))
 
     def requests(self, infer: InferRequest) -> Sequence[Request | CellstateError]:
         """Decode the rows of one body.
@@ -68,9 +63,9 @@ class Decoder:
         unusual = self._unusual(x)
 
         def request(i: int) -> Request:
-            missing = self._check_values(x[i], i) if unusual[i] else 0
+            inputs, missing = self._checked(x[i], i) if unusual[i] else (x[i], 0)
             ref = session(i)
-            decoded = Request(x[i], returns, states(i), ref, horizon, future(i), commit, close, missing)
+            decoded = Request(inputs, returns, states(i), ref, horizon, future(i), commit, close, missing)
             if ref is not None:
                 self.rules.check_session(ref)
             self.rules.check(decoded)
@@ -102,13 +97,13 @@ class Decoder:
             unusual = ~(np.abs(values) <= self.signature.input_limit)  # true for NaN, too
         return np.asarray(unusual.any(axis=1))
 
-    def _check_values(self, inputs: Array, i: int) -> int:
-        """Check the range of row i, `[T, F]` numbers or `[T]` token ids, and return how many numbers are missing."""
+    def _checked(self, inputs: Array, i: int) -> tuple[Array, int]:
+        """Check the range of row i, `[T, F]` numbers or `[T]` token ids, and count the numbers that are missing."""
         if not self.signature.tokens:
-            return validation.check_measurements(inputs, f"x[{i}]", self.signature)
+            return validation.checked_measurements(inputs, f"x[{i}]", self.signature)
         if (outside := np.flatnonzero((inputs < 0) | (inputs >= self.signature.vocabulary))).size:
             validation.raise_token(int(outside[0]), int(inputs[outside[0]]), self.signature)
-        return 0
+        return inputs, 0
 
     def _returns(self, outputs: Sequence[RequestedOutput], horizon: int) -> tuple[str, ...]:
         """What the requests return, in the order of the answer; without a choice of the client's the prediction."""
@@ -252,7 +247,7 @@ def _floats(tensor: Tensor, expected: str) -> Floats:
     if tensor.datatype == BYTES:
         raise InvalidInput(f"{tensor.name}: expected {expected}, got {BYTES}")
     with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, and is found out of range
-        return np.array(tensor.array, np.float32, order="C")  # a copy: the body's bytes cannot be written to
+        return np.array(tensor.array, np.float32, order="C")  # a copy: the raw bytes of a body cannot be written to
 
 
 def _row(request: Callable[[int], Request], i: int) -> Request | CellstateError:
