@@ -64,6 +64,7 @@ class Settings:
     batch_seconds: float = 10.0  # after which the rest of a batch is answered 429; below TorchServe's responseTimeout
     state_key: str = ""  # signs client-held state when set
     gate_file: str = ""  # of the drain lock, shared with whoever stops the server: handlers/engine/drain.py
+    fast_messages: bool = True  # of TorchServe and its worker, where its release is the one known
     log_requests: bool = False  # one line per request
     metrics_interval: float = 5.0  # between two reports of what was counted; 0: none
 
