@@ -20,7 +20,7 @@ import torch
 
 from examples import traffic_data
 from examples.traffic_data import TEST_HOURS, WEEK, Series
-from export.build import Calibration, build_checkpoint
+from export.build import Calibration, Options, build_checkpoint
 from export.packaging import checkpoint
 from handlers.engine.context import ServiceContext
 from handlers.engine.factory import open_backend
@@ -72,7 +72,8 @@ def deployed(scratch: Path, series: Series, first: int) -> tuple[Frontend, Inter
     rows = observations(series, first - CALIBRATION_HOURS, first)
     lines = [f"{row['time']},{'' if row['volume'] is None else row['volume']}" for row in rows]
     path.write_text("\n".join(["time,volume", *lines]) + "\n")
-    built = build_checkpoint(checkpoint.load(Path("model_store/traffic")), scratch, calibration=Calibration(path, HORIZON))
+    options = Options(calibration=Calibration(path, HORIZON))
+    built = build_checkpoint(checkpoint.load(Path("model_store/traffic")), scratch, options)
     with zipfile.ZipFile(built.archive) as archive:
         archive.extractall(scratch / "archive")
     signature, settings = Signature.load(scratch / "archive" / "signature.json"), Settings(store="memory://", device="cpu")

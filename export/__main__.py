@@ -3,27 +3,42 @@
 import argparse
 import sys
 import zipfile
+from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from export.errors import ExportError
+from handlers.signature import FORMAT
 
 TASKS = ("forecast", "regress", "classify")
+LONGEST = 900  # characters of a message
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return the exit code: 2 for what a user can mend, 1 for a defect of the exporter."""
     options = _parser().parse_args(arguments)
     try:
         return _build(options) if options.verb == "build" else _inspect(options.archive, options.json)
     except ExportError as e:
-        print(f"export: {' '.join(str(e).split())}", file=sys.stderr)  # foreign messages have lines
-        return 2
+        return _fail(str(e), 2)
+    except Exception as e:  # one line for the terminal, whatever a model made PyTorch raise
+        if options.verbose:
+            raise
+        return _fail(f"the exporter failed on this model: {type(e).__name__}: {e}; nothing was written; -v shows where", 1)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"export: {' '.join(message.split())[:LONGEST]}", file=sys.stderr)  # messages of other libraries have lines
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m export", description="Export a trained LSTM with its state explicit.")
+    parser.add_argument("--version", action=_Version, help="show the versions of this exporter's tools and exit")
+    parser.add_argument("-v", "--verbose", action="store_true", help="every difference that was measured, and where a failure came from")
     verbs = parser.add_subparsers(dest="verb", required=True)
     build = verbs.add_parser("build", help="checkpoint folders, or path/to/file.py:factory with its weights -> verified .mar archives")
     build.add_argument("models", nargs="+", help="folders with model.json and weights.safetensors; or one path/to/file.py:factory")
@@ -31,23 +46,46 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--config", type=Path, help="TorchServe's settings of the model (default: config/model-config.yaml)")
     build.add_argument("--calibrate", type=Path, help="CSV of a series that training did not see: forecasts get intervals")
     build.add_argument("--horizon", type=int, default=24, help="with --calibrate: how many steps ahead errors are measured (default: 24)")
+    build.add_argument("--opset", type=int, choices=range(15, 21), default=18, help="of the ONNX file (default: 18)")
+    build.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="show every difference that was measured")
     one = build.add_argument_group("for a factory")
     one.add_argument("--weights", type=Path, help=".safetensors, .pt, .pth or .ckpt; read without running code")
-    one.add_argument("--example", type=Path, help=".npy: one window [T, F], or [T] token ids; .npz: forward's arguments in order")
-    one.add_argument("--task", choices=TASKS, default="regress")
+    one.add_argument("--example", type=Path, help=".npy: one window [T, F], or [T] token ids; or .npz: forward's arguments")
+    one.add_argument("--task", choices=TASKS, default="regress", help="what the model is for (default: regress)")
     one.add_argument("--name", help="of the model (default: the factory's)")
-    one.add_argument("--version", default="1.0")
+    one.add_argument("--version", default="1.0", help="of the model (default: 1.0)")
     one.add_argument("--features", type=_names, default=(), help="names of the input columns, a,b,c")
     one.add_argument("--outputs", type=_names, default=(), help="names of the output columns")
-    one.add_argument("--tokens", type=int, default=0, help="the vocabulary's size, for token ids")
+    one.add_argument("--tokens", type=int, default=0, help="the number of token ids, for a model that takes token ids")
     one.add_argument("--feedback", type=_pairs, default={}, help="what feeds back in a forecast, output=feature,…")
     one.add_argument("--frequency", default="", help='of the observations: "15min", "1h", "1D"')
     one.add_argument("--calendar", type=_json, default={}, help="time zone and features derived from the time, a JSON object")
     one.add_argument("--arguments", type=_json, default={}, help="the factory's keyword arguments, a JSON object")
+    one.add_argument("--scaler", type=Path, help=".json with mean and scale of a scaler outside the module")
+    one.add_argument("--axes", default="", help="of x, where the example does not show it: BTF (batch, time, features), TBF or BFT")
+    one.add_argument("--x", default="", help="the argument of forward that runs over time, where the example does not show it")
     inspect = verbs.add_parser("inspect", help="show what an archive holds")
-    inspect.add_argument("archive", type=Path)
+    inspect.add_argument("archive", type=Path, help="a .mar file")
     inspect.add_argument("--json", action="store_true", help="the whole signature, for machines")
     return parser
+
+
+class _Version(argparse.Action):
+    def __init__(self, option_strings: list[str], dest: str, **options: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, **options)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        tools = ("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy")
+        found = [f"{name} {version}" for name in tools if (version := _version_of(name))]
+        print(f"Cellstate exporter, signature format {FORMAT}; {', '.join(found)}")
+        parser.exit()
+
+
+def _version_of(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -76,11 +114,11 @@ def _build(options: argparse.Namespace) -> int:
 
     torch.set_num_threads(1)  # the grid is many small runs: more threads only wait for each other
     for model in options.models:
-        print(f"{model}: lifting, exporting, verifying …", flush=True)
         loaded = _from_factory(model, options) if ":" in model else checkpoint.load(Path(model))
         calibration = build.Calibration(options.calibrate, options.horizon) if options.calibrate else None
-        built = build.build_checkpoint(loaded, options.store, options.config or build.CONFIG, calibration)
-        print(built.report.table())
+        making = build.Options(options.config or build.CONFIG, options.opset, partial(_tell, model), calibration)
+        built = build.build_checkpoint(loaded, options.store, making)
+        print(built.report.table() if options.verbose else built.report.summary())
         for artefact, why in built.signature["skipped"].items():
             print(f"  {artefact} skipped: {why}")
         if measured := built.signature.get("intervals"):
@@ -94,20 +132,25 @@ def _build(options: argparse.Namespace) -> int:
     return 0
 
 
+def _tell(model: str, what: str) -> None:
+    print(f"{model}: {what} …", flush=True)
+
+
 def _from_factory(reference: str, options: argparse.Namespace) -> Any:
     from export.packaging import checkpoint
     from export.packaging.model_spec import ModelSpec
+    from export.scaling import read_scaler
 
     if len(options.models) > 1 or not options.weights or not options.example:
         raise ExportError("a factory is built alone, with --weights and --example")
     spec = ModelSpec(
         name=options.name or reference.rpartition(":")[2], version=options.version, factory=reference, task=options.task,
         outputs=options.outputs, features=options.features, tokens=options.tokens, feedback=options.feedback,
-        frequency=options.frequency, calendar=options.calendar, arguments=options.arguments,
+        frequency=options.frequency, calendar=options.calendar, arguments=options.arguments, axes=options.axes, x=options.x,
+        scaler=read_scaler(options.scaler) if options.scaler else {},
     )  # fmt: skip
-    return checkpoint.Checkpoint(
-        checkpoint.build_model(spec, options.weights), spec, checkpoint.read_example(options.example, options.tokens)
-    )
+    model = checkpoint.build_model(spec, options.weights)
+    return checkpoint.Checkpoint(model, spec, checkpoint.read_example(options.example, options.tokens, model))
 
 
 def _inspect(archive: Path, as_json: bool) -> int:

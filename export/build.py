@@ -1,11 +1,14 @@
 """Build a verified archive from a checkpoint: load, lift, write, verify, describe, pack. Stops at the first disagreement."""
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import orjson
+import yaml
 
 from export.calibrate import calibrate
 from export.errors import ExportError, LiftError
@@ -17,7 +20,7 @@ from export.packaging.model_spec import ModelSpec
 from export.packaging.signature import signature_document
 from export.report import Report
 from export.verify import parity
-from export.verify.runners import open_artefact
+from export.verify.runners import LABELS, open_artefact
 from export.writers import onnx, torch_export, torchscript, tracing
 from handlers.signature import Signature
 
@@ -36,34 +39,49 @@ class Built:
 
 @dataclass(frozen=True)
 class Calibration:
-    """A series that training did not see, and how many steps ahead its forecasts are measured."""
+    """A series that training did not see, and how many steps ahead forecasts of it are measured."""
 
     series: Path
     horizon: int
 
 
+@dataclass(frozen=True)
+class Options:
+    """How archives are made: TorchServe's configuration of the model, the ONNX opset, whom to tell what is done next, the calibration."""
+
+    config: Path = CONFIG
+    opset: int = onnx.OPSET
+    progress: Callable[[str], None] = lambda _: None
+    calibration: Calibration | None = None
+
+
 def build(folder: Path, store: Path, config: Path = CONFIG) -> Built:
     """Export the checkpoint in `folder` to `{store}/{name}.mar`. Raises ExportError and then leaves `store` as it was."""
-    return build_checkpoint(checkpoint.load(folder), store, config)
+    return build_checkpoint(checkpoint.load(folder), store, Options(config))
 
 
-def build_checkpoint(loaded: Checkpoint, store: Path, config: Path = CONFIG, calibration: Calibration | None = None) -> Built:
+def build_checkpoint(loaded: Checkpoint, store: Path, options: Options = Options()) -> Built:
     """Export a checkpoint that is already in memory. Raises ExportError and then leaves `store` as it was."""
-    model = loaded.model
-    lifted = lift(model, loaded.example, loaded.spec.tokens)
-    spec = loaded.spec.completed(lifted)
+    model, spec = loaded.model, loaded.spec
+    options.progress("finding the state")
+    lifted = lift(model, loaded.example, spec.tokens, spec.axes, spec.x)
+    spec = spec.completed(lifted)
     with tempfile.TemporaryDirectory() as scratch:
-        files, skipped, questions = _write(lifted, Path(scratch))
+        files, skipped, questions = _write(lifted, Path(scratch), options)
+        options.progress("comparing with the model")
         report = parity.verify(model, lifted, files, questions=questions)
         report.check()
-        document = signature_document(spec, model, lifted, report, files, skipped)
-        if calibration is not None:
-            document["intervals"] = _measured(document, files, lifted, calibration)
-        onnx.add_metadata(files["onnxruntime"], "cellstate.signature", orjson.dumps(document).decode())
+        files = {backend: path for backend, path in files.items() if backend not in report.dropped}
+        document = signature_document(spec, model, lifted, report, files, skipped | dict(report.dropped))
+        if options.calibration is not None:
+            options.progress("measuring its forecasts")
+            document["intervals"] = _measured(document, files, lifted, options.calibration)
+        if "onnxruntime" in files:
+            onnx.add_metadata(files["onnxruntime"], "cellstate.signature", orjson.dumps(document).decode())
         target = store / f"{spec.name}.mar"
         try:
             store.mkdir(parents=True, exist_ok=True)
-            write_archive(target, _contents(spec, document, files, config))
+            write_archive(target, _contents(spec, document, files, options.config))
         except OSError as e:
             raise ExportError(f"{target}: {e}") from e
     return Built(target, document, report)
@@ -71,26 +89,31 @@ def build_checkpoint(loaded: Checkpoint, store: Path, config: Path = CONFIG, cal
 
 def _measured(document: dict[str, Any], files: dict[str, Path], lifted: Lift, calibration: Calibration) -> dict[str, Any]:
     """Return the errors of the model on the calibration series. Raises CalibrationError."""
-    runner = open_artefact("onnxruntime", files["onnxruntime"])
-    signature = Signature.from_document(document)
+    backend = "onnxruntime" if "onnxruntime" in files else "torchscript"
+    runner, signature = open_artefact(backend, files[backend]), Signature.from_document(document)
     return calibrate(calibration.series, signature, runner, lifted.initial.numpy(), calibration.horizon)
 
 
-def _write(lifted: Lift, folder: Path) -> tuple[dict[str, Path], dict[str, str], list[str]]:
+def _write(lifted: Lift, folder: Path, options: Options) -> tuple[dict[str, Path], dict[str, str], list[str]]:
     """Write the artefacts; return their files by backend, the reason for each that was skipped, and the tracer's questions.
 
-    Only the torch.export program may be skipped: no server runs it yet.
+    TorchScript must be written: ONNX has no form for some operators, and no server runs the torch.export program yet.
     """
     files = {backend: folder / name for backend, name in FILES.items()}
     window, skipped = lifted.window(), {}
     module = tracing.graph_module(lifted, window)
+    options.progress("writing TorchScript")
     questions = torchscript.write_torchscript(module, lifted, window, files["torchscript"])
-    onnx.write_onnx(module, lifted, window, files["onnxruntime"])
-    try:
-        torch_export.write_program(lifted, window, files["torch.export"])
-    except LiftError as e:
-        skipped["torch.export"] = str(e)
-        del files["torch.export"]
+    for backend, write in (
+        ("onnxruntime", partial(onnx.write_onnx, module, opset=options.opset)),
+        ("torch.export", torch_export.write_program),
+    ):
+        options.progress(f"writing {LABELS[backend].replace(' Runtime', '')}")
+        try:
+            write(lifted, window, files[backend])
+        except LiftError as e:
+            skipped[backend] = str(e)
+            del files[backend]
     return files, skipped, questions
 
 
@@ -98,6 +121,14 @@ def _contents(spec: ModelSpec, document: dict[str, Any], files: dict[str, Path],
     return handler_files() | {
         "MAR-INF/MANIFEST.json": manifest(spec.name, spec.version),
         "signature.json": orjson.dumps(document, option=orjson.OPT_INDENT_2),
-        "model-config.yaml": config.read_bytes(),
+        "model-config.yaml": config.read_bytes() if "onnxruntime" in files else _with_torchscript(config),
         **{path.name: path.read_bytes() for path in files.values()},
     }
+
+
+def _with_torchscript(config: Path) -> bytes:
+    """Return the configuration with the backend that an archive without ONNX has."""
+    document = yaml.safe_load(config.read_bytes())
+    document["cellstate"] = (document.get("cellstate") or {}) | {"backend": "torchscript"}
+    text: str = yaml.safe_dump(document, sort_keys=False)
+    return text.encode()

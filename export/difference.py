@@ -14,3 +14,10 @@ def difference(actual: Tensor, expected: Tensor, floor: float = 1.0) -> float:
     columns = expected.shape[-1] if expected.dim() else 1
     apart = (actual - expected).abs().reshape(-1, columns).amax(0)
     return float((apart / expected.abs().reshape(-1, columns).amax(0).clamp(min=floor)).max())
+
+
+def as_text(value: float) -> str:
+    """Say how far a result is from the model's: an infinite difference is another shape, or an infinite number."""
+    if value != value:
+        return "gives NaN where the model gives a number, or the reverse"
+    return "gives a result of another shape, or an infinite one" if value == float("inf") else f"differs from the model by {value:.1e}"

@@ -4,12 +4,15 @@ Expiry is decided by the wall clock. One request that is served while the clock 
 session of the embedded store.
 """
 
+import json
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 log = logging.getLogger("cellstate")
 TOLERANCE = 60.0  # seconds; smaller corrections, as NTP makes them, are followed at once
+BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 def uptime() -> float:
@@ -22,6 +25,9 @@ class ClockGuard:
 
     When `wall` jumps by more than `TOLERANCE`, time goes on from before the jump by `elapsed`; `on_jump` is called, and the jump logged.
     A jump that has lasted `confirm_after` seconds is followed, and so is a jump back to the time from before. One thread may use a guard.
+
+    `reference` is a file that keeps the difference of the two clocks: a guard that is made later in the same uptime of the machine finds
+    there which time was believed, so that a worker that starts while the clock is wrong does not believe it either.
     """
 
     def __init__(
@@ -30,10 +36,15 @@ class ClockGuard:
         on_jump: Callable[[], None] = lambda: None,
         wall: Callable[[], float] = time.time,
         elapsed: Callable[[], float] = uptime,
+        reference: Path | None = None,
     ) -> None:
         self._confirm_after, self._on_jump, self._wall, self._elapsed = confirm_after, on_jump, wall, elapsed
-        self._offset = wall() - elapsed()  # of the time that is believed
+        self._reference = reference
+        offset, kept = wall() - elapsed(), _read(reference)
+        self._offset = offset if kept is None else kept  # of the time that is believed
         self._doubted: tuple[float, float] | None = None  # the offset after a jump, and when it was first seen
+        if kept is None:
+            _write(reference, offset)
 
     def __call__(self) -> float:
         wall, elapsed = self._wall(), self._elapsed()
@@ -52,4 +63,25 @@ class ClockGuard:
         confirmed = elapsed - self._doubted[1] >= self._confirm_after
         if confirmed:
             log.warning("clock_jump_confirmed of %+.0f s", offset - self._offset)
+            _write(self._reference, offset)
         return confirmed
+
+
+def _read(reference: Path | None) -> float | None:
+    """Return the offset that was written in this uptime of the machine, if there is one."""
+    try:
+        document = json.loads(reference.read_text()) if reference else {}
+        return float(document["offset"]) if document.get("boot") == BOOT.read_text() else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _write(reference: Path | None, offset: float) -> None:
+    """Write the offset; where that is not possible, a worker that starts believes the clock."""
+    if reference is None:
+        return
+    try:
+        reference.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        reference.write_text(json.dumps({"boot": BOOT.read_text(), "offset": offset}))
+    except OSError as e:
+        log.warning("clock_reference_not_written %s", e)

@@ -53,7 +53,7 @@ class Settings:
     sweep_slice: int = 1_000  # entries looked at in one slice
     commit_attempts: int = 8  # tries at a contended session before 429
     max_steps: int = 10_000  # T of one request
-    max_instances: int = 256  # request objects in one body
+    max_instances: int = 4_096  # request objects in one body
     max_horizon: int = 1_000
     max_imputed: int = 24  # steps in a row whose missing measurements a stream's own predictions stand in for
     max_body: int = 4_000_000
@@ -107,6 +107,12 @@ class Settings:
     @property
     def store_url(self) -> str:
         return self.store or default_store()
+
+    @property
+    def clock_reference(self) -> Path | None:
+        """The file beside the embedded store that keeps which time was believed: handlers/clock.py. Other stores have none."""
+        scheme, _, folder = self.store_url.partition("://")
+        return Path(folder) / "clock.json" if scheme == "lmdb" and folder else None
 
     def effective(self) -> dict[str, Any]:
         """Return every setting with its value, secrets masked, for the log line of the start."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +54,11 @@ class Signature:
     features: tuple[str, ...] = ()  # empty for token ids
     vocabulary: int = 0  # number of token ids; 0 for numeric features
     input_limit: float = float(np.finfo(np.float32).max)  # up to which the artefacts were found right
+    ids: Mapping[str, int] = field(default_factory=dict)  # feature that indexes a table -> rows of the table
+    integers: tuple[str, ...] = ()  # features that are integers inside the model, at most 2^24
+    nonnegative: tuple[str, ...] = ()  # features of which no negative number was measured
+    nonpositive: tuple[str, ...] = ()
+    example: tuple[Any, ...] = ()  # `inputs` of a request that is answered; empty in archives of earlier releases
     initial: tuple[float, ...] = ()  # what a new stream begins with, [S]; empty for zeros
     least_steps: int = 1  # T that the model takes at once
     most_steps: int | None = None
@@ -65,6 +70,8 @@ class Signature:
     intervals: Mapping[str, Any] = field(default_factory=dict)  # errors on a calibration series: handlers/forecasting/intervals.py
     artefacts: Mapping[str, str] = field(default_factory=dict)  # backend -> file name
     raw: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)  # the whole document, for `describe`
+
+    MAX_INTEGER: ClassVar[int] = 2**24  # up to which float32 holds every integer
 
     @property
     def tokens(self) -> bool:
@@ -133,6 +140,11 @@ class Signature:
             features=tuple(inputs.get("features", ())),
             vocabulary=inputs.get("vocabulary", 0),
             input_limit=inputs.get("limit", float(np.finfo(np.float32).max)),
+            ids=inputs.get("ids", {}),
+            integers=tuple(inputs.get("integers", ())),
+            nonnegative=tuple(inputs.get("nonnegative", ())),
+            nonpositive=tuple(inputs.get("nonpositive", ())),
+            example=tuple(inputs.get("example", ())),
             initial=tuple(document["initial"]),
             least_steps=document["steps"]["least"],
             most_steps=document["steps"]["most"],

@@ -7,17 +7,18 @@ import shlex
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from handlers.settings import masked
-from host.folder import stop
 from host.ports import HostError, Ports
+from host.running import RunningServer, record_command, stop
 from host.torchserve.launcher import PRIVATE, TorchServe
-from host.torchserve.management import failure
 from host.watch import Watch
 
 WATCH_INTERVAL = 2.0  # seconds between two looks at a running server
+DRAIN = 20.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,22 +32,43 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m host", description="Run a TorchServe over a model store.")
-    verbs = parser.add_subparsers(required=True, metavar="serve | health | token | stop")
-    serve = verbs.add_parser("serve", help="start, stay up, drain on Ctrl-C or SIGTERM")
+    verbs = parser.add_subparsers(required=True, metavar="serve | status | health | token | stop")
+    _add_serve(verbs.add_parser("serve", help="start, stay up, drain on Ctrl-C or SIGTERM"))
+    status = verbs.add_parser("status", help="print addresses, models, versions, workers, queues and uptime")
+    status.add_argument("--json", action="store_true", help="as one JSON object")
+    status.set_defaults(run=_status)
+    verbs.add_parser("health", help="exit 0 when every model answers and reaches the session store").set_defaults(run=_health)
+    verbs.add_parser("token", help="print the token for predictions").set_defaults(run=_token)
+    end = verbs.add_parser("stop", help="drain and end a server")
+    end.add_argument("--now", action="store_true", help="do not drain")
+    end.add_argument("--drain", type=float, default=DRAIN, help="seconds that requests in flight get to finish")
+    end.set_defaults(run=_stop)
+    for verb in verbs.choices.values():
+        verb.add_argument("--folder", type=Path, default=Path("run"), help="keeps configuration, log, tokens and sessions (default: run)")
+    return parser
+
+
+def _add_serve(serve: argparse.ArgumentParser) -> None:
     serve.add_argument("--store", type=Path, default=Path("model_store"), help="folder with .mar archives (default: model_store)")
+    serve.add_argument("--strict", action="store_true", help="do not start when an archive cannot be read; otherwise it is left out")
     serve.add_argument("--address", default="127.0.0.1", help="address of the inference port (default: loopback)")
     serve.add_argument("--port", type=int, default=8080, help="inference port; 0 picks a free one")
     serve.add_argument("--metrics-address", default="127.0.0.1", help="address of the metrics port, which asks for no token")
     serve.add_argument("--metrics-port", type=int, default=8082, help="for Prometheus; 0 picks a free one")
     serve.add_argument("--logs", type=Path, help="folder of the log (default: the server's folder)")
-    serve.add_argument("--drain", type=float, default=20.0, help="seconds that requests in flight get to finish")
+    serve.add_argument("--drain", type=float, default=DRAIN, help="seconds that requests in flight get to finish")
+    serve.add_argument("--workers", type=_count, help="processes of each model (default: as the archive says)")
+    serve.add_argument("--batch-size", type=_count, help="requests of one batch (default: as the archive says)")
+    serve.add_argument("--max-batch-delay", type=_count, help="milliseconds that a batch waits to fill (default: as the archive says)")
+    serve.add_argument("--queue", type=_count, help="requests that may wait for a model (default: 1000)")
     serve.set_defaults(run=_serve)
-    verbs.add_parser("health", help="exit 0 when every model answers and reaches the session store").set_defaults(run=_health)
-    verbs.add_parser("token", help="print the token for predictions").set_defaults(run=_token)
-    verbs.add_parser("stop", help="end a server whose `serve` was killed").set_defaults(run=_stop)
-    for verb in verbs.choices.values():
-        verb.add_argument("--folder", type=Path, default=Path("run"), help="keeps configuration, log, tokens and sessions (default: run)")
-    return parser
+
+
+def _count(text: str) -> int:
+    """Parse a number from 1 up: TorchServe would take a delay of 0 for 100 milliseconds."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 up, got {text!r}")
+    return int(text)
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -55,27 +77,36 @@ def _serve(options: argparse.Namespace) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
     server = _server(options)
-    print(f"starting TorchServe with {', '.join(a.name for a in server.archives)}; log: {server.log}", flush=True)
+    _say(f"starting TorchServe with {', '.join(a.address for a in server.archives)}; log: {server.log}")
+    server.launch()
+    drain = 0.0  # nothing to drain before it is ready
     try:
-        server.start(stopping=stopping)
+        record_command(server.folder)
+        server.wait_ready(stopping=stopping)
+        drain = options.drain
+        _say(_greeting(server))
+        watch = Watch(server, _say)
+        while not stopping.wait(WATCH_INTERVAL):
+            watch.look()
+        _say("stopping: no new requests, finishing those in flight …")
     except HostError:
         if not stopping.is_set():
             raise
-        print("stopped before it was ready", flush=True)
+        _say("stopped before it was ready")
         return 0
-    try:
-        print(_greeting(server), flush=True)
-        watch = Watch(server, lambda line: print(line, flush=True))
-        while not stopping.wait(WATCH_INTERVAL):
-            watch.look()
-        print("stopping: no new requests, finishing those in flight …", flush=True)
     finally:
-        drained = server.stop(options.drain)
-    print("stopped" if drained else f"stopped; some requests were not finished after {options.drain:.0f} s", flush=True)
+        drained = server.stop(drain)
+    _say("stopped" if drained else f"stopped; some requests were not finished after {drain:.0f} s")
     return 0 if drained else 1
 
 
 def _server(options: argparse.Namespace) -> TorchServe:
+    chosen = {
+        "minWorkers": options.workers,
+        "maxWorkers": options.workers,
+        "batchSize": options.batch_size,
+        "maxBatchDelay": options.max_batch_delay,
+    }
     return TorchServe(
         options.folder.resolve(),
         options.store.resolve(),
@@ -83,7 +114,14 @@ def _server(options: argparse.Namespace) -> TorchServe:
         Ports.free(options.port, options.metrics_port),
         options.metrics_address,
         logs=options.logs and options.logs.resolve(),
+        model_options={name: value for name, value in chosen.items() if value is not None},
+        queue_size=options.queue,
+        skipped=None if options.strict else lambda message: print(f"host: left out: {message}", file=sys.stderr),
     )
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def _greeting(server: TorchServe) -> str:
@@ -95,39 +133,45 @@ def _greeting(server: TorchServe) -> str:
 token     {server.folder / "key_file.json"}
 sessions  {masked(server.sessions)}
 metrics   {server.metrics_url}
+manage    {server.management_url}
 try       curl -s {server.url}/predictions/{archive.name} -H "Authorization: Bearer $({token})" \\
             -H 'Content-Type: application/json' -d '{body}'
 Ctrl-C drains and stops."""
 
 
-def _token(options: argparse.Namespace) -> int:
-    print(_read(options.folder / "key_file.json")["inference"]["key"])
+def _status(options: argparse.Namespace) -> int:
+    status = RunningServer.of(options.folder).status()
+    print(json.dumps(status) if options.json else _status_text(status))
     return 0
 
 
-def _stop(options: argparse.Namespace) -> int:
-    """End what is left of the server in the folder, without draining."""
-    print("stopped" if stop(options.folder) else "not running")
-    return 0
+def _status_text(status: dict[str, Any]) -> str:
+    models = status.pop("models")
+    lines = [f"{name:<10}  {value}" for name, value in status.items()]
+    return "\n".join([*lines, "", *_table([[*models[0]], *([*model.values()] for model in models)])])
+
+
+def _table(rows: Sequence[Sequence[object]]) -> list[str]:
+    """Pad the cells of each column to the same width."""
+    widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _health(options: argparse.Namespace) -> int:
     """Ask every model that the server in the folder was started with for an answer that needs the session store."""
-    server, keys = _read(options.folder / "server.json"), _read(options.folder / "key_file.json")
-    headers = {"Authorization": f"Bearer {keys['inference']['key']}"}
-    reasons = {model: failure(server["url"], model, request, headers) for model, request in server["models"].items()}
-    failing = [f"{model} ({reason})" for model, reason in reasons.items() if reason]
-    print(f"not healthy: {', '.join(failing)}" if failing else "healthy")
-    return 1 if failing else 0
+    failures = RunningServer.of(options.folder).failures()
+    print(f"not healthy: {', '.join(f'{model} ({reason})' for model, reason in failures.items())}" if failures else "healthy")
+    return 1 if failures else 0
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Read a JSON document that a running server keeps in its folder. Raises HostError when it is not there or broken."""
-    try:
-        document: dict[str, Any] = json.loads(path.read_text())
-        return document
-    except (OSError, ValueError) as e:
-        raise HostError(f"no server was started in {path.parent}, or its {path.name} is gone ({e})") from e
+def _token(options: argparse.Namespace) -> int:
+    print(RunningServer.of(options.folder).token())
+    return 0
+
+
+def _stop(options: argparse.Namespace) -> int:
+    print("stopped" if stop(options.folder, options.drain, options.now) else "not running")
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,11 +1,16 @@
-"""Read what is needed of an archive before a worker loads it: the model's name, and a request that it can answer."""
+"""Read archives without loading them: model, version, and requests that the model can answer."""
 
 import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import orjson
+import yaml
+
+from host.ports import HostError
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,25 +24,78 @@ class Archive:
     def name(self) -> str:
         return str(self.signature["name"])
 
+    @property
+    def version(self) -> str:
+        return str(self.signature["version"])
+
+    @property
+    def address(self) -> str:
+        """`name/version`: how this version is addressed below `/predictions/` and `/models/`."""
+        return f"{self.name}/{self.version}"
+
     def example(self) -> dict[str, Any]:
-        """Return the smallest request for a real prediction."""
+        """Return a request that the model answers: the exporter's example, or one step of zeros for an archive without one."""
         inputs = self.signature["inputs"]
+        if inputs.get("example"):
+            return {"inputs": inputs["example"]}
         return {"inputs": [0] if "vocabulary" in inputs else [[0.0] * len(inputs["features"])]}
 
     def health_check(self) -> dict[str, Any]:
         """Return a request that needs the model and the session store, and changes nothing."""
         streams = self.signature["streaming"]["possible"]
-        return self.example() | ({"session": {"id": "health-check", "step": 0}, "commit": False} if streams else {})
+        return self.example() | ({"session": {"id": "cellstate-health-check", "step": 0}, "commit": False} if streams else {})
 
 
-def find(store: Path) -> list[Archive]:
-    """Return the archives in a model store, sorted by file name. Raises FileNotFoundError when there is none."""
-    archives = [_read(path) for path in sorted(store.glob("*.mar"))]
+def find(store: Path, skipped: Callable[[str], None] | None = None) -> list[Archive]:
+    """Return the archives in a model store, sorted by name and version.
+
+    `skipped` is told of each archive that cannot be read, which is then left out. Raises HostError for one that cannot be read when there
+    is no `skipped`, and for two of the same name and version; FileNotFoundError when there is no archive.
+    """
+    archives = []
+    for path in sorted(store.glob("*.mar")):
+        try:
+            archives.append(_read(path))
+        except (zipfile.BadZipFile, OSError, KeyError, ValueError, TypeError) as e:
+            message = f"{path} cannot be read as an archive ({type(e).__name__}: {e}): build it again with `python -m export build`"
+            if skipped is None:
+                raise HostError(message) from e
+            skipped(message)
     if not archives:
         raise FileNotFoundError(f"{store} holds no .mar archive: build one with `python -m export build`")
+    archives.sort(key=lambda archive: (archive.name, _version_key(archive.version)))
+    for one, other in pairwise(archives):
+        if one.address == other.address:
+            raise HostError(f"{one.path.name} and {other.path.name} are both version {one.version} of {one.name}: remove one of them")
     return archives
+
+
+def defaults(archives: Sequence[Archive]) -> list[Archive]:
+    """Return the highest version of each model, which answers requests without a version. `archives` are sorted as by `find`."""
+    return list({archive.name: archive for archive in archives}.values())
+
+
+def with_options(archive: Archive, folder: Path, options: Mapping[str, int]) -> Archive:
+    """Copy an archive into `folder` with other values in its model configuration, such as `minWorkers`; return the copy."""
+    copy = folder / f"{archive.name}-{archive.version}.mar"
+    with zipfile.ZipFile(archive.path) as source, zipfile.ZipFile(copy, "w", zipfile.ZIP_DEFLATED) as target:
+        configuration = orjson.loads(source.read("MAR-INF/MANIFEST.json"))["model"]["configFile"]
+        for entry in source.infolist():
+            content = source.read(entry)
+            if entry.filename == configuration:
+                content = yaml.safe_dump(yaml.safe_load(content) | dict(options)).encode()
+            target.writestr(entry, content)
+    return Archive(copy, archive.signature)
 
 
 def _read(path: Path) -> Archive:
     with zipfile.ZipFile(path) as contents:
-        return Archive(path, orjson.loads(contents.read("signature.json")))
+        archive = Archive(path, orjson.loads(contents.read("signature.json")))
+        contents.getinfo("MAR-INF/MANIFEST.json")
+    archive.name, archive.version, archive.health_check()  # raise KeyError for what is no signature
+    return archive
+
+
+def _version_key(version: str) -> list[tuple[int, str]]:
+    """Order versions by their numbers: 1.10 is higher than 1.9."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in version.split(".")]

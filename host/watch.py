@@ -5,8 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-import httpx
-
 from host.archives import Archive
 from host.ports import HostError
 from host.torchserve.management import DEAD, NO_ANSWER
@@ -25,13 +23,13 @@ class Server(Protocol):
     def archives(self) -> list[Archive]: ...
 
     def failure(self, archive: Archive) -> str | None:
-        """Return why a model does not answer, `DEAD` without a running worker, or None. Raises httpx.HTTPError."""
+        """Return why a model does not answer, `DEAD` without a running worker, or None. Raises HostError."""
 
     def is_idle(self, archive: Archive) -> bool:
         """Return whether no request of the model is waiting."""
 
     def restart_workers(self, archive: Archive) -> None:
-        """End the workers of the model and start as many. Raises httpx.HTTPError."""
+        """End the workers of the model and start as many. Raises HostError."""
 
 
 @dataclass
@@ -48,23 +46,23 @@ class Watch:
 
     def __init__(self, server: Server, report: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._server, self._report, self._clock = server, report, clock
-        self._models = {archive.name: _Model() for archive in server.archives}
+        self._models = {archive.address: _Model() for archive in server.archives}
 
     def look(self) -> None:
         """Look once at every model. Raises HostError when the server has ended or cannot be helped."""
         if not self._server.running:
             raise HostError("TorchServe ended by itself; its log says why")
         for archive in self._server.archives:
-            self._look_at(archive, self._models[archive.name])
+            self._look_at(archive, self._models[archive.address])
 
     def _look_at(self, archive: Archive, model: _Model) -> None:
         try:
             failure = self._server.failure(archive)
             unanswered = failure == DEAD or (failure == NO_ANSWER and self._server.is_idle(archive))
-        except (httpx.HTTPError, OSError, ValueError, KeyError):
+        except HostError:
             failure, unanswered = "TorchServe does not answer", True
         if failure != model.failure:
-            self._report(f"{archive.name}: {failure or 'answers again'}")
+            self._report(f"{archive.address}: {failure or 'answers again'}")
         model.failure = failure
         if not unanswered:
             model.unanswered_since, model.restarted = None, False
@@ -76,11 +74,11 @@ class Watch:
     def _help(self, archive: Archive, model: _Model, seconds: float) -> None:
         """Restart the workers once; give up when that did not help."""
         if seconds >= GIVE_UP_AFTER:
-            raise HostError(f"{archive.name}: {model.failure} for {seconds:.0f} s; restarting its workers did not help")
+            raise HostError(f"{archive.address}: {model.failure} for {seconds:.0f} s; restarting its workers did not help")
         if seconds >= RESTART_AFTER and not model.restarted:
             model.restarted = True
-            self._report(f"{archive.name}: restarting its workers")
+            self._report(f"{archive.address}: restarting its workers")
             try:
                 self._server.restart_workers(archive)
-            except (httpx.HTTPError, OSError, ValueError, KeyError) as e:
-                self._report(f"{archive.name}: its workers could not be restarted ({type(e).__name__})")
+            except HostError as e:
+                self._report(f"{archive.address}: {e}")

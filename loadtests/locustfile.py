@@ -4,6 +4,7 @@ The user classes are the scenarios of `loadtests.load.scenarios`. With `--rate`,
 due (open loop), and Locust's users are connections. See docs/loadtest.md.
 """
 
+import sys
 from argparse import ArgumentParser
 from typing import Any
 
@@ -12,6 +13,7 @@ from locust import events
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
+from loadtests.load.options import add_options
 from loadtests.load.users import (  # noqa: F401  # Locust finds the classes here
     BulkUser,
     ChurnUser,
@@ -26,7 +28,7 @@ from loadtests.load.users import (  # noqa: F401  # Locust finds the classes her
     PredictUser,
     StreamUser,
 )
-from loadtests.load.wiring import ENDED, Run, add_options
+from loadtests.load.wiring import ENDED, Run
 
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]  # Locust has no types
@@ -36,7 +38,10 @@ def _add_options(parser: ArgumentParser, **_: Any) -> None:
 
 @events.init.add_listener  # type: ignore[untyped-decorator]
 def _prepare(environment: Environment, **_: Any) -> None:
-    run = Run(environment)
+    try:
+        run = Run(environment)
+    except (OSError, LookupError, ValueError) as e:  # no archive, or one whose answers tell nothing
+        sys.exit(f"load: {e}")
     on = environment.events
     on.test_start.add_listener(lambda **_: run.start())
     on.test_stopping.add_listener(lambda **_: run.stop())

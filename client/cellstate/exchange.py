@@ -54,9 +54,9 @@ class RetryEvent:
 class RetryPolicy:
     """How long a request is repeated: exponential backoff with full jitter.
 
-    The pause before attempt n + 1 is drawn uniformly from 0 to `first_pause * 2**n`, at most `max_pause` (seconds), so that clients that
-    failed together do not return together. A Retry-After of the server is the least pause. Source: M. Brooker, "Exponential Backoff And
-    Jitter", AWS Architecture Blog, 2015.
+    The pause after the n-th failed attempt is drawn uniformly from 0 to `first_pause * 2**(n - 1)`, at most `max_pause` (seconds), so that
+    clients that failed together do not return together. A Retry-After of the server is added to it, for the same reason. Source:
+    M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """
 
     deadline: float = 60.0  # seconds for one call with all its attempts
@@ -84,7 +84,7 @@ class Attempts:
     def pause(self, cause: CellstateError) -> Exchange[None]:
         """Wait before the next attempt. Raises DeadlineExceeded when no time is left for one."""
         most = min(self._policy.max_pause, self._policy.first_pause * 2 ** min(self._failed, 32))
-        seconds = max(self._policy.uniform(0.0, most), getattr(cause, "retry_after", None) or 0.0)
+        seconds = self._policy.uniform(0.0, most) + (getattr(cause, "retry_after", None) or 0.0)
         self._failed += 1
         if self._policy.clock() + seconds >= self._end:
             raise DeadlineExceeded(f"no answer within {self._policy.deadline:g} s in {self._failed} attempts; the last: {cause}") from cause

@@ -87,6 +87,11 @@ class Result:
         return str(self._field("state"))
 
     @property
+    def imputed(self) -> int:
+        """How many missing measurements of the inputs the model's own predictions stood in for."""
+        return int(self.document.get("imputed", 0))
+
+    @property
     def session(self) -> SessionInfo:
         """Where the session is after the request."""
         return SessionInfo.parse(self._field("session"))

@@ -53,13 +53,13 @@ class Session:
         return info
 
     def locate(self) -> Exchange[int]:
-        """The position, asked for when it is not known."""
+        """Return the position, asked for when it is not known."""
         if self.position is None:
             yield from self.resume()
         return self.known_position()
 
     def known_position(self) -> int:
-        """Raises RuntimeError before the position is known."""
+        """Return the position. Raises RuntimeError before it is known."""
         if self.position is None:
             raise RuntimeError(f"the position of session {self.id} is not known yet: enter the stream, or call resume()")
         return self.position
@@ -77,7 +77,7 @@ class Session:
         return Result((yield from self._caller.post(self.path, self.at_position(document) | {"commit": False})))
 
     def at_position(self, document: Json) -> Json:
-        """The request, naming session, step and generation."""
+        """Return the request with session, step and generation named."""
         return document | {"session": {"id": self.id, "step": self.position} | self._generation()}
 
     def acknowledge(self, result: Result) -> None:
@@ -85,12 +85,15 @@ class Session:
         self._move(result.session)
 
     def describe(self) -> Exchange[SessionInfo]:
+        """Ask where the service has the session, and change nothing."""
         return (yield from self._act("describe")).session
 
     def close(self) -> Exchange[SessionInfo]:
+        """End the session on the server."""
         return (yield from self._act("close")).session
 
     def export(self) -> Exchange[str]:
+        """Ask for state and position as one opaque string."""
         return (yield from self._act("export")).state
 
     def rewind(self, step: int) -> Exchange[SessionInfo]:
@@ -113,7 +116,7 @@ class Session:
         return result.session
 
     def action(self, action: str, **fields: Any) -> Json:
-        """The request of an action."""
+        """Return the request of an action."""
         return {"session": {"id": self.id, "action": action, **fields}}
 
     def _act(self, action: str, **fields: Any) -> Exchange[Result]:

@@ -49,7 +49,8 @@ class Client:
     def predict(self, model: str, inputs: ArrayLike, **options: Unpack[Options]) -> Result:
         """Answer one window, without a session.
 
-        `model` is a name, or "name/version". `inputs` is `[T, F]` in the data's units, or `[T]` when F is 1 or for token ids.
+        `model` is a name, or "name/version". `inputs` is `[T, F]` in the data's units, or `[T]` when F is 1 or for token ids. NaN
+        is a measurement that is missing; it is allowed in the columns that the model predicts.
 
         Options: `returns` names what to return: prediction, output, h_n, c_n, state. `state` is where to start from: the opaque string or
         the arrays of an earlier result. `horizon` rolls the model forward that many steps, with `future` `[horizon, K]` for the K inputs
@@ -158,7 +159,10 @@ class Stream:
         return self._run(self._session.what_if(wire.request(inputs, **options)))
 
     def fork(self, id: str | None = None) -> "Stream":
-        """Start another session where this one is. Raises SessionExists when the id is taken."""
+        """Start another session where this one is. Raises SessionExists when the id is taken.
+
+        With an id of the caller's the call can be made again when it failed; without one a call that failed may leave a session behind.
+        """
         return Stream(self._client, self._run(self._session.fork(id)))
 
     def rewind(self, step: int) -> SessionInfo:

@@ -1,6 +1,7 @@
 """The HTTP API's bytes: request documents out, answers or exceptions in. docs/api.md is the contract."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -58,11 +59,23 @@ def request(inputs: ArrayLike, **options: Unpack[Options]) -> Json:
 
 
 def encode(document: Json) -> bytes:
-    """Raises ValueError for NaN and infinity, which the service does not take."""
+    """NaN, a measurement that is missing, becomes null. Raises ValueError for infinity, which the service does not take."""
     try:
-        return json.dumps(document, allow_nan=False, separators=(",", ":")).encode()
-    except ValueError as e:
-        raise ValueError(f"{e}: replace NaN and infinity; a missing measurement needs a value") from e
+        return _dumps(document)
+    except ValueError:  # JSON has neither; most documents have neither, and pay nothing for this
+        return _dumps(_with_nulls(document))
+
+
+def _dumps(document: Any) -> bytes:
+    return json.dumps(document, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _with_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_nulls(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_with_nulls(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 # Answers.

@@ -6,7 +6,7 @@ and a *constant* (None, a number, a flag) stays as it is. Series and static inpu
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -20,6 +20,25 @@ from export.lift.recorder import Site
 
 EXACT = 2**24  # float32 holds every integer up to this
 RIDING = ("x", "series", "static")  # in this order they are the columns of the graph's x
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Where the batch and time are in x and in series beside it."""
+
+    batch: int = 0
+    time: int = 1
+
+    def to_model(self, value: Tensor) -> Tensor:
+        """`[B, T, …]` -> the model's order."""
+        return value.movedim((0, 1), (self.batch, self.time)) if self != Axes() else value
+
+    def from_model(self, value: Tensor) -> Tensor:
+        """The model's order -> `[B, T, …]`."""
+        return value.movedim((self.batch, self.time), (0, 1)) if self != Axes() else value
+
+
+AXES = {"BTF": Axes(0, 1), "TBF": Axes(1, 0), "BFT": Axes(0, 2)}  # as a user names them
 
 
 @dataclass(frozen=True)
@@ -41,34 +60,39 @@ class Leaf:
     position: int = 0  # among the leaves
     state: StateLink | None = None  # of a state
 
+    axes: Axes = Axes()  # of a series
+
     @property
     def trailing(self) -> tuple[int, ...]:
-        """The axes after batch and time; after the batch for a static input."""
-        return tuple(self.value.shape[1 if self.role == "static" else 2 :])
+        """The sizes of the axes other than batch and time; other than the batch for a static input."""
+        if self.role == "static":
+            return tuple(self.value.shape[1:])
+        return tuple(size for axis, size in enumerate(self.value.shape) if axis not in (self.axes.batch, self.axes.time))
 
     @property
     def width(self) -> int:
         """The number of columns of the graph's x."""
         return math.prod(self.trailing) if self.role in RIDING else 0
 
-    def resized(self, axis: int, batch: int, steps: int) -> Any:
+    def resized(self, axes: Axes, batch: int, steps: int) -> Any:
         """Return the example's value with `batch` rows and `steps` steps; zeros for a state."""
         if self.role in ("x", "series"):
-            return resize(resize(self.value, axis, batch), 1 - axis, steps)
+            return resize(resize(self.value, axes.batch, batch), axes.time, steps)
         if self.role == "static":
             return resize(self.value, 0, batch)
         if self.role == "lengths":
             return torch.full((batch,), steps, dtype=self.value.dtype)
         return torch.zeros_like(resize(self.value, self.value.dim() - 2, batch)) if self.role == "state" else self.value
 
-    def from_columns(self, columns: Tensor, axis: int) -> Tensor:
+    def from_columns(self, columns: Tensor, axes: Axes) -> Tensor:
         """Return the model's argument from its columns `[B, T, width]`, or from token ids `[B, T]`."""
         if self.role == "static":
             columns = columns[:, -1]  # [B, K]: the same at every step
         if len(self.trailing) != 1 and columns.dim() > 2 - (self.role == "static"):
             columns = columns.reshape(*columns.shape[: 1 if self.role == "static" else 2], *self.trailing)
         columns = columns if self.value.is_floating_point() else columns.to(self.value.dtype)
-        columns = columns.transpose(0, 1) if axis and self.role != "static" else columns
+        if self.role != "static":
+            columns = axes.to_model(columns)
         return columns.contiguous()  # models call view on what a DataLoader made contiguous
 
 
@@ -78,12 +102,17 @@ class Arguments:
 
     leaves: tuple[Leaf, ...]
     spec: TreeSpec
-    axis: int  # of the batch, in the model's own x
+    axes: Axes  # of the model's own x
+
+    @property
+    def batch(self) -> int:
+        """B of the example."""
+        return int(self._x.value.shape[self.axes.batch])
 
     @property
     def steps(self) -> int:
         """T of the example."""
-        return int(self._x.value.shape[1 - self.axis])
+        return int(self._x.value.shape[self.axes.time])
 
     @property
     def tokens(self) -> bool:
@@ -115,20 +144,19 @@ class Arguments:
 
     def resized(self, batch: int, steps: int) -> Any:
         """Return forward's arguments: the example repeated and cut to other sizes."""
-        return tree_unflatten([leaf.resized(self.axis, batch, steps) for leaf in self.leaves], self.spec)
+        return tree_unflatten([leaf.resized(self.axes, batch, steps) for leaf in self.leaves], self.spec)
 
     def window(self) -> Tensor:
         """Return the example as the graph takes it, with two rows: `[2, T, F]` or `[2, T]`."""
         if self.tokens:
-            value: Tensor = self._x.resized(self.axis, 2, self.steps)
-            return value.transpose(0, 1).contiguous() if self.axis else value
+            return self.axes.from_model(self._x.resized(self.axes, 2, self.steps)).contiguous()
         return torch.cat([self._as_columns(leaf) for leaf in self.riding], -1)
 
     def _as_columns(self, leaf: Leaf) -> Tensor:
-        value: Tensor = leaf.resized(self.axis, 2, self.steps)
+        value: Tensor = leaf.resized(self.axes, 2, self.steps)
         if leaf.role == "static":
             return value.reshape(2, 1, leaf.width).expand(-1, self.steps, -1).float()
-        return (value.transpose(0, 1) if self.axis else value).reshape(2, self.steps, leaf.width).float()
+        return self.axes.from_model(value).reshape(2, self.steps, leaf.width).float()
 
     @property
     def riding(self) -> list[Leaf]:
@@ -140,7 +168,7 @@ class Arguments:
         offset, taken = 0, {}
         for leaf in self.riding:
             columns = x if leaf.width == self.width else x[..., offset : offset + leaf.width]
-            taken[id(leaf)] = leaf.from_columns(columns, self.axis)
+            taken[id(leaf)] = leaf.from_columns(columns, self.axes)
             offset += leaf.width
         values = [taken[id(leaf)] if id(leaf) in taken else states.get(leaf.position, self._other(leaf, x)) for leaf in self.leaves]
         return tree_unflatten(values, self.spec)
@@ -162,32 +190,41 @@ def resize(x: Tensor, axis: int, size: int) -> Tensor:
 
 
 def assign_roles(
-    values: Sequence[Any], spec: TreeSpec, axis: int, states: Mapping[int, StateLink], packed: Sequence[Sequence[int]]
+    values: Sequence[Any],
+    spec: TreeSpec,
+    first: int,
+    axes: Axes,
+    states: Mapping[int, StateLink],
+    packed: Sequence[Sequence[int]],
+    static: Collection[int] = (),
 ) -> Arguments:
-    """Give every leaf its role. Raises LiftError for a leaf that fits none.
+    """Give every leaf its role; `first` is the position of x. Raises LiftError for a leaf that fits none.
 
-    `states` are the links of state leaves by position; `packed` the lengths by which the model packed sequences.
+    `states` are the links of state leaves by position; `packed` the lengths by which the model packed sequences; `static` the
+    positions of leaves that are not series though their shape allows it.
     """
-    first = first_tensor(values)
     x: Tensor = values[first]
+    batch, steps = x.shape[axes.batch], x.shape[axes.time]
     found = []
     for position, value in enumerate(values):
         if position == first:
-            found.append(Leaf("x", value, position))
+            found.append(Leaf("x", value, position, axes=axes))
         elif position in states:
             found.append(Leaf("state", value, position, states[position]))
         elif not isinstance(value, Tensor):
             found.append(Leaf("constant", value, position))
         else:
-            found.append(Leaf(_role(value, x.shape[axis], x.shape[1 - axis], axis, packed, position), value, position))
-    for leaf in found:
+            role = "static" if position in static else _role(value, batch, steps, axes, packed, position)
+            found.append(Leaf(role, value, position, axes=axes))
+    result = Arguments(tuple(found), spec, axes)
+    for leaf in [] if result.tokens else result.riding:
         _check_integers(leaf)
-    return Arguments(tuple(found), spec, axis)
+    return result
 
 
 def _check_integers(leaf: Leaf) -> None:
     """Raise LiftError for integers that float32 cannot hold: beside other columns they are sent as float32."""
-    if leaf.role in RIDING and leaf.value.dim() > 2 - (leaf.role == "static") and not leaf.value.is_floating_point():
+    if not leaf.value.is_floating_point():
         largest = int(leaf.value.abs().max())
         if largest > EXACT:
             raise LiftError(
@@ -196,14 +233,15 @@ def _check_integers(leaf: Leaf) -> None:
             )
 
 
-def _role(value: Tensor, batch: int, steps: int, axis: int, packed: Sequence[Sequence[int]], position: int) -> str:
+def _role(value: Tensor, batch: int, steps: int, axes: Axes, packed: Sequence[Sequence[int]], position: int) -> str:
     whole = not value.is_floating_point()
-    leading = (steps, batch) if axis else (batch, steps)
+    shape = tuple(value.shape)
+    in_time = value.dim() > max(axes.batch, axes.time) and (shape[axes.batch], shape[axes.time]) == (batch, steps)
     if whole and value.shape == (batch,) and (bool((value == steps).all()) or sorted(value.tolist()) in [sorted(p) for p in packed]):
         return "lengths"
-    if tuple(value.shape[:2]) == leading and not (value.dim() == 2 and axis == 0 and not whole):
+    if in_time:
         return "series"
-    if value.dim() and value.shape[0] == batch and tuple(value.shape[:2]) != leading:
+    if value.dim() and shape[0] == batch:
         return "static"
     raise LiftError(
         f"argument {position} of forward, {list(value.shape)} beside x with B={batch} and T={steps}, is not clearly a state, lengths [B], "
@@ -211,9 +249,9 @@ def _role(value: Tensor, batch: int, steps: int, axis: int, packed: Sequence[Seq
     )
 
 
-def first_tensor(values: Sequence[Any]) -> int:
-    """Return the position of x among the leaves. Raises LiftError when no leaf is a tensor."""
-    position = next((i for i, value in enumerate(values) if isinstance(value, Tensor)), None)
-    if position is None:
+def tensor_positions(values: Sequence[Any]) -> list[int]:
+    """Return the positions of the tensors among the leaves. Raises LiftError when there are none."""
+    positions = [i for i, value in enumerate(values) if isinstance(value, Tensor)]
+    if not positions:
         raise LiftError("the example holds no tensor: give forward's arguments, x first")
-    return position
+    return positions

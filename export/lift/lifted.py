@@ -24,8 +24,10 @@ from export.lift import checks, probe
 from export.lift import output_layout as layout
 from export.lift.arguments import Arguments, resize
 from export.lift.carriers import Carrier, Run, Start
+from export.lift.convention import call_forward
 from export.lift.dataflow import Dataflow
 from export.lift.find_carriers import find_carriers
+from export.lift.infer import infer_arguments
 from export.lift.output_layout import Layout
 from export.lift.recorder import Call, CallRecorder, Site
 from export.lift.sampling import Sampler
@@ -46,7 +48,7 @@ class Lifted(nn.Module):
         start = started(self._carriers, states)
         flow = Dataflow(start.places) if start.places else None
         with self._recorder.recording(start.sites, flow, lifted=True, scanning=self.scanning):
-            result = self.model(*self._arguments.from_graph(x, start.arguments))
+            result = call_forward(self.model, self._arguments.from_graph(x, start.arguments))
         run = Run(probe.tensors(result), {call.site: call for call in self._recorder.calls}, self._recorder.flow)
         y = self._y.arrange(run.outputs, x.size(0), x.size(1))
         return y, _output(run.calls[self._output]), *(part for carrier in self._carriers for part in carrier.leave(run))
@@ -123,8 +125,9 @@ class Lift:
     def unmodified(self, model: nn.Module, x: Tensor, states: Sequence[Tensor] | None = None) -> Tensor:
         """Run the model as its user wrote it on the graph's x, from the given states or from the start of a stream, and return y."""
         start = started(self.carriers, self.start(len(x)) if states is None else states)
-        with torch.no_grad():
-            result = probe.fresh_copy(model)(*self.arguments.from_graph(x, start.arguments))
+        result = probe.run(
+            model, self.arguments.from_graph(x, start.arguments), f"inputs like the example's, B={x.shape[0]} T={x.shape[1]}"
+        )
         return self.layout.arrange(probe.tensors(result), x.shape[0], x.shape[1])
 
     @property
@@ -149,21 +152,24 @@ class Lift:
         return result
 
 
-def lift(model: nn.Module, example: Any, vocabulary: int = 0) -> Lift:
-    """Lift the state out of a copy of `model`. `example` is the argument of its forward, or a tuple of its arguments, x first.
+def lift(model: nn.Module, example: Any, vocabulary: int = 0, axes: str = "", x: str = "") -> Lift:
+    """Lift the state out of a copy of `model`. `example` is the argument of its forward, a tuple of its arguments, or a dictionary by name.
 
-    x is `[B, T, F]` numbers or `[B, T]` token ids, or time first if the model takes it so. `vocabulary` is the number of token ids.
+    x is `[B, T, F]` numbers or `[B, T]` token ids, or time first if the model takes it so. `vocabulary` is the number of token ids,
+    `axes` (BTF, TBF, BFT) and `x`, the name of an argument, are needed only where the example is ambiguous.
     Raises LiftError with the reason and a remedy.
     """
+    checks.check_quantized(model)
     checks.check_precision(model)
     checks.check_scripted(model)
-    arguments = probe.infer_arguments(model, example)
+    arguments = infer_arguments(model, example, axes, x)
     checks.check_model(model, arguments)
     sampler = probe.make_sampler(model, arguments, vocabulary)
     steps = layout.step_range(model, arguments)
     first, second = layout.two_sizes(model, arguments, steps)
     changed = probe.observe(model, _varied(arguments, sampler, 2, first.steps, kept_row=0))
     y = layout.find_layout(first, second, changed, arguments)
+    steps = layout.step_range(model, arguments, y)
     looping = _loops(model, arguments, steps)
     length = 1 if looping else arguments.steps
     one, other = probe.observe(model, arguments.resized(2, length)), probe.observe(model, _varied(arguments, sampler, 3, length))

@@ -10,28 +10,35 @@ from torch import Tensor, nn
 from export.errors import LiftError
 from export.lift import probe
 from export.lift.arguments import Arguments
+from export.lift.convention import call_forward
 from export.lift.probe import Observation
 
-TRIED = (1, 2, 3, 5, 8, 13)  # lengths tried to find the least that a model takes
-MANY = 512  # a model that takes so many steps takes any number
+MANY = 5_000  # a model that takes so many steps takes any number
 
 
-def step_range(model: nn.Module, arguments: Arguments) -> tuple[int, int | None]:
-    """Return the least and the most T that the model takes; None for no upper bound found."""
+def step_range(model: nn.Module, arguments: Arguments, layout: "Layout | None" = None) -> tuple[int, int | None]:
+    """Return the least and the most T that the model takes, and at which y has the layout's width; None for no upper bound.
+
+    Without a layout, no upper bound is looked for.
+    """
     steps = arguments.steps
 
-    def takes(n: int) -> bool:
+    def holds(n: int) -> bool:
+        given = arguments.resized(2, n)
         try:
-            probe.observe(model, arguments.resized(2, n))
-        except LiftError:
+            with torch.no_grad():
+                outputs = probe.tensors(call_forward(probe.fresh_copy(model), given))
+            y = layout.arrange(outputs, 2, n) if layout else None
+        except Exception:
             return False
-        return True
+        return layout is None or y is None or y.shape == ((2, layout.width) if layout.kind == "sequence" else (2, n, layout.width))
 
-    if not takes(steps + 3):
+    if not holds(steps + 3):
         return steps, steps
-    least = next((n for n in TRIED if n < steps and takes(n)), steps)
-    most = bisect.bisect_left(range(MANY), True, steps + 4, key=lambda n: not takes(n))
-    return least, None if most == MANY else most - 1
+    least = 1 if holds(1) else bisect.bisect_left(range(1, steps), True, key=holds) + 1
+    if layout is None or holds(MANY):
+        return least, None
+    return least, steps + 3 + bisect.bisect_left(range(steps + 4, MANY), True, key=lambda n: not holds(n))
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +103,11 @@ def find_layout(small: Seen, large: Seen, changed: Observation, arguments: Argum
     parts = [p for p in (_part(i, small, large, changed) for i in range(len(small.observation.outputs))) if p is not None]
     own = [p for p in parts if not _is_state(small.observation.outputs[p.index], small.observation)] or parts[:1]
     if not own:
-        hint = "; its recurrent modules take x as [T, B, …]: is batch_first=True missing?" if arguments.axis else ""
-        raise LiftError(f"no output of the model has the batch as an axis: return a tensor [B, …] or [B, T, …], and keep rows apart{hint}")
+        hint = "; its recurrent modules take x as [T, B, …]: is batch_first=True missing?" if arguments.axes.batch else ""
+        raise LiftError(
+            "no output of the model is [B, …] or [B, T, …] with sizes that depend on neither B nor T elsewhere: return such a tensor, and "
+            f"keep rows apart{hint}"
+        )
     kept = tuple(p for p in own if (p.time_axis is None) == (own[0].time_axis is None))
     seen = small.observation.outputs
     cells = small.batch * (1 if own[0].time_axis is None else small.steps)
@@ -113,6 +123,8 @@ def _part(index: int, small: Seen, large: Seen, changed: Observation) -> Part | 
     batch = next((i for i, pair in enumerate(pairs) if pair == (small.batch, large.batch)), None)
     if batch is not None:
         time = next((i for i, pair in enumerate(pairs) if pair == (small.steps, large.steps) and i != batch), None)
+        if any(pair[0] != pair[1] for i, pair in enumerate(pairs) if i not in (batch, time)):
+            return None  # another axis grows with T: [B, T, T] of an attention, or T - 1 differences
         fixed = small.steps == large.steps  # then a time axis cannot be told from any other: it is part of y
         return Part(index, batch, None if fixed else time, a.dim())
     if pairs and pairs[0] == (small.batch * small.steps, large.batch * large.steps):

@@ -4,18 +4,20 @@ Nothing is read from the model's source or the names of its layers. Every run ta
 between calls starts each run anew, and the given model is never changed.
 """
 
+import contextlib
 import copy
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten
 
 from export.errors import LiftError
-from export.lift import arguments
-from export.lift.arguments import Arguments, StateLink
+from export.lift.arguments import Arguments
+from export.lift.convention import Given, call_forward
 from export.lift.dataflow import Dataflow, Origins
 from export.lift.recorder import Call, CallRecorder
 from export.lift.sampling import Sampler
@@ -26,35 +28,48 @@ from export.user_code import at_user_line
 class Observation:
     """One forward pass: its outputs, its recurrent calls, and which tensor was computed from which."""
 
-    given: Any  # forward's arguments
+    given: Given  # forward's arguments
     outputs: list[Tensor]
     calls: list[Call]
     packed: list[list[int]]  # lengths that sequences were packed by
     flow: Dataflow
 
 
-def observe(model: nn.Module, given: Any) -> Observation:
+def observe(model: nn.Module, given: Given) -> Observation:
     """Run a copy of the model once on forward's arguments. Raises LiftError with the user's line when the model raises."""
     fresh = fresh_copy(model)
     recorder, flow = CallRecorder(fresh), Dataflow()
+    with _failures("the example"), recorder.recording(flow=flow):
+        result = call_forward(fresh, given)
+    return Observation(given, tensors(result), recorder.calls, [torch.as_tensor(n).flatten().tolist() for n in recorder.packed], flow)
+
+
+def run(model: nn.Module, given: Given, what: str) -> Any:
+    """Run a copy of the model, unobserved, and return what it returns. Raises LiftError; `what` says of what the arguments are made."""
+    with _failures(what):
+        return call_forward(fresh_copy(model), given)
+
+
+@contextlib.contextmanager
+def _failures(what: str) -> Iterator[None]:
+    """Turn what a user's forward raises into LiftError."""
     try:
-        with torch.no_grad(), recorder.recording(flow=flow):
-            result = fresh(*given)
+        with torch.no_grad():
+            yield
     except LiftError:
         raise
     except Exception as e:
-        reason = " ".join(str(e).split())
+        reason = " ".join(str(e).split())[:300]
         raise LiftError(
-            f"the model fails on the example: {type(e).__name__}: {reason}{at_user_line(e)}; check the example's shape and dtype"
+            f"the model fails on {what}: {type(e).__name__}: {reason}{at_user_line(e)}; check the example's shape and dtype"
         ) from e
-    return Observation(given, tensors(result), recorder.calls, [[int(n) for n in lengths] for lengths in recorder.packed], flow)
 
 
 def fresh_copy(model: nn.Module) -> nn.Module:
     """Copy the model in evaluation mode. Tensors that are still attached to an autograd graph are copied by value. Raises LiftError."""
     attached = [t for module in model.modules() for t in tensors(vars(module)) if t.grad_fn is not None]
     try:
-        fresh = copy.deepcopy(model, {id(t): t.detach().clone() for t in attached}).eval()
+        fresh = _without_compiled(copy.deepcopy(model, {id(t): t.detach().clone() for t in attached})).eval()
     except Exception as e:
         raise LiftError(f"the model cannot be copied: {type(e).__name__}: {e}; build it anew from its factory and load the weights") from e
     for weight in fresh.parameters():
@@ -63,20 +78,32 @@ def fresh_copy(model: nn.Module) -> nn.Module:
     return fresh
 
 
+def _without_compiled(model: nn.Module) -> nn.Module:
+    """Put the modules that torch.compile wrapped in the place of their wrappers."""
+    model = getattr(model, "_orig_mod", model)
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if hasattr(child, "_orig_mod"):
+                setattr(parent, name, child._orig_mod)
+    return model
+
+
 def tensors(result: Any) -> list[Tensor]:
-    """Return the tensors in a nest of tuples, lists and dictionaries, in order."""
+    """Return the tensors in a nest of tuples, lists, dictionaries and dataclasses, in order."""
     if isinstance(result, Tensor):
         return [result]
     if isinstance(result, dict):
         return [t for value in result.values() for t in tensors(value)]
     if isinstance(result, tuple | list):
         return [t for value in result for t in tensors(value)]
+    if dataclasses.is_dataclass(result):
+        return [t for field in dataclasses.fields(result) for t in tensors(getattr(result, field.name))]
     return []
 
 
 def flat(given: Any) -> list[Any]:
     """Return the leaves of forward's arguments, in order."""
-    leaves: list[Any] = tree_flatten(tuple(given))[0]
+    leaves: list[Any] = tree_flatten(given)[0]
     return leaves
 
 
@@ -150,98 +177,3 @@ def constant_state(first: Call, second: Call) -> tuple[Tensor, ...] | None:
 def rows(part: Tensor, b: int, is_cell: bool) -> Tensor:
     """Return row `b` of a state tensor: `[L*D, size]`, or `[1, size]` for a cell."""
     return part[b : b + 1] if is_cell else part[:, b]
-
-
-def infer_arguments(model: nn.Module, example: Any) -> Arguments:
-    """Find the role of each argument, and the batch axis of x: the axis that sets the rows of the recurrent calls. Raises LiftError."""
-    values, spec = tree_flatten(tuple(example) if isinstance(example, tuple | list) else (example,))
-    x: Tensor = values[arguments.first_tensor(values)]
-    if x.dim() < 2:
-        raise LiftError(
-            f"x is {list(x.shape)}: expected a batch, [B, T, F] or [B, T]; for a model without a batch axis, wrap it in one that takes "
-            "[B, T, …] and gives its LSTM [B, T, F] (batch_first=True) or [T, B, F]"
-        )
-    values = [value.clone() if isinstance(value, Tensor) else value for value in values]  # one tensor may stand for h and for c
-    base = observe(model, tree_unflatten(values, spec))
-    _check_batched(base.calls)
-    states, unclear = _states(base, values), []
-    for axis in (0, 1):
-        try:
-            found = arguments.assign_roles(values, spec, axis, states, base.packed)
-        except LiftError as e:
-            unclear.append(e)
-            continue
-        if _follows(model, found, base.calls, x.shape[axis]):
-            return found
-    raise unclear[0] if len(unclear) == 2 else LiftError(_no_batch(base.calls, x))
-
-
-def _states(base: Observation, values: Sequence[Any]) -> dict[int, StateLink]:
-    """Find the leaves that are states: a recurrent call begins with them, as they are or changed and then returned as the next state."""
-    first, origins = arguments.first_tensor(values), Origins(base.flow.events)
-    leaves = {i: v for i, v in enumerate(values) if i != first and isinstance(v, Tensor) and v.is_floating_point() and v.dim() > 1}
-    reached = origins.sources({id(value): position for position, value in leaves.items()})
-    found: dict[int, StateLink] = {}
-    for position, value in leaves.items():
-        given = [(call, k, part) for call in base.calls for k, part in enumerate(call.given or ())]
-        exact = next(((call, k) for call, k, part in given if origins.root(part) is value), None)
-        similar = next(
-            ((c, k) for c, k, part in given if part.shape[-2:] == value.shape[-2:] and position in reached.get(id(part), ())), None
-        )
-        if exact is None and similar is None:
-            continue
-        call, part = exact or similar  # type: ignore[misc]
-        returned = _next_state(base, origins, position, value, call, part, found)
-        if exact is not None or returned is not None or value.dim() > 2:  # [B, H] that is changed and not returned may be a static input
-            found[position] = StateLink(call.site, part, exact is not None and returned is None, returned)
-    return found
-
-
-def _next_state(
-    base: Observation, origins: Origins, position: int, value: Tensor, call: Call, part: int, taken: Mapping[int, StateLink]
-) -> int | None:
-    """Return which output is the next state of the argument `value`, or None if no output is, or if it is the call's final state."""
-    finals = {id(c.final[part]) for c in base.calls if c.site.path == call.site.path}
-    every = {id(t) for c in base.calls for t in (c.output, *c.final)}
-    reached = origins.sources(dict.fromkeys(finals, "final") | {id(value): position})
-    others = {link.returned for link in taken.values()}
-    candidates = []
-    for index, output in list(enumerate(base.outputs))[1:]:  # the first is y
-        if output.shape != value.shape or index in others:
-            continue
-        if id(origins.root(output)) in finals:
-            return index if not any(origins.root(given) is value for given in call.given or ()) else None
-        if id(origins.root(output)) not in every and "final" in reached.get(id(output), ()):
-            candidates.append(index)
-    return candidates[0] if candidates else None
-
-
-def _check_batched(calls: Sequence[Call]) -> None:
-    if not calls:
-        raise LiftError(
-            "no nn.LSTM, nn.GRU, nn.RNN or cell was called in the model's forward: there is no state to lift; "
-            "write a recurrence of your own with these, and a scripted one as the plain module"
-        )
-    for call in calls:
-        if call.final[0].dim() != (2 if call.is_cell else 3):
-            raise LiftError(
-                f"{call.site.path}: called without a batch axis, so axis 0 of its input is time: give it [B, T, F] with batch_first=True"
-            )
-
-
-def _follows(model: nn.Module, found: Arguments, calls: Sequence[Call], batch: int) -> bool:
-    """Return whether a call over `batch` rows has twice as many when x has."""
-    try:
-        wider = observe(model, found.resized(2 * batch, found.steps)).calls
-    except LiftError:
-        return False
-    return any((a.rows, b.rows) == (batch, 2 * batch) for a, b in zip(calls, wider, strict=False))
-
-
-def _no_batch(calls: Sequence[Call], x: Tensor) -> str:
-    """Return the message for a model in which no axis of x is the batch."""
-    call = calls[0]
-    return (
-        f"{call.site.path}: runs over {call.rows} rows, which no axis of x {list(x.shape)} sets alone: the batch is fixed in the model, or "
-        "other axes are folded into it; build states and views with x.size(0), and give the recurrent module one row for each row of x"
-    )

@@ -5,6 +5,7 @@ only models that you trust.
 """
 
 import importlib.util
+import inspect
 import re
 import warnings
 import zipfile
@@ -12,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from export.errors import CheckpointError
 from export.packaging.model_spec import ModelSpec
+from export.scaling import Scaled
 
 Weights = Mapping[str, Tensor]
 NAMED = 5  # tensors named in a message
@@ -33,11 +35,11 @@ FRAMEWORK_TENSORS = re.compile(
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A trained model, its specification, and the arguments of its forward."""
+    """A trained model, its specification, and the arguments of its forward: in order, or by name."""
 
     model: nn.Module
     spec: ModelSpec
-    example: tuple[Tensor, ...]
+    example: tuple[Tensor, ...] | Mapping[str, Tensor]
 
 
 def load(folder: Path) -> Checkpoint:
@@ -59,7 +61,10 @@ def _example(spec: ModelSpec) -> Tensor:
 
 
 def build_model(spec: ModelSpec, weights: Path) -> nn.Module:
-    """Call the factory, load the weights into the module, and return it in evaluation mode. Raises CheckpointError."""
+    """Call the factory, load the weights into the module, put its scaler around it, and return it in evaluation mode.
+
+    Raises CheckpointError.
+    """
     state = read_weights(weights)
     try:
         model = load_factory(spec.factory)(**spec.arguments)
@@ -69,8 +74,9 @@ def build_model(spec: ModelSpec, weights: Path) -> nn.Module:
         raise CheckpointError(f"{spec.factory} raised {type(e).__name__}: {e}") from e
     if not isinstance(model, nn.Module):
         raise CheckpointError(f"{spec.factory} returned {type(model).__name__}, expected a torch.nn.Module")
+    model = cast(nn.Module, getattr(model, "_orig_mod", model))  # as it was before torch.compile
     _load_weights(model, state, weights)
-    return model.eval()
+    return (Scaled(model, spec.scaler) if spec.scaler else model).eval()
 
 
 def _load_weights(model: nn.Module, state: Weights, source: Path) -> None:
@@ -132,11 +138,15 @@ def read_weights(path: Path) -> Weights:
     return state
 
 
-def read_example(path: Path, tokens: int) -> tuple[Tensor, ...]:
-    """Read `.npy` (x alone) or `.npz` (the arguments of forward, in order); a single window gets a batch axis. Raises CheckpointError."""
+def read_example(path: Path, tokens: int, model: nn.Module) -> tuple[Tensor, ...] | Mapping[str, Tensor]:
+    """Read `.npy` (x alone) or `.npz` (forward's arguments: by name if all names are its, else in order). Raises CheckpointError.
+
+    A single window `[T, F]` or `[T]` gets a batch axis.
+    """
     try:
         loaded = np.load(path, allow_pickle=False)
-        arrays = [loaded[name] for name in loaded.files] if isinstance(loaded, np.lib.npyio.NpzFile) else [loaded]
+        names = list(loaded.files) if isinstance(loaded, np.lib.npyio.NpzFile) else []
+        arrays = [loaded[name] for name in names] if names else [loaded]
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
         raise CheckpointError(f"{path}: not a .npy or .npz array without pickled objects: {e}") from e
     if not arrays or any(array.dtype.kind not in "fiub" for array in arrays):
@@ -146,7 +156,9 @@ def read_example(path: Path, tokens: int) -> tuple[Tensor, ...]:
     if not tokens:
         _check_exact(arrays[0], path)
     first = torch.from_numpy(arrays[0]).to(torch.int64 if tokens else torch.float32)
-    return first, *(torch.from_numpy(a).float() if a.dtype.kind == "f" else torch.from_numpy(a) for a in arrays[1:])
+    values = (first, *(torch.from_numpy(a).float() if a.dtype.kind == "f" else torch.from_numpy(a) for a in arrays[1:]))
+    known = inspect.signature(model.forward).parameters
+    return dict(zip(names, values, strict=True)) if names and set(names) <= set(known) else values
 
 
 def _check_exact(array: np.ndarray[Any, Any], path: Path | str) -> None:

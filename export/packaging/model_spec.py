@@ -9,7 +9,9 @@ from typing import Any
 import orjson
 
 from export.errors import CheckpointError
+from export.lift.arguments import AXES
 from export.lift.lifted import Lift
+from export.scaling import check_scaler
 from handlers.errors import ConfigurationError
 from handlers.forecasting.calendar import Calendar
 
@@ -34,6 +36,9 @@ class ModelSpec:
     calendar: Mapping[str, Any] = field(default_factory=dict)  # time zone, gaps and derived features: handlers/forecasting/calendar.py
     description: str = ""
     example: tuple[Any, ...] = ()  # one window as `inputs` would have it; what parity is measured on
+    scaler: Mapping[str, Any] = field(default_factory=dict)  # mean, scale, output_mean, output_scale of a scaler outside the module
+    axes: str = ""  # BTF, TBF or BFT, where the example does not show which axis is time
+    x: str = ""  # the argument of forward that runs over time, where it is not clear
     preprocessing: Mapping[str, Any] = field(default_factory=dict)  # how a client makes its inputs
     attribution: str = ""
 
@@ -46,6 +51,12 @@ class ModelSpec:
             raise CheckpointError(f'version: expected numbers such as "1.0", got {self.version!r}')
         if self.task not in TASKS:
             raise CheckpointError(f"task: expected one of {', '.join(TASKS)}, got {self.task!r}")
+        if self.axes not in ("", *AXES):
+            raise CheckpointError(f"axes: expected one of {', '.join(AXES)}, got {self.axes!r}")
+        if self.scaler:
+            check_scaler(self.scaler, "scaler")
+        if self.scaler and self.tokens:
+            raise CheckpointError("scaler, tokens: token ids are not scaled; leave one of the two out")
         if self.features and self.tokens:
             raise CheckpointError("features, tokens: a model takes numeric features or token ids; name one of the two")
 

@@ -83,7 +83,8 @@ def _digests(model: torch.nn.Module, files: Mapping[str, Path]) -> dict[str, Any
     """Return SHA-256 of the weights, of each graph, and of the model: a session's state belongs to one model digest."""
     weights = weights_digest(model)
     graphs = {backend: hashlib.sha256(path.read_bytes()).hexdigest() for backend, path in files.items()}
-    model_digest = hashlib.sha256(f"{weights}{graphs['onnxruntime']}".encode()).hexdigest()
+    graph = graphs.get("onnxruntime", graphs["torchscript"])
+    model_digest = hashlib.sha256(f"{weights}{graph}".encode()).hexdigest()
     return {"model": model_digest, "weights": weights, "graphs": graphs}
 
 

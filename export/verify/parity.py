@@ -2,15 +2,16 @@
 
 import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from export.difference import difference
+from export.errors import ParityError
 from export.lift.lifted import Lift
-from export.report import Difference, Report
+from export.report import UNLIMITED, Difference, Report
 from export.verify.input_range import input_limit
 from export.verify.runners import LABELS, Runner, eager_runner, open_artefact, random_cuts, run_in_pieces
 from export.verify.streaming import CHUNK, streaming_reason
@@ -19,7 +20,8 @@ BATCHES, STEPS = (1, 2, 5), (1, 2, 3, 7, 24, 60)
 EVERY = 130  # each length up to this is compared when the tracer asks what a number that it took from the example depends on
 CUTS = 6  # random ways to cut one sequence
 LONG = 400  # steps of the sequence that is cut
-LENGTHS = (100, 1_100, 5_000)  # steps of sequences in one piece, and of streams in pieces of CHUNK
+LENGTHS = (100, CHUNK, 1_100, 5_000)  # steps of windows in one piece, and of streams in pieces of CHUNK
+PROGRAM = LABELS["torch.export"]
 PATIENCE = 5.0  # seconds that a window may take; no longer ones are tried, and T is bounded
 
 
@@ -27,12 +29,14 @@ def verify(model: nn.Module, lifted: Lift, files: Mapping[str, Path], seed: int 
     """Compare the artefacts in `files`, by backend, with the unmodified model on inputs like the lift's example. Raises ParityError.
 
     `questions` are lines at which the tracer took a Python number from a tensor: if there are any, every length up to 130 is compared.
+    A torch.export program that disagrees is dropped, with the reason in the report: no server runs it.
     """
     generator = torch.Generator().manual_seed(seed)
     checker = ParityChecker(model, lifted, generator, every_length=bool(questions))
     reason, limits, signed = streaming_reason(lifted, generator), [], True
     found = list(checker.lift_differences())
     runners = {LABELS[backend]: open_artefact(backend, path) for backend, path in files.items()}
+    program, dropped = runners.pop(PROGRAM, None), {}
     for label, runner in runners.items():
         found += checker.grid_differences(label, runner)
         found += checker.window_differences(label, runner, in_pieces=not reason)
@@ -42,8 +46,20 @@ def verify(model: nn.Module, lifted: Lift, files: Mapping[str, Path], seed: int 
     if not min(limits, default=1.0):  # with both signs; the example may have one
         signed = False
         limits = [input_limit(lifted, runner, checker.steps[0], generator, signed=False) for runner in runners.values()]
+    if program is not None:
+        try:
+            found += _checked(checker.grid_differences(PROGRAM, program))
+        except ParityError as e:
+            dropped["torch.export"] = str(e)
     most = lifted.steps[1] if not reason or lifted.steps[1] is not None else checker.longest
-    return Report(tuple(_largest(found)), reason, min(limits, default=0.0), signed, most)
+    return Report(tuple(_largest(found)), reason, min(limits, default=UNLIMITED), signed, most, dropped)
+
+
+def _checked(found: Iterable[Difference]) -> list[Difference]:
+    """Return the differences, or raise ParityError for the largest that is over the tolerance."""
+    differences = list(found)
+    Report(tuple(_largest(differences)), "").check()
+    return differences
 
 
 class ParityChecker:

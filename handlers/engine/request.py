@@ -68,7 +68,7 @@ class Request:
         if self.state is not None:
             parts.append(state_format.pack(self.state))
         lengths = struct.pack(f"<{len(parts)}Q", *map(len, parts))
-        return hashlib.blake2b(b"".join((lengths, *parts)), digest_size=16).digest()
+        return hashlib.blake2b(lengths + b"".join(parts), digest_size=16).digest()
 
 
 @lru_cache(maxsize=256)

@@ -35,8 +35,9 @@ def plan(batch: Batch, task: Task) -> None:
         prepare(batch, task)
         return
     session, ref = batch.sessions[task.id], task.ref
-    asked = machine.operation(ref, task.request_hash, session.record, session.phase)
-    task.transition = machine.decide(asked, session.phase, task.id, ref, session.record)
+    phase = session.phase
+    asked = machine.operation(ref, task.request_hash, session.record, phase)
+    task.transition = machine.decide(asked, phase, task.id, ref, session.record)
     TRANSITIONS[task.transition](batch, task, session)
     prepare(batch, task)
 

@@ -41,6 +41,11 @@ def error_headers(error: CellstateError) -> dict[str, str]:
     return {"Retry-After": RETRY_AFTER} if error.retryable else {}
 
 
+def error_text(error: CellstateError) -> str:
+    """Put what a client may know of an error into one string, for protocols that have no more."""
+    return f"{error.code}: {error.body()['message']}"
+
+
 class Call(Protocol):
     """One HTTP request, decoded: one request, or many."""
 

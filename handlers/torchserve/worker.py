@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from handlers import garbage
 from handlers.clock import ClockGuard
 from handlers.engine.context import ServiceContext
 from handlers.engine.factory import open_backend, open_store
@@ -34,11 +35,12 @@ def start(folder: Path, config: Mapping[str, Any], environment: Mapping[str, str
     backend = open_backend(folder, signature, settings)
     telemetry = Telemetry((signature.name, signature.version))
     store = ReopeningStore(lambda: open_store(settings), lambda available: telemetry.set("store_available", available))
-    clock = ClockGuard(settings.clock_confirmation, lambda: telemetry.count("clock_jumps_total"))
+    clock = ClockGuard(settings.clock_confirmation, lambda: telemetry.count("clock_jumps_total"), reference=settings.clock_reference)
     service = Service(ServiceContext(backend, signature, store, settings, telemetry), clock)
     socket_reader.install()
     if settings.metrics_interval:
         MetricsReporter(telemetry, settings.metrics_interval).start()
+    garbage.tune()
     log.warning("started model=%s device=%s settings=%s", signature.label, backend.device, json.dumps(settings.effective()))
     return Frontend(service)
 

@@ -71,8 +71,8 @@ def environment(folder: Path, logs: Path, sessions: str, more: Mapping[str, str]
     return inherited | ours | dict(more)
 
 
-def properties(addresses: Addresses, store: Path) -> str:
-    """Return the text of config.properties: the shipped file, then the values of this run, which win."""
+def properties(addresses: Addresses, store: Path, more: Mapping[str, str]) -> str:
+    """Return the text of config.properties: the shipped file, then the values of this run and `more`, which win."""
     ports = addresses.ports
     ours = {
         "inference_address": f"http://{addresses.inference}:{ports.inference}",
@@ -83,7 +83,7 @@ def properties(addresses: Addresses, store: Path) -> str:
         "allowed_urls": rf"file://\Q{store}\E/.*",
         "metrics_config": str(CONFIG / "metrics.yaml"),
     }
-    lines = "".join(f"{name}={_escape(value)}\n" for name, value in ours.items())
+    lines = "".join(f"{name}={_escape(value)}\n" for name, value in (ours | dict(more)).items())
     return f"{(CONFIG / 'config.properties').read_text()}\n# Of this run.\n{lines}"
 
 

@@ -10,14 +10,15 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 from handlers.engine.drain import DrainLock
-from host.archives import Archive, find
+from handlers.settings import masked
+from host.archives import Archive, defaults, find, with_options
 from host.folder import private_file, rotate, take
 from host.ports import HostError, Ports, reachable
 from host.torchserve import configuration
@@ -34,7 +35,9 @@ PRIVATE = 0o077  # umask of the server: its files are its user's alone
 class TorchServe:
     """A server over the archives in `store`. `folder` is its own: configuration, log, tokens, temporary files, and the sessions.
 
-    `archives` are those that were there at the last launch. `logs` is the folder of the log, by default `folder`.
+    `logs` is the folder of the log, by default `folder`. `model_options` replace values of the archives' model configuration, such as
+    `batchSize`. `skipped` is told of archives that cannot be read and are left out; without it they raise HostError. `archives` are those
+    of the store when the object was made.
     """
 
     folder: Path
@@ -44,18 +47,21 @@ class TorchServe:
     metrics_address: str = "127.0.0.1"
     environment: Mapping[str, str] = field(default_factory=dict)
     logs: Path | None = None
+    model_options: Mapping[str, int] = field(default_factory=dict)
+    queue_size: int | None = None
+    skipped: Callable[[str], None] | None = None
     process: subprocess.Popen[bytes] | None = None
     archives: list[Archive] = field(init=False)
     management: Management = field(init=False)
     _lock: DrainLock = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.archives = find(self.store)
+        self.archives = find(self.store, self.skipped)
         self.management = self._management()
         self._lock = DrainLock("")
 
     def _management(self) -> Management:
-        return Management(self._addresses, self.folder / "key_file.json")
+        return Management(self.management_url, self.folder / "key_file.json")
 
     @property
     def _addresses(self) -> Addresses:
@@ -102,16 +108,16 @@ class TorchServe:
         return self.management.describe(model)
 
     def failure(self, archive: Archive) -> str | None:
-        """Why a model does not answer a request that needs the session store; None when it does. Raises httpx.HTTPError, OSError."""
-        if not self.management.has_ready_worker(archive.name):
+        """Why a model does not answer a request that needs the session store; None when it does. Raises HostError."""
+        if not self.management.has_ready_worker(archive.address):
             return DEAD
-        return failure(self.url, archive.name, archive.health_check(), self.headers())
+        return failure(self.url, archive.address, archive.health_check(), self.headers())
 
     def is_idle(self, archive: Archive) -> bool:
-        return self.management.queue_is_empty(archive.name)
+        return self.management.queue_is_empty(archive.address)
 
     def restart_workers(self, archive: Archive) -> None:
-        self.management.restart_workers(archive.name)
+        self.management.restart_workers(archive.address)
 
     def worker_pids(self, model: str) -> list[int]:
         return [int(worker["pid"]) for worker in self.describe(model)["workers"]]
@@ -129,17 +135,19 @@ class TorchServe:
         return self
 
     def launch(self) -> None:
-        """Start without waiting. Raises HostError when the folder or a port is taken, FileNotFoundError without archives."""
-        for name in ("", "tmp", "sessions"):
+        """Start without waiting. Raises HostError when the folder or a port is taken."""
+        for name in ("", "tmp", "sessions", "models"):
             (self.folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
         self.log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = take(self.folder)
         try:
             self.ports.refuse_taken()
-            self.archives = find(self.store)
             self._prepare_folder()
-            self.process = self._run(lock)
+            self.process = self._run(lock, *self._model_store())
             self._describe_run(self.process.pid)
+        except BaseException:
+            self.kill()
+            raise
         finally:
             os.close(lock)  # Java holds it from now on
 
@@ -147,15 +155,25 @@ class TorchServe:
         for stale in ("key_file.json", "gate"):
             (self.folder / stale).unlink(missing_ok=True)
         rotate(self.log)  # the last one may say why its server ended
-        private_file(self.folder / "config.properties", configuration.properties(self._addresses, self.store))
+        queue = {} if self.queue_size is None else {"job_queue_size": str(self.queue_size)}
+        private_file(self.folder / "config.properties", configuration.properties(self._addresses, self.store, queue))
         self._lock.close()
         self._lock = DrainLock(str(self.folder / "gate"))  # opened before the workers open it, so that its file can be deleted
         self.management = self._management()
 
-    def _run(self, lock: int) -> subprocess.Popen[bytes]:
+    def _model_store(self) -> tuple[Path, list[Archive]]:
+        """Return the folder and the archives that TorchServe loads: those of the store, or copies with other options."""
+        copies = self.folder / "models"
+        for stale in copies.glob("*.mar"):
+            stale.unlink()
+        if not self.model_options:
+            return self.store, self.archives
+        return copies, [with_options(archive, copies, self.model_options) for archive in self.archives]
+
+    def _run(self, lock: int, store: Path, archives: Sequence[Archive]) -> subprocess.Popen[bytes]:
         with open(private_file(self.folder / "console.log"), "ab") as console:
             return subprocess.Popen(
-                configuration.command(self.folder, self.store, self.archives),
+                configuration.command(self.folder, store, archives),
                 cwd=self.folder,
                 env=configuration.environment(self.folder, self.log.parent, self.sessions, self.environment),
                 stdin=subprocess.DEVNULL,
@@ -167,11 +185,18 @@ class TorchServe:
             )
 
     def _describe_run(self, pid: int) -> None:
-        """Write server.json, from which `python -m host health` knows what to ask."""
-        models = {archive.name: archive.health_check() for archive in self.archives}
-        private_file(self.folder / "server.json", json.dumps({"url": self.url, "pid": pid, "store": str(self.store), "models": models}))
+        """Write server.json, from which the other commands of `python -m host` know the server."""
+        document = {
+            "url": self.url,
+            "management": self.management_url,
+            "metrics": self.metrics_url,
+            "sessions": masked(self.sessions),
+            "pid": pid,
+            "models": {archive.address: archive.health_check() for archive in self.archives},
+        }
+        private_file(self.folder / "server.json", json.dumps(document))
 
-    def wait_ready(self, deadline: float, stopping: Event | None = None) -> None:
+    def wait_ready(self, deadline: float = 120.0, stopping: Event | None = None) -> None:
         """Wait until every model is ready. Raises HostError after `deadline` seconds, when TorchServe ends or when a worker refuses."""
         end = time.monotonic() + deadline
         waiting = self.archives
@@ -183,8 +208,10 @@ class TorchServe:
             if stopping is not None and stopping.is_set():
                 raise HostError("stopped before it was ready")
             if time.monotonic() > end:
-                raise HostError(f"{waiting[0].name} did not answer within {deadline:.0f} s\n{self._tail()}")
+                raise HostError(f"{waiting[0].address} did not answer within {deadline:.0f} s\n{self._tail()}")
             time.sleep(POLL)
+        for archive in defaults(self.archives):
+            self.management.set_default(archive)
 
     def _refusal(self) -> str | None:
         """The line in which a worker said why it refused to start: TorchServe would start it again for minutes."""
@@ -207,7 +234,7 @@ class TorchServe:
 
     def drain(self, seconds: float) -> bool:
         """Refuse new requests and wait for those accepted before; whether all were answered within `seconds`."""
-        return drain(self._lock, self.management, [archive.name for archive in self.archives], time.monotonic() + seconds)
+        return drain(self._lock, self.management, [archive.address for archive in self.archives], time.monotonic() + seconds)
 
     def _terminate(self) -> None:
         """Ask Java to end; it ends its workers."""

@@ -1,14 +1,15 @@
 """Ask a running TorchServe: its tokens, its models and workers, and whether it answers predictions."""
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from host.archives import Archive
-from host.torchserve.configuration import Addresses
+from host.ports import HostError
 
 HEALTH_TIMEOUT = 5.0  # seconds in which a request must be answered
 SCALE_TIMEOUT = 60.0  # seconds in which TorchServe must have ended or started the workers of a model
@@ -36,11 +37,13 @@ def _code(response: httpx.Response) -> str:
 class Management:
     """The management API of one start of TorchServe, and the tokens that TorchServe wrote at that start.
 
+    A `model` is a name, for the default version, or `name/version`.
+
     The tokens are kept once they were read: a server whose key_file.json is gone can still be asked, drained and stopped.
     """
 
-    def __init__(self, addresses: Addresses, key_file: Path) -> None:
-        self._url, self._key_file = addresses.management_url, key_file
+    def __init__(self, url: str, key_file: Path) -> None:
+        self._url, self._key_file = url, key_file
         self._keys: dict[str, str] = {}
 
     def token(self, kind: str) -> str:
@@ -54,39 +57,64 @@ class Management:
         return {"Authorization": f"Bearer {self.token(kind)}"}
 
     def describe(self, model: str) -> dict[str, Any]:
-        """Return TorchServe's description of a model: workers with their process ids, and the state of its queue."""
-        response = httpx.get(f"{self._url}/models/{model}", headers=self.headers("management"), timeout=10)
-        description: dict[str, Any] = response.json()[0]
-        return description
+        """Return TorchServe's description of a model: workers with their process ids, and the state of its queue. Raises HostError."""
+        with _understood(f"describe {model}"):
+            response = httpx.get(f"{self._url}/models/{model}", headers=self.headers("management"), timeout=10)
+            return dict(response.json()[0])
 
     def is_ready(self, url: str, archive: Archive) -> bool:
         """Return whether every worker of the model is READY and the model answers a prediction: `/ping` of TorchServe says neither."""
         try:
-            workers = self.describe(archive.name)["workers"]
-            if not all(worker["status"] == "READY" for worker in workers):
+            if not all(status == "READY" for status in self._statuses(archive.address)):
                 return False
-            return failure(url, archive.name, archive.example(), self.headers("inference")) is None
-        except (httpx.HTTPError, OSError, ValueError, KeyError):
+            return failure(url, archive.address, archive.example(), self.headers("inference")) is None
+        except HostError:
             return False
 
     def has_ready_worker(self, model: str) -> bool:
-        """Return whether a worker of the model is READY. Raises httpx.HTTPError when TorchServe does not say."""
-        return any(worker["status"] == "READY" for worker in self.describe(model)["workers"])
+        """Return whether a worker of the model is READY. Raises HostError when TorchServe does not say."""
+        return "READY" in self._statuses(model)
+
+    def _statuses(self, model: str) -> list[str]:
+        """Return the status of each worker of a model. Raises HostError."""
+        description = self.describe(model)
+        with _understood(f"describe {model}"):
+            return [str(worker["status"]) for worker in description["workers"]]
 
     def restart_workers(self, model: str) -> None:
-        """End the workers of a model and start as many. Raises httpx.HTTPError.
+        """End the workers of a model and start as many. Raises HostError.
 
         TorchServe starts a worker that dies again by itself, at growing intervals, and no more after five minutes.
         """
-        workers = max(1, int(self.describe(model)["minWorkers"]))
-        for count in (0, workers):
-            parameters: dict[str, str | int] = {"min_worker": count, "max_worker": count, "synchronous": "true"}
-            url, headers = f"{self._url}/models/{model}", self.headers("management")
-            httpx.put(url, params=parameters, headers=headers, timeout=SCALE_TIMEOUT).raise_for_status()
+        description = self.describe(model)
+        with _understood(f"restart the workers of {model}"):
+            workers = max(1, int(description["minWorkers"]))
+            for count in (0, workers):
+                self._put(f"models/{model}", {"min_worker": count, "max_worker": count, "synchronous": "true"})
+
+    def set_default(self, archive: Archive) -> None:
+        """Let this version answer requests that name none. Raises HostError."""
+        with _understood(f"make {archive.address} the default version"):
+            self._put(f"models/{archive.address}/set-default", {})
+
+    def _put(self, path: str, parameters: Mapping[str, str | int]) -> None:
+        url, headers = f"{self._url}/{path}", self.headers("management")
+        httpx.put(url, params=dict(parameters), headers=headers, timeout=SCALE_TIMEOUT).raise_for_status()
 
     def queue_is_empty(self, model: str) -> bool:
         """Return whether no request of the model waits in TorchServe's queue; False when TorchServe does not say."""
         try:
-            return not self.describe(model)["jobQueueStatus"]["pendingRequests"]
-        except (httpx.HTTPError, OSError, ValueError, KeyError):
+            description = self.describe(model)
+            with _understood(f"describe {model}"):
+                return not description["jobQueueStatus"]["pendingRequests"]
+        except HostError:
             return False
+
+
+@contextlib.contextmanager
+def _understood(what: str) -> Iterator[None]:
+    """Raise HostError when TorchServe does not answer, answers with an error, or answers something else than was expected."""
+    try:
+        yield
+    except (httpx.HTTPError, OSError, ValueError, LookupError, TypeError) as e:
+        raise HostError(f"TorchServe did not {what} ({type(e).__name__})") from e

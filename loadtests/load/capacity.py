@@ -1,7 +1,8 @@
 """Find the most sessions, or the highest rate, that a deployment carries within a bound: grow until it breaks, bisect, confirm.
 
-A step keeps the bound when its measured percentiles do and, for each of them, a one-sided 95 % bound on the share of slow requests does
-(Wilson's score interval). The answer is the largest load that keeps the bound over a confirming window twice as long.
+A load keeps the bound when its measured percentiles do and, for each of them, a one-sided 95 % bound on the share of slow requests does
+(Wilson's score interval). A load is given up after it broke the bound in two windows. The answer is the largest load that keeps the
+bound over a confirming window twice as long.
 """
 
 import math
@@ -18,7 +19,7 @@ from loadtests.load.server_metrics import stages
 
 GROWTH = 2.0
 BACK_OFF = 0.9  # of a load that failed its confirmation
-MAX_STEPS = 24
+MAX_STEPS = 32
 CONFIRM = 2.0  # length of the confirming window, in windows
 Z = 1.645  # one-sided 95 %
 HEADROOM = 0.7  # of the carried load: what to plan with
@@ -74,7 +75,7 @@ def bisect(measure: Measure, objectives: Sequence[Objective], start: float, prec
 
     low, high, load = 0.0, math.inf, start
     while len(attempts) < MAX_STEPS and (high - low > precision * max(low, 1.0)) and load >= 1:
-        kept, _ = keeps(load)
+        kept = keeps(load)[0] or keeps(load)[0]  # given up only after a second window: a moment's noise is no capacity
         low, high = (load, high) if kept else (low, load)
         load = low * GROWTH if high == math.inf else (low + high) / 2 if low else high / GROWTH
     while low >= 1 and len(attempts) < MAX_STEPS:

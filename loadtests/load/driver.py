@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import stamina
 
-from loadtests.load.checks import Checker, Problem, Reply, failure
+from loadtests.load.checks import MALFORMED, Checker, Problem, Reply, failure
 from loadtests.load.exchange import Exchange, Flow
 from loadtests.load.measurements import Measurements
 from loadtests.load.transport import Connection
@@ -54,8 +54,8 @@ class Driver:
     def perform(self, exchange: Exchange, connection: Connection, due: float) -> tuple[Reply, Problem | None]:
         """Send one request until it is answered, check the answer, and measure from the moment it was due."""
         reply = self._send(exchange, connection)
-        problem = exchange.check(reply)
         latency = self.now() - due
+        problem = checked(exchange, reply)
         if problem is not None:
             self.measurements.problem(problem)
         self.measurements.largest_difference = self.checker.largest
@@ -86,6 +86,14 @@ class Driver:
         except NotAnswered:
             pass  # the time is over: the last answer is all there is
         return reply
+
+
+def checked(exchange: Exchange, reply: Reply) -> Problem | None:
+    """Check an answer. One of a structure that the check did not expect is malformed."""
+    try:
+        return exchange.check(reply)
+    except (TypeError, AttributeError, LookupError, ValueError) as e:
+        return Problem(MALFORMED, f"{e!r} in {reply.content[:200].decode(errors='replace')}")
 
 
 def following(flow: Flow, reply: Reply | None) -> Exchange | None:

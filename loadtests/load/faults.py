@@ -133,7 +133,7 @@ class Faults:
         """Return the process id of one of the server's own workers."""
         end = time.monotonic() + FOUND_WITHIN
         while time.monotonic() < end and not self._stop.is_set():
-            with suppress(httpx.HTTPError, KeyError, ValueError, ProcessLookupError):
+            with suppress(HostError, KeyError, ValueError, ProcessLookupError):
                 pid = self._draw.choice(server.worker_pids(self._model))
                 if pid > 0 and os.getpgid(pid) == self._group(server):
                     return pid

@@ -11,7 +11,8 @@ from loadtests.load.measurements import Measurements, percentile
 from loadtests.offline import Array
 
 STALL_FACTOR, STALL_MS = 2.0, 50.0  # a second is part of a stall when its p90 is so many times, and so much, above the run's
-FEWEST_HITS, OCCUPIED = 3, 0.75  # stalls recur when so many of them, in this share of the moments, are a period apart
+FEWEST_HITS, OCCUPIED = 4, 0.75  # stalls recur when so many of them, in this share of the moments, are a period apart
+FEWEST_ALONE = 3  # so many are enough where there are no other stalls
 SHORTEST_PERIOD, TOLERANCE = 3.0, 0.1  # seconds; share of a period, up to a second, by which a moment may differ
 TREND_Z, TREND_SHARE, TREND_MS = 4.0, 0.3, 1.0  # a trend: significance, and growth over the run as a share of the start, and in ms
 FEW_SECONDS = 10  # fewer have no trend
@@ -59,9 +60,10 @@ def errors(measurements: Measurements) -> list[Finding]:
 def outages(measurements: Measurements) -> list[Finding]:
     """Return the whole seconds in which something was due and nothing was answered."""
     silent = [at for at, second in sorted(measurements.seconds.items()) if second.due and not second.answered]
-    return (
-        [Finding("outage", f"nothing was answered in {len(silent)} seconds, from second {silent[0]} to {silent[-1] + 1}")] if silent else []
-    )
+    if not silent:
+        return []
+    parts = [f"{part[0]} to {part[-1] + 1}" for part in _neighbours(silent)]
+    return [Finding("outage", f"nothing was answered in {len(silent)} seconds: from second {', '.join(parts[:8])}")]
 
 
 def stalls(measurements: Measurements) -> list[Finding]:
@@ -70,17 +72,11 @@ def stalls(measurements: Measurements) -> list[Finding]:
     if len(at) < 3:
         return []
     usual = float(np.median(p90))
-    stalled = [i for i in range(len(at)) if p90[i] > STALL_FACTOR * usual and p90[i] > usual + STALL_MS]
-    groups: list[list[int]] = []
-    for i in stalled:
-        if groups and at[i] - at[groups[-1][-1]] <= 1:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
+    groups = _neighbours([second for second, ms in zip(at, p90, strict=True) if ms > STALL_FACTOR * usual and ms > usual + STALL_MS])
     if not groups:
         return []
-    starts = [at[group[0]] for group in groups]
-    longest = {at[group[0]]: max(percentile(measurements.seconds[at[i]].latencies, 100) for i in group) for group in groups}
+    starts = [group[0] for group in groups]
+    longest = {group[0]: max(percentile(measurements.seconds[second].latencies, 100) for second in group) for group in groups}
     period, recurring = _period(starts, at[0], at[-1])
     if recurring:
         waits = np.median([longest[start] for start in recurring])
@@ -97,7 +93,8 @@ def _period(starts: Sequence[int], first: int, last: int) -> tuple[float, list[i
         moments = [start + gap * turn for turn in range(math.ceil((first - start) / gap), math.floor((last - start) / gap) + 1)]
         near = [[s for s in starts if abs(s - moment) <= min(1.0, TOLERANCE * gap)] for moment in moments]
         hits = [found[0] for found in near if found]
-        enough = len(hits) >= FEWEST_HITS and len(hits) >= OCCUPIED * len(moments)
+        many = len(hits) >= FEWEST_HITS or len(hits) == len(starts) == FEWEST_ALONE
+        enough = many and len(hits) >= OCCUPIED * len(moments)
         if enough and (len(hits), gap) > (len(best[1]), best[0]):
             best = gap, hits
     return best
@@ -135,6 +132,17 @@ def generator_limits(measurements: Measurements) -> list[str]:
             f"the generator sent 1 % of the requests {late:,.1f} ms late or later, of a p99 of {p99:,.1f} ms: its machine is too busy"
         )
     return found
+
+
+def _neighbours(numbers: Sequence[int]) -> list[list[int]]:
+    """Divide ascending numbers into runs without a gap."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return runs
 
 
 def _steady(due: Sequence[int]) -> bool:

@@ -113,4 +113,4 @@ def measure(kind: Kind, name: str, seconds: float) -> float:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value == int(value) else f"{value:,.3g}"
+    return f"{value:,.0f}" if value == int(value) or value >= 100 else f"{value:,.3g}"

@@ -81,7 +81,7 @@ class Flows:
 
     def _begin(self, name: str) -> Running:
         id = f"{self._prefix}-{next(self._numbers)}"
-        return Running(self._flows[name](self._checker, random.Random(id), id), name)
+        return Running(self._flows[name](self._checker, self._draw, id), name)  # one source of chance: each has 2.5 KB of state
 
 
 class OpenLoop:

@@ -1,4 +1,4 @@
-"""Connect a load test to Locust: its options, what a process prepares at start, and how the processes' numbers are added up.
+"""Connect a load test to Locust: what a process prepares at start, and how the processes' numbers are added up.
 
 Whatever way Locust runs (web interface, headless, `--processes`, master and workers), every process counts in its own `Measurements` and
 the process that reports adds them up.
@@ -10,7 +10,6 @@ import random
 import secrets
 import sys
 import time
-from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,10 +28,10 @@ from loadtests.load.exchange import Exchange
 from loadtests.load.flows import meter
 from loadtests.load.measurements import Measurements, percentile
 from loadtests.load.open_loop import Flows, OpenLoop
+from loadtests.load.options import open_loop_asked, target_of
 from loadtests.load.preflight import PreflightError, preflight
 from loadtests.load.scenarios import SCENARIOS, parse_mix
 from loadtests.load.selection import choose
-from loadtests.load.transport import Target
 from loadtests.load.users import OpenLoopUser, ScenarioUser
 from loadtests.offline import OfflineModel
 
@@ -47,44 +46,6 @@ class WrongAnswer(Exception):
 
 class RequestFailed(Exception):
     """A request was refused or not answered."""
-
-
-def add_options(parser: ArgumentParser) -> None:
-    """Add the options of a load test to Locust's."""
-    add = parser.add_argument
-    add("--store", default="model_store", help="folder with the served archive; answers are compared with its offline run")
-    add("--model", default="", help="the model's name (default: traffic, else the first one that streams)")
-    add("--expected", default="", help="file with sequences and offline answers (default: computed now from the archive)")
-    add("--token", env_var="LOADTEST_TOKEN", is_secret=True, default="", help="bearer token")
-    add("--insecure", action="store_true", default=False, help="accept any certificate")
-    add("--authority", default="", help="file with the certificates to trust")
-    add("--totals", default="", help="file for all numbers of the run, as JSON")
-    add("--scenarios", default="", help=f"mix by weight, such as stream=3,predict=1; of {', '.join(SCENARIOS)}")
-    add("--rate", default="", help="open loop: requests a second; a number, ramp:A:B, steps:A:B:…, spike:A:B or diurnal:A:B")
-    add("--evenly", action="store_true", default=False, help="open loop: arrivals evenly spaced instead of a Poisson process")
-    add("--trace", default="", help="open loop: file of recorded arrivals, seconds since the start, one a line")
-    add("--sessions", type=int, default=0, help="open loop: a population of so many sessions, fed one observation at a time")
-    add("--cadence", type=float, default=10.0, help="seconds between two observations of a session")
-    add("--jitter", type=float, default=0.1, help="share of the cadence by which an observation may be early or late")
-    add("--duration", type=float, default=30.0, help="open loop: seconds of arrivals, after the warm-up")
-    add("--warm-up", type=float, default=0.0, help="seconds at the start that are left out of the results")
-    add(
-        "--retry-seconds",
-        type=float,
-        default=0.0,
-        help="how long a request that failed and may be repeated is repeated; each failure is counted",
-    )
-    add("--seed", type=int, default=0)
-
-
-def target_of(url: str, model: str, options: Namespace) -> Target:
-    """Return where the requests go."""
-    return Target(url.rstrip("/"), model, options.token, options.insecure, options.authority)
-
-
-def open_loop_asked(options: Namespace) -> bool:
-    """Whether requests are sent when they are due instead of when the one before is answered."""
-    return bool(options.rate or options.trace or options.sessions)
 
 
 class Run:
@@ -163,7 +124,7 @@ class Run:
         except PreflightError as e:
             print(f"load: {e}", file=sys.stderr, flush=True)
             self.environment.process_exit_code = 2
-            gevent.spawn(self.environment.runner.quit)
+            gevent.spawn(self.environment.runner.quit if self.options.headless else self.environment.runner.stop)
             return False
         return True
 

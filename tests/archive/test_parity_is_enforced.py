@@ -103,8 +103,8 @@ def test_a_refused_build_leaves_no_archive_and_no_harm_to_an_old_one(two, export
     """The exporter is real; a fault is put into the file that it has just written."""
     write, other = onnx_writer.write_onnx, (exported("retrained").folder / "model.onnx").read_bytes()
 
-    def write_and_spoil(*arguments):
-        write(*arguments)
+    def write_and_spoil(*arguments, **options):
+        write(*arguments, **options)
         target_of(arguments).write_bytes(other)
 
     monkeypatch.setattr(onnx_writer, "write_onnx", write_and_spoil)

@@ -32,7 +32,7 @@ PIECES = (1, 4, 5, 2)
 
 def served(model, spec, example, backend, place):
     """The service over an archive built of the model, and its signature."""
-    built = build_checkpoint(Checkpoint(model, spec, example if isinstance(example, tuple) else (example,)), place)
+    built = build_checkpoint(Checkpoint(model, spec, example if isinstance(example, tuple | dict) else (example,)), place)
     with zipfile.ZipFile(built.archive) as archive:
         archive.extractall(place / "unzipped")
     settings, signature = Settings(backend=backend), Signature.load(place / "unzipped" / "signature.json")

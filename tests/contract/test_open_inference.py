@@ -4,7 +4,9 @@ import numpy as np
 import orjson
 import pytest
 
+from handlers.errors import StoreUnavailable
 from handlers.protocols.base import HttpRequest
+from handlers.stores.memory import MemoryStore
 from tests.conftest import answer, make_service
 from tests.support.open_inference_client import infer, request, texts
 
@@ -164,3 +166,29 @@ def test_requests_of_several_protocols_share_a_batch(two, service):
     responses = service.frontend.handle_batch([native, request(True, inputs={"x": x[None]}), HttpRequest(b"{"), request(inputs={"y": x})])
     assert [response.status for response in responses] == [200, 200, 400, 400]
     assert [response.content_type for response in responses[:2]] == ["application/json", "application/octet-stream"]
+
+
+@both_forms
+def test_a_missing_measurement_is_not_a_number(two, service, binary):
+    x = two.sequence(4)[None].copy()
+    x[0, 2, 0] = np.nan
+    rows = [[None if np.isnan(value) else float(value) for value in row] for row in x[0]]
+    native = answer(service, {"inputs": rows, "session": {"id": "a", "step": 0}})
+    found = infer(service, binary, inputs={"x": x}, sequence_id="a", step=0)
+    assert found.parameters["replayed"] is True
+    assert (found.outputs["y"][0] == as_float32(native, "prediction")).all()
+    assert found.outputs["imputed"].tolist() == [1]
+
+
+def test_what_is_for_the_log_is_not_told(two):
+    store = MemoryStore()
+    service = make_service(two, store=store)
+
+    def fail(keys):
+        raise StoreUnavailable("valkey at 10.0.0.7 does not answer")
+
+    store.get_many = fail
+    found = infer(service, inputs={"x": two.sequence(1)[None]}, sequence_id=7)
+    assert (found.status, found.error) == (503, "store_unavailable: the session store is unavailable")
+    rows = infer(service, inputs={"x": two.sequence(1)[None], "session": texts("a")})
+    assert rows.outputs["error"].tolist() == ["store_unavailable: the session store is unavailable"]

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 import host
+from export.build import build
 from host.folder import processes, stop
 from tests.support.http_client import until
 from tests.support.served_models import Model, assert_close
@@ -41,12 +42,13 @@ def health(folder: Path) -> int:
 class Running:
     """The command with its output gathered, line by line."""
 
-    def __init__(self, folder: Path, store: Path) -> None:
+    def __init__(self, folder: Path, store: Path, *options: str) -> None:
         self.folder, self.lines = folder, [""]
         self.process = subprocess.Popen(
-            command("serve", "--port", "0", "--metrics-port", "0", "--folder", folder, "--store", store),
+            command("serve", "--port", "0", "--metrics-port", "0", "--folder", folder, "--store", store, *options),
             cwd=ROOT,
             stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
         )
         self._reader = threading.Thread(target=self._read)
@@ -123,6 +125,82 @@ def test_serve_needs_no_file_any_more_once_it_runs(lone_store: Path, tmp_path: P
         assert processes(running.folder) == []
     finally:
         running.end()
+
+
+@pytest.fixture(scope="module")
+def versions_store(checkpoints: dict[str, Path], zoo: dict[str, Model], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Versions 1.9 and 1.10 of one model, with different weights, and an archive that was half copied."""
+    store = tmp_path_factory.mktemp("versions-store")
+    for version, source in (("1.10", "one"), ("1.9", "projected")):
+        checkpoint = tmp_path_factory.mktemp(version) / "one"
+        shutil.copytree(checkpoints[source], checkpoint)
+        card = json.loads((checkpoint / "model.json").read_text())
+        (checkpoint / "model.json").write_text(json.dumps(card | {"name": "one", "version": version}))
+        built = build(checkpoint, tmp_path_factory.mktemp("built"))
+        shutil.copy(built.archive, store / f"one-{version}.mar")
+    (store / "half.mar").write_bytes((store / "one-1.9.mar").read_bytes()[:1_000])
+    return store
+
+
+def test_versions_are_served_side_by_side_with_the_options_of_the_command_and_stop_drains(
+    versions_store: Path, zoo: dict[str, Model], tmp_path: Path
+) -> None:
+    running = Running(tmp_path / "run", versions_store, "--workers", "2", "--batch-size", "8", "--max-batch-delay", "3", "--queue", "50")
+    try:
+        url = until(lambda: running.process.poll() is not None or running.said(r"^ready at (\S+)$"), "ready")
+        assert isinstance(url, re.Match), "".join(running.lines)
+        assert running.said(r"left out: .*half\.mar cannot be read as an archive")
+        headers = {"Authorization": f"Bearer {printed('token', '--folder', running.folder)}"}
+        inputs = zoo["one"].inputs(5, seed=2)
+        for path, model in (("one", "one"), ("one/1.10", "one"), ("one/1.9", "projected")):
+            answer = httpx.post(f"{url[1]}/predictions/{path}", json={"inputs": inputs}, headers=headers, timeout=30)
+            assert_close(answer.json()["prediction"], zoo[model].whole(inputs), path)
+        status = json.loads(printed("status", "--json", "--folder", running.folder))
+        assert status["url"] == url[1]
+        shown = [
+            [model[name] for name in ("model", "version", "default", "health", "workers", "queue", "batch")] for model in status["models"]
+        ]
+        assert shown == [["one", "1.9", False, "ok", 2, 50, 8], ["one", "1.10", True, "ok", 2, 50, 8]]
+        assert re.search(r"^one +1\.10 +True +ok ", printed("status", "--folder", running.folder), re.MULTILINE)
+        assert printed("stop", "--folder", running.folder) == "stopped"
+        assert running.wait(10) == 0, "serve drained and ended as on SIGTERM"
+        assert running.said(r"^stopped$")
+        assert printed("stop", "--folder", running.folder) == "not running"
+    finally:
+        running.end()
+
+
+def test_strict_does_not_start_with_an_archive_that_cannot_be_read(versions_store: Path, tmp_path: Path) -> None:
+    arguments = command("serve", "--strict", "--folder", tmp_path / "run", "--store", versions_store)
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "half.mar cannot be read as an archive" in done.stderr
+
+
+def test_stop_drains_a_server_whose_command_was_killed_and_now_does_not(running: Running, lone_store: Path) -> None:
+    until(lambda: running.process.poll() is not None or running.said(r"^ready at "), "ready")
+    running.process.kill()
+    running.wait(10)
+    assert processes(running.folder)
+    assert printed("stop", "--folder", running.folder) == "stopped"
+    assert (running.folder / "gate").stat().st_size == 1, "it was drained"
+    assert processes(running.folder) == []
+    again = Running(running.folder, lone_store)
+    try:
+        until(lambda: again.process.poll() is not None or again.said(r"^ready at "), "ready")
+        assert printed("stop", "--now", "--folder", running.folder) == "stopped"
+        assert (running.folder / "gate").stat().st_size == 0, "it was not drained"
+        assert processes(running.folder) == []
+        again.wait(10)
+    finally:
+        again.end()
+
+
+@pytest.mark.parametrize("option", ["--workers", "--batch-size", "--max-batch-delay", "--queue"])
+def test_an_option_that_is_no_number_from_1_up_is_refused(option: str) -> None:
+    done = subprocess.run(command("serve", option, "0"), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "expected a number from 1 up, got '0'" in done.stderr
 
 
 def test_files_of_the_folder_are_their_owners_alone(running: Running) -> None:

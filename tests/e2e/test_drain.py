@@ -9,11 +9,12 @@ import httpx
 import pytest
 
 from host.torchserve.launcher import TorchServe
-from tests.support.http_client import Stream, error_code, until
+from tests.support.http_client import error_code, until
 from tests.support.served_models import Json, Model
+from tests.support.streams import Stream
 
 pytestmark = pytest.mark.e2e
-HORIZON = 400  # steps of forecast with every request: each takes a while
+HORIZON = 150  # steps of forecast with every request: each takes a while, and is not so long that it must take turns
 
 
 class Caller(Stream):

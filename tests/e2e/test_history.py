@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import httpx
 import pytest
 
-from host.ports import Ports
+from host.ports import HostError, Ports
 from host.torchserve.launcher import TorchServe, serving
 from loadtests import history
 from loadtests.history import History, Recorder
@@ -73,7 +72,7 @@ def a_worker(server: TorchServe, draw: random.Random) -> Callable[[], None]:
 
     def kill() -> None:
         def struck() -> bool:
-            with suppress(httpx.HTTPError, ProcessLookupError, KeyError, ValueError):
+            with suppress(HostError, ProcessLookupError, KeyError, ValueError):
                 pid = draw.choice(server.worker_pids("two"))
                 if server.process is not None and pid > 0 and os.getpgid(pid) == server.process.pid:
                     os.kill(pid, signal.SIGKILL)

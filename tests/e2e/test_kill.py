@@ -1,11 +1,6 @@
 """kill -9: a step acknowledged is a step applied exactly once, whatever dies, and a caller who sends the same step again carries on."""
 
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,31 +9,11 @@ from handlers.sessions.record import Record
 from handlers.settings import Settings
 from handlers.stores.lmdb import EmbeddedStore
 from host.torchserve.launcher import TorchServe
-from tests.support.http_client import Stream, until
 from tests.support.served_models import Model
+from tests.support.streams import Stream, all_advance, flowing, kill_worker
 
 pytestmark = pytest.mark.e2e
 HORIZON = 150  # steps of forecast with every request: the worker is busy while the kill comes
-
-
-@contextmanager
-def flowing(streams: Sequence[Stream]) -> Iterator[None]:
-    """Every stream is fed by its own thread while the block runs; none may be left unanswered at its end."""
-    stop = threading.Event()
-    with ThreadPoolExecutor(len(streams)) as pool:
-        running = [pool.submit(stream.run, stop) for stream in streams]
-        try:
-            yield
-        finally:
-            stop.set()
-        for result in running:
-            result.result()
-
-
-def all_advance(streams: Sequence[Stream], steps: int) -> None:
-    """Wait until every stream has consumed some more steps."""
-    goals = [stream.position + steps for stream in streams]
-    until(lambda: all(s.position >= goal for s, goal in zip(streams, goals, strict=True)), f"every stream to advance by {steps} steps")
 
 
 def strike(streams: Sequence[Stream], kill: Callable[[], None]) -> bool:
@@ -48,18 +23,6 @@ def strike(streams: Sequence[Stream], kill: Callable[[], None]) -> bool:
     kill()
     all_advance(streams, 5)
     return sum(stream.unanswered for stream in streams) > before
-
-
-def kill_worker(server: TorchServe, model: str) -> None:
-    """SIGKILL to the model's worker, of this server's own group, once it is serving."""
-
-    def ready() -> list[int]:
-        return [int(worker["pid"]) for worker in server.describe(model)["workers"] if worker["status"] == "READY"]
-
-    pid = until(ready, f"a worker of {model}")[0]
-    assert server.process is not None
-    assert os.getpgid(pid) == server.process.pid
-    os.kill(pid, signal.SIGKILL)
 
 
 def test_streams_survive_their_worker_killed_ten_times_while_it_serves_them(

@@ -56,7 +56,7 @@ def test_every_answer_is_right_and_a_stopped_worker_shows_in_the_latency(lone_st
 def test_a_right_server_passes_every_scenario(served: TorchServe, tmp_path: Path) -> None:
     slow = tmp_path / "objectives.toml"
     slow.write_text("[objectives]\nerrors = 0\nwrong = 0\n")  # the machine that tests may be slow
-    done = run(tmp_path, *at(served), "--objectives", slow, "--scenarios", ",".join(SCENARIOS))
+    done = run(tmp_path, *at(served), "--objectives", slow, "--scenarios", ",".join(SCENARIOS), "--users", len(SCENARIOS))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "load: passed" in done.stdout
     kinds = {name.partition(":")[0] for name in load(tmp_path / "result.json").measurements.kinds}

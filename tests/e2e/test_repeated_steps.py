@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from host.torchserve.launcher import TorchServe
-from tests.support.http_client import Client, Connect, Stream, error_code, until
+from tests.support.http_client import Client, Connect, error_code, until
 from tests.support.served_models import Json, Model, assert_close
+from tests.support.streams import Stream
 
 pytestmark = pytest.mark.e2e
 EVERYTHING = ["prediction", "output", "h_n", "c_n", "state"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from host.folder import stop
+from host.folder import processes, stop
 from host.ports import HostError
 from host.torchserve.launcher import TorchServe, serving
 from tests.support.http_client import Connect, until
@@ -67,6 +67,15 @@ def test_a_folder_that_is_being_served_is_not_served_a_second_time(
         answer = client.ask(inputs=inputs[2:], session={"id": session, "step": 2})
         assert_close(answer["prediction"], zoo["one"].whole(inputs), "the server that was there first")
         assert first.stop(), "the server that was there first did not drain"
+
+
+def test_a_launch_that_fails_half_way_leaves_no_process(lone_store: Path, tmp_path: Path) -> None:
+    (tmp_path / "server.json").mkdir()
+    server = TorchServe(tmp_path, lone_store)
+    with pytest.raises(OSError, match=r"server\.json"):
+        server.launch()
+    assert server.process is None
+    assert processes(tmp_path) == []
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from host.torchserve.launcher import serving
 from tests.support import valkey_server as valkeys
 from tests.support.http_client import Client, error_code, until
 from tests.support.served_models import assert_close
+from tests.support.streams import Stream, all_advance, flowing, kill_worker
 
 pytestmark = pytest.mark.e2e
 STEPS = 24
@@ -83,7 +84,7 @@ def test_a_server_starts_and_a_dead_worker_starts_again_without_the_store_and_bo
     environment = {"CELLSTATE_STORE": store.url, "CELLSTATE_METRICS_INTERVAL": "0.2"}
     try:
         with serving(tmp_path / "run", lone_store, environment=environment) as server, Client(server, "one") as client:
-            assert health(server.folder) == (1, "not healthy: one (store_unavailable)")
+            assert health(server.folder) == (1, "not healthy: one/1.0 (store_unavailable)")
             until(lambda: "cellstate_store_available{" in metrics(server) and available(server) == 0.0, "a metric that says it")
             store.start()
             assert seconds_until_served(client, {"inputs": x[:1], "session": {"id": session, "step": 0}}) < 5
@@ -99,6 +100,29 @@ def test_a_server_starts_and_a_dead_worker_starts_again_without_the_store_and_bo
             until(lambda: available(server) == 1.0, "a metric that says that it is back")
     finally:
         store.kill()
+
+
+def test_streams_lose_and_repeat_no_step_when_the_store_goes_away_again_and_again_and_their_worker_with_it(
+    zoo, lone_store, tmp_path, session
+):
+    with (
+        valkeys.serving(tmp_path, **valkeys.ALWAYS) as store,
+        serving(tmp_path / "run", lone_store, environment={"CELLSTATE_STORE": store.url}) as server,
+    ):
+        streams = [Stream(server, zoo["one"], f"{session[:40]}-{n}", seed=90 + n) for n in range(4)]
+        with flowing(streams):
+            for worker_too in (False, True, False, True):
+                all_advance(streams, 5)
+                store.kill()
+                if worker_too:
+                    kill_worker(server, "one")
+                before = [stream.unanswered for stream in streams]
+                until(lambda seen=before: all(s.unanswered > n for s, n in zip(streams, seen, strict=True)), "every stream to be refused")
+                store.start()
+            all_advance(streams, 5)
+        for stream in streams:
+            stream.check()
+            stream.close()
 
 
 def next_step(x, session):

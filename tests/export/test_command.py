@@ -74,6 +74,34 @@ def test_weights_in_every_format_make_the_same_archive(place, weights, capsys):
     assert "h_0 -> h_n  [1, B, 4] float32" in capsys.readouterr().out
 
 
+def test_a_scaler_goes_into_the_archive(place, capsys):
+    (place / "scaler.json").write_text('{"mean": [1, 2], "scale": [3, 4]}')
+    assert command.main(arguments(place, scaler=place / "scaler.json", opset="17")) == 0
+    shown = capsys.readouterr().out
+    assert "finding the state" in shown
+    assert "every artefact agrees" in shown
+    assert len(shown.splitlines()) < 16
+    assert command.main(["inspect", str(place / "store" / "load.mar"), "--json"]) == 0
+    names = [entry["path"] for entry in orjson.loads(capsys.readouterr().out)["recurrent"]]
+    assert names == ["model.lstm"], "the model is inside its scaler"
+
+
+def test_the_versions_of_the_tools_are_shown(capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.main(["--version"])
+    assert ended.value.code == 0
+    assert "torch 2" in capsys.readouterr().out
+
+
+def test_every_option_has_a_help(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["build", "--help"])
+    shown = capsys.readouterr().out
+    page = (ROOT / "docs" / "export.md").read_text()
+    options = {word.strip("[],") for word in shown.split() if word.strip("[]").startswith("--")}
+    assert [option for option in sorted(options) if option not in page and option not in ("--help", "--verbose")] == []
+
+
 class Payload:
     """Unpickled, it makes a folder."""
 
@@ -113,6 +141,9 @@ ERRORS = {
     "too many features": ({"features": "a,b,c"}, "3 names for 2 input columns"),
     "too many outputs": ({"outputs": "a,b"}, "2 names for 1 output columns"),
     "tokens for numbers": ({"tokens": "9"}, "example"),
+    "axes that are none": ({"axes": "FTB"}, "axes: expected one of BTF"),
+    "an x that is no argument": ({"x": "volumes"}, "--x volumes: forward has no tensor of that name; it takes x"),
+    "a pickled scaler": ({"scaler": "scaler.joblib"}, "run code"),
     "a store that is a file": ({"store": "file"}, "file"),
 }
 

@@ -7,11 +7,13 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from export.errors import ParityError
+from export.errors import LiftError, ParityError
+from export.lift import loop_state
 from export.lift.lifted import lift
-from export.verify import parity
+from export.verify import parity, streaming
 from export.writers.onnx import write_onnx
 from export.writers.tracing import graph_module
+from tests.support.changed_states import ChangedState
 from tests.support.model_zoo import STREAMING, F, H, LastStep
 
 CASES = ("last step", "several LSTMs")
@@ -40,8 +42,9 @@ def check(model, lifted, path):
 
 @pytest.fixture(autouse=True)
 def shorter(monkeypatch):
-    for name, value in {"STEPS": (1, 2, 24), "LONG": 60, "LENGTHS": (200,)}.items():
+    for name, value in {"STEPS": (1, 2, 24), "LONG": 60, "LENGTHS": (512,)}.items():
         monkeypatch.setattr(parity, name, value)
+    monkeypatch.setattr(streaming, "LONG", 700)
 
 
 @pytest.fixture
@@ -136,4 +139,42 @@ def test_two_modules_states_exchanged_are_found(tmp_path):
     swap = {"before": lambda x, states: (x, [*states[2:4], *states[:2], *states[4:]])}
     path = written(lifted, tmp_path, Mutant(lifted.base, **swap).eval())
     with pytest.raises(ParityError, match="ONNX Runtime"):
+        check(model, lifted, path)
+
+
+def test_a_reset_that_the_example_never_triggers_is_found_when_it_is_lost(monkeypatch):
+    """The lift follows tensors by identity; without that, inputs about the numbers that the model compares with still find the loss."""
+    monkeypatch.setattr(loop_state, "find", lambda *runs: loop_state.Loop(frozenset(), None))
+    torch.manual_seed(2)
+    model = ChangedState("GRUCell", "reset by a gap", "zeros", after=True).eval()
+    with pytest.raises(LiftError, match="stepped one by one"):
+        lift(model, model.example())
+
+
+def test_ids_that_no_example_holds_are_measured(tmp_path):
+    torch.manual_seed(2)
+    specimen = STREAMING["sentiment over tokens"]
+    model = specimen.make().eval()
+    lifted = lift(model, torch.randint(1, 20, (2, 12)), specimen.tokens)
+    path = written(lifted, tmp_path, Mutant(lifted.base, before=lambda x, states: (x.clamp(max=25), states)).eval())
+    with pytest.raises(ParityError, match="ONNX Runtime"):
+        check(model, lifted, path)
+
+
+def test_a_fault_beyond_the_example_s_numbers_is_found(plain, tmp_path):
+    model, lifted, _ = plain
+    path = written(lifted, tmp_path, Mutant(lifted.base, before=lambda x, states: (x.clamp(-6, 6), states)).eval())
+    with pytest.raises(ParityError, match="ONNX Runtime, window"):
+        check(model, lifted, path)
+
+
+def test_a_fault_after_five_hundred_steps_is_found(plain, tmp_path):
+    """The graph itself is right up to 450 steps."""
+    model, lifted, _ = plain
+
+    def forget(x, states):
+        return torch.where(torch.arange(x.size(1))[None, :, None] < 450, x, torch.zeros_like(x)), states
+
+    path = written(lifted, tmp_path, Mutant(lifted.base, before=forget).eval())
+    with pytest.raises(ParityError, match="ONNX Runtime, window"):
         check(model, lifted, path)

@@ -52,8 +52,7 @@ def request(
             document["inputs"].append(head | {"parameters": {"binary_data_size": len(chunk)}})
             raw += chunk
         else:
-            data = [item.decode() for item in array.ravel()] if array.dtype == object else _numbers(array)
-            document["inputs"].append(head | {"data": data})
+            document["inputs"].append(head | {"data": [_to_json(item) for item in array.ravel().tolist()]})
     if outputs is not None:
         document["outputs"] = [{"name": name, "parameters": {"binary_data": binary}} for name in outputs]
     if parameters or binary:
@@ -62,8 +61,10 @@ def request(
     return HttpRequest(header + raw, {HEADER_LENGTH: str(len(header))} if binary else {})
 
 
-def _numbers(array: np.ndarray) -> list[Any]:
-    return [None if value != value else value for value in array.ravel().tolist()]
+def _to_json(item: Any) -> Any:
+    if isinstance(item, bytes):
+        return item.decode()
+    return None if item != item else item  # JSON has no NaN
 
 
 def infer(service: InProcess, binary: bool = False, **more: Any) -> Answer:

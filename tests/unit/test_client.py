@@ -170,6 +170,18 @@ def test_a_forecast_rolls_on_from_the_new_observation(client, two):
     assert_close(result.forecast[0], result.prediction, "the first of the forecast")
 
 
+def test_a_missing_measurement_is_nan(client, two):
+    x = two.sequence(4).copy()
+    x[2, 0] = np.nan
+    with client.stream("two", "a") as stream:
+        predicted = stream.step(x[:2]).prediction
+        assert stream.step(x[2:3]).imputed == 1
+        assert stream.step(x[3:]).imputed == 0
+        after = stream.what_if(x[:1]).prediction
+    x[2, 0] = predicted[0]
+    assert_close(after, eager.run(two.model, np.vstack([x, x[:1]])).prediction, "with the prediction in the place of the measurement")
+
+
 def test_what_if_leaves_the_session(client, two):
     x = two.sequence(3)
     with client.stream("two", "a") as stream:

@@ -104,10 +104,11 @@ def test_an_attempt_is_never_given_more_time_than_is_left():
     assert [event.timeout for event in draw.sent] == [8.0, 6.0]
 
 
-def test_retry_after_is_the_least_pause():
-    draw = Draw(share=0.0)
+@pytest.mark.parametrize(("share", "pause"), [(0.0, 7.0), (1.0, 7.1)])
+def test_retry_after_is_waited_for_before_the_drawn_pause(share, pause):
+    draw = Draw(share=share)
     draw.post(refused(503, "draining", {"retry-after": "7"}, retryable=True), ok())
-    assert draw.pauses == [7.0]
+    assert draw.pauses == [pause]
 
 
 def test_retry_after_may_be_a_date():
@@ -144,8 +145,7 @@ def test_every_error_of_the_service_has_an_exception_with_its_status_and_a_remed
         draw.post(*[answer] * 99)
     found = raised.value.__cause__ if kind.retryable else raised.value
     assert type(found).__name__ == kind.__name__
-    message = error.body()["message"]  # a store's own is for the log
-    assert (found.status, found.code, found.message, found.details) == (kind.status, kind.code, message, {"expected": 7})
+    assert (found.status, found.code, found.message, found.details) == (kind.status, kind.code, error.body()["message"], {"expected": 7})
     assert type(found).status == kind.status
     assert found.remedy
     assert found.retryable is kind.retryable
@@ -179,11 +179,17 @@ def test_what_cannot_succeed_is_raised_at_once(answer, kind):
     assert len(draw.sent) == 1
 
 
-def test_nan_is_refused_before_anything_is_sent():
+def test_infinity_is_refused_before_anything_is_sent():
     draw = Draw()
-    with pytest.raises(ValueError, match="a missing measurement needs a value"):
-        draw.run(draw.caller.post("/", {"inputs": [float("nan")]}))
+    with pytest.raises(ValueError, match="Out of range float values"):
+        draw.run(draw.caller.post("/", {"inputs": [float("inf")]}))
     assert not draw.sent
+
+
+def test_a_missing_measurement_is_null():
+    draw = Draw()
+    draw.run(draw.caller.post("/", {"inputs": [[1.5, float("nan")]], "session": {"id": "a"}}), ok())
+    assert json.loads(draw.sent[0].content) == {"inputs": [[1.5, None]], "session": {"id": "a"}}
 
 
 # Tokens.

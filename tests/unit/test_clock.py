@@ -13,9 +13,13 @@ START = 1_800_000_000.0
 class Machine:
     """A wall clock and an uptime that a test moves."""
 
-    def __init__(self):
-        self.wall, self.up, self.jumps = START, 5_000.0, 0
-        self.guard = ClockGuard(HOUR, self._jumped, lambda: self.wall, lambda: self.up)
+    def __init__(self, reference=None):
+        self.wall, self.up, self.jumps, self.reference = START, 5_000.0, 0, reference
+        self.restart()
+
+    def restart(self):
+        """A new worker."""
+        self.guard = ClockGuard(HOUR, self._jumped, lambda: self.wall, lambda: self.up, self.reference)
 
     def _jumped(self):
         self.jumps += 1
@@ -69,6 +73,44 @@ def test_a_jump_that_is_followed_by_another_is_doubted_anew(machine):
     machine.wall += 48 * HOUR
     assert machine.passes(2.0) == START + HOUR + 1
     assert machine.jumps == 2
+
+
+def test_a_worker_that_starts_while_the_clock_is_wrong_does_not_believe_it(tmp_path):
+    machine = Machine(tmp_path / "sessions" / "clock.json")
+    machine.wall += 48 * HOUR
+    machine.restart()
+    assert machine.passes(10.0) == START + 10
+    machine.wall -= 48 * HOUR
+    machine.restart()
+    assert machine.passes(10.0) == machine.wall
+    assert machine.jumps == 1
+
+
+def test_what_was_confirmed_is_believed_by_later_workers(tmp_path):
+    machine = Machine(tmp_path / "clock.json")
+    machine.wall += 48 * HOUR
+    machine.passes(0.0)
+    machine.passes(HOUR)
+    machine.restart()
+    assert machine.passes(10.0) == machine.wall
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"boot": "of another uptime", "offset": 5}', "{"], ids=range(5))
+def test_a_reference_that_says_nothing_of_this_uptime_is_replaced(tmp_path, text):
+    path = tmp_path / "clock.json"
+    path.write_text(text)
+    machine = Machine(path)
+    assert machine.passes(1.0) == machine.wall
+    machine.wall += 48 * HOUR
+    machine.restart()
+    assert machine.passes(1.0) == START + 2
+
+
+def test_a_reference_that_cannot_be_written_is_done_without(tmp_path, caplog):
+    (tmp_path / "file").write_text("in the way")
+    machine = Machine(tmp_path / "file" / "clock.json")
+    assert machine.passes(1.0) == machine.wall
+    assert "clock_reference_not_written" in caplog.text
 
 
 def test_it_reads_the_clocks_of_this_machine():

@@ -35,8 +35,18 @@ def test_the_search_comes_within_its_precision(limit: float, capsys: pytest.Capt
     found = bisect(measure, BOUND, start=500.0, precision=0.1)
     assert 0.85 * limit <= found.carried <= limit
     assert found.confirmation is not None
-    assert len(loads) < 24
+    assert len(loads) < 28
     assert "not kept" in capsys.readouterr().out
+
+
+def test_one_bad_window_is_no_limit() -> None:
+    measure, loads = deployment(812.0)
+
+    def disturbed(load: float, windows: float) -> Result:
+        result = measure(load, windows)
+        return measure(1e9, windows) if len(loads) == 1 else result
+
+    assert bisect(disturbed, BOUND, start=500.0, precision=0.1).carried > 690.0
 
 
 def test_a_deployment_that_carries_nothing_is_told_so() -> None:

@@ -9,7 +9,8 @@ import orjson
 import pytest
 
 from loadtests.load.answers import HORIZON, Answers
-from loadtests.load.checks import APPLIED_TWICE, MALFORMED, SESSION, Checker, Problem, Reply, wrong_session
+from loadtests.load.checks import APPLIED_TWICE, MALFORMED, REFUSED, SESSION, Checker, Problem, Reply, wrong_session
+from loadtests.load.driver import checked
 from loadtests.load.exchange import Flow, encode
 from loadtests.load.flows import meter, stream
 from loadtests.load.preflight import PreflightError, preflight
@@ -135,6 +136,34 @@ def test_what_is_no_mix_is_refused(text: str, said: str) -> None:
 def test_a_mix_is_read() -> None:
     assert parse_mix("stream=3, predict") == {"stream": 3, "predict": 1}
     assert set(parse_mix("")) == set(SCENARIOS)
+
+
+ODD = [
+    b"null",
+    b"[]",
+    b"{}",
+    b'{"prediction": {}}',
+    b'{"prediction": [1.0], "session": [1]}',
+    b'{"session": {"id": [], "step": "x"}}',
+    b'{"predictions": [null]}',
+    b'{"predictions": null}',
+    b'{"predictions": [' + b"1," * 15 + b"1]}",
+    b'{"outputs": [1]}',
+    b'{"parameters": 3}',
+    b'{"outputs": [{"name": "y", "data": ["a"]}], "parameters": {}}',
+    b'{"forecast": [[null]]}',
+    b'{"output": 1}',
+    b"\xff",
+]
+
+
+@pytest.mark.parametrize("content", ODD)
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if name != "hostile"])
+def test_an_answer_of_any_structure_is_wrong_and_ends_nothing(checker: Checker, name: str, content: bytes) -> None:
+    exchange = next(SCENARIOS[name].flow(checker, random.Random(0), "s"))
+    problem = checked(exchange, Reply(200, content))
+    assert problem is not None
+    assert problem.wrong or problem.name == REFUSED
 
 
 # The pre-flight.

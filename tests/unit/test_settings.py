@@ -118,6 +118,11 @@ def test_without_a_store_sessions_live_below_the_users_state_folder(monkeypatch)
     assert Settings(store="memory://").store_url == "memory://"
 
 
+def test_the_time_that_is_believed_is_kept_beside_the_embedded_store():
+    assert Settings(store="lmdb:///data/sessions").clock_reference == Path("/data/sessions/clock.json")
+    assert Settings(store="memory://").clock_reference is Settings(store="valkey://here").clock_reference is None
+
+
 def test_settings_cannot_be_changed_while_they_are_in_force():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Settings().max_steps = 5

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import httpx
 import pytest
 
 from host.archives import Archive
@@ -16,7 +15,7 @@ class Scripted:
 
     def __init__(self):
         self.running, self.idle, self.heals = True, True, True
-        self.archives = [Archive(Path("one.mar"), {"name": "one"})]
+        self.archives = [Archive(Path("one.mar"), {"name": "one", "version": "1.0"})]
         self.reason, self.restarts = None, 0
 
     def failure(self, archive):
@@ -64,7 +63,7 @@ def test_a_model_that_answers_with_an_error_is_reported_and_left_alone(night, re
     night.passes(3_600)
     night.server.reason = None
     night.passes(10)
-    assert night.lines == [f"one: {reason}", "one: answers again"]
+    assert night.lines == [f"one/1.0: {reason}", "one/1.0: answers again"]
     assert night.server.restarts == 0
 
 
@@ -75,7 +74,7 @@ def test_workers_that_are_dead_or_silent_are_restarted(night, reason):
     assert night.server.restarts == 0, "TorchServe restarts them itself"
     night.passes(600)
     assert night.server.restarts == 1
-    assert night.lines == [f"one: {reason}", "one: restarting its workers", "one: answers again"]
+    assert night.lines == [f"one/1.0: {reason}", "one/1.0: restarting its workers", "one/1.0: answers again"]
 
 
 def test_a_busy_model_that_does_not_answer_in_time_is_left_alone(night):
@@ -84,10 +83,12 @@ def test_a_busy_model_that_does_not_answer_in_time_is_left_alone(night):
     assert night.server.restarts == 0
 
 
-@pytest.mark.parametrize("heals", [False, httpx.ReadTimeout("slow")], ids=["in vain", "failing"])
+@pytest.mark.parametrize(
+    "heals", [False, HostError("TorchServe did not restart the workers of one/1.0 (ReadTimeout)")], ids=["in vain", "failing"]
+)
 def test_a_server_that_a_restart_does_not_help_is_given_up(night, heals):
     night.server.reason, night.server.heals = DEAD, heals
-    with pytest.raises(HostError, match="one: no worker is running for 150 s; restarting its workers did not help"):
+    with pytest.raises(HostError, match=r"one/1\.0: no worker is running for 150 s; restarting its workers did not help"):
         night.passes(600)
     assert night.server.restarts == 1
     assert night.now >= GIVE_UP_AFTER
@@ -100,8 +101,8 @@ def test_a_second_failure_is_helped_again(night):
         assert night.server.restarts == restarts
 
 
-@pytest.mark.parametrize("error", [httpx.ConnectError("refused"), FileNotFoundError("key_file.json")])
-def test_a_server_that_does_not_say_is_given_up_too(night, error):
+def test_a_server_that_does_not_say_is_given_up_too(night):
+    error = HostError("TorchServe did not describe one/1.0 (ConnectError)")
     night.server.reason, night.server.heals = error, error
     with pytest.raises(HostError, match="TorchServe does not answer"):
         night.passes(600)

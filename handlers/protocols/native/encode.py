@@ -1,6 +1,7 @@
 """Encodes results and errors of the native protocol: compact JSON, never a NaN."""
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import orjson
@@ -23,7 +24,7 @@ class Encoder:
 
     def fields(self, result: Result) -> bytes:
         """Encode the arrays and the state, without the braces around them, so that other fields can be put beside them."""
-        parts = [b'"%b":%b' % (name.encode(), _array(array)) for name, array in result.arrays.items()]
+        parts = [_field(name) + _array(array) for name, array in result.arrays.items()]
         if result.state is not None:
             parts.append(b'"%b":"%b"' % (OPAQUE.encode(), state_format.to_text(result.state, self.key).encode()))
         if result.intervals:
@@ -70,6 +71,11 @@ def encode_session(session: SessionStatus) -> bytes:
 def _interval(level: int, interval: Interval) -> bytes:
     lower, upper = interval
     return b'"%d":{"lower":%b,"upper":%b}' % (level, _array(lower), _array(upper))
+
+
+@lru_cache(maxsize=64)
+def _field(name: str) -> bytes:
+    return b'"%b":' % name.encode()
 
 
 def _array(array: np.ndarray) -> bytes:

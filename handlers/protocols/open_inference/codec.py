@@ -7,7 +7,7 @@ import orjson
 
 from handlers.engine.request import Request, Result
 from handlers.errors import CellstateError, TooLarge
-from handlers.protocols.base import HttpRequest, HttpResponse, error_headers
+from handlers.protocols.base import HttpRequest, HttpResponse, error_headers, error_text
 from handlers.protocols.open_inference.binary import HEADER_LENGTH
 from handlers.protocols.open_inference.decode import FORECAST, SESSION, Decoder, Y
 from handlers.protocols.open_inference.encode import (
@@ -15,9 +15,9 @@ from handlers.protocols.open_inference.encode import (
     Wanted,
     encode_response,
     encode_row,
-    error_text,
-    response_parameters,
+    imputed_output,
     session_outputs,
+    session_parameters,
     stack,
 )
 from handlers.protocols.open_inference.tensors import InferRequest, read_request
@@ -53,11 +53,12 @@ class OpenInferenceCall:
         if not self.rows_fail_alone and (failed := next((e for e in replies if isinstance(e, CellstateError)), None)):
             return HttpResponse(failed.status, orjson.dumps({"error": error_text(failed)}), headers=error_headers(failed))
         outputs = [output for wanted in self.wanted if (output := stack(wanted, replies)) is not None]
+        outputs += imputed_output(replies, self.infer.binary_outputs)
         parameters = {}
         if self.rows_fail_alone:
             outputs += session_outputs(replies, self.infer.binary_outputs)
-        else:
-            parameters = response_parameters([row.result for row in replies if isinstance(row, Row)])
+        elif isinstance(replies[0], Row):
+            parameters = session_parameters(replies[0].result)
         body, header_length = encode_response(self.signature, self.infer.id, parameters, outputs)
         if header_length is None:
             return HttpResponse(200, body)
@@ -94,7 +95,7 @@ class OpenInferenceCodec:
 
     def _wanted(self, infer: InferRequest) -> list[Wanted]:
         """The client's choice; without one the prediction, and the forecast where there is one."""
+        if not infer.outputs:
+            return [Wanted(name, infer.binary_outputs) for name in (Y, FORECAST)]
         states = {entry.output for entry in self._signature.state}
-        if infer.outputs:
-            return [Wanted(output.name, output.binary, output.name in states) for output in infer.outputs]
-        return [Wanted(name, infer.binary_outputs) for name in (Y, FORECAST)]
+        return [Wanted(output.name, output.binary, output.name in states) for output in infer.outputs]

@@ -37,19 +37,14 @@ class Decoder:
     signature: Signature
     limits: Settings
     rules: RequestRules = field(init=False)
+    inputs: tuple[str, ...] = field(init=False)  # names of the tensors that may be sent
+    outputs: tuple[str, ...] = field(init=False)  # names of the tensors that may be asked for
 
     def __post_init__(self) -> None:
+        state = self.signature.state
         object.__setattr__(self, "rules", RequestRules(self.signature, self.limits))
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """The names of the tensors that may be sent."""
-        return (X, *(entry.input for entry in self.signature.state), OPAQUE, FUTURE, SESSION, STEP, GENERATION)
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """The names of the tensors that may be asked for."""
-        return (Y, "output", *(entry.output for entry in self.signature.state), OPAQUE, FORECAST)
+        object.__setattr__(self, "inputs", (X, *(entry.input for entry in state), OPAQUE, FUTURE, SESSION, STEP, GENERATION))
+        object.__setattr__(self, "outputs", (Y, "output", *(entry.output for entry in state), OPAQUE, FORECAST))
 
     def requests(self, infer: InferRequest) -> Sequence[Request | CellstateError]:
         """Decode the rows of one body.
@@ -65,9 +60,10 @@ class Decoder:
         returns = self._returns(infer.outputs, horizon)
         states, future, session = self._states(rows), self._future(rows, horizon), _sessions(rows)
         commit, close = rows.flag("commit", True), rows.flag("sequence_end")
+        unusual = self._unusual(x)
 
         def request(i: int) -> Request:
-            inputs, missing = self._checked(x[i], i)
+            inputs, missing = self._checked(x[i], i) if unusual[i] else (x[i], 0)
             ref = session(i)
             decoded = Request(inputs, returns, states(i), ref, horizon, future(i), commit, close, missing)
             if ref is not None:
@@ -91,6 +87,15 @@ class Decoder:
         if self.signature.tokens and tensor.datatype not in INTEGERS:
             raise InvalidInput(f"x: expected {expected}, got {tensor.datatype} (signature {self.signature.label})")
         return tensor.array.astype(np.int64) if self.signature.tokens else _floats(tensor, expected)
+
+    def _unusual(self, x: Array) -> Array:
+        """Return which rows hold a number that is missing or out of range, or a token id that is not in the vocabulary."""
+        values = x.reshape(len(x), -1)
+        if self.signature.tokens:
+            unusual = (values < 0) | (values >= self.signature.vocabulary)
+        else:
+            unusual = ~(np.abs(values) <= self.signature.input_limit)  # true for NaN, too
+        return np.asarray(unusual.any(axis=1))
 
     def _checked(self, inputs: Array, i: int) -> tuple[Array, int]:
         """Check the range of row i, `[T, F]` numbers or `[T]` token ids, and count the numbers that are missing."""
@@ -242,7 +247,7 @@ def _floats(tensor: Tensor, expected: str) -> Floats:
     if tensor.datatype == BYTES:
         raise InvalidInput(f"{tensor.name}: expected {expected}, got {BYTES}")
     with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, and is found out of range
-        return np.ascontiguousarray(tensor.array, np.float32)
+        return np.array(tensor.array, np.float32, order="C")  # a copy: the raw bytes of a body cannot be written to
 
 
 def _row(request: Callable[[int], Request], i: int) -> Request | CellstateError:

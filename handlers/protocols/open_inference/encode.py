@@ -15,6 +15,7 @@ import orjson
 from handlers.arrays import Array
 from handlers.engine.request import IMPUTED, OPAQUE, Result
 from handlers.errors import CellstateError
+from handlers.protocols.base import error_text
 from handlers.protocols.open_inference import binary
 from handlers.protocols.open_inference.binary import BYTES
 from handlers.protocols.open_inference.decode import GENERATION, STEP, Y
@@ -83,8 +84,7 @@ def stack(output: Wanted, rows: Sequence[Row | CellstateError]) -> Output | None
     first = next((piece for piece in pieces if piece is not None), None)
     if first is None:
         return None
-    missing = _missing(first, output)
-    chunks = [(missing if piece is None else piece).chunks for piece in pieces]
+    chunks = [(_missing(first, output) if piece is None else piece).chunks for piece in pieces]
     in_order = [row[part] for part in range(len(first.chunks)) for row in chunks]
     shape = (first.shape[0], len(rows), *first.shape[1:]) if output.of_state else (len(rows), *first.shape)
     return Output(output.name, _datatype(output), shape, (b"" if output.binary else b",").join(in_order), output.binary)
@@ -98,23 +98,25 @@ def session_outputs(rows: Sequence[Row | CellstateError], in_binary: bool) -> li
         "status": (INT32, np.array([row.status if isinstance(row, CellstateError) else 200 for row in rows], np.int32)),
         "error": (BYTES, _texts([error_text(row).encode() if isinstance(row, CellstateError) else b"" for row in rows])),
     }
-    imputed = np.array([row.result.imputed if isinstance(row, Row) else 0 for row in rows], np.int64)
-    if imputed.any():
-        columns[IMPUTED] = (INT64, imputed)
     return [
         Output(name, datatype, array.shape, _elements(array, datatype, in_binary), in_binary) for name, (datatype, array) in columns.items()
     ]
 
 
-def response_parameters(results: Sequence[Result]) -> dict[str, Any]:
-    """How many values of the rows were imputed, and where the session of a single row is."""
-    session, count = results[0].session, sum(result.imputed for result in results)
-    imputed = {IMPUTED: count} if count else {}
+def imputed_output(rows: Sequence[Row | CellstateError], in_binary: bool) -> list[Output]:
+    """How many missing values of each row predictions stood in for; nothing where none was missing."""
+    counts = np.array([row.result.imputed if isinstance(row, Row) else 0 for row in rows], np.int64)
+    return [Output(IMPUTED, INT64, counts.shape, _elements(counts, INT64, in_binary), in_binary)] if counts.any() else []
+
+
+def session_parameters(result: Result) -> dict[str, Any]:
+    """Where the one session of a response is."""
+    session = result.session
     if session is None:
-        return imputed
+        return {}
     known = {"sequence_id": session.id, STEP: session.step, GENERATION: session.generation, "replayed": session.replayed}
     flags = {"sequence_end": session.closed, "rewarmed": session.rewarmed}
-    return imputed | known | {name: True for name, value in flags.items() if value}
+    return known | {name: True for name, value in flags.items() if value}
 
 
 def encode_response(
@@ -130,11 +132,6 @@ def encode_response(
     if not any(output.binary for output in outputs):
         return header, None
     return header + b"".join([output.data for output in outputs if output.binary]), len(header)
-
-
-def error_text(error: CellstateError) -> str:
-    """An error in one string, for a protocol that has no more."""
-    return f"{error.code}: {error.message}"
 
 
 def _describe(output: Output) -> bytes:

@@ -53,6 +53,8 @@ def _verdict(result: Result, title: str, capacity: str) -> str:
 
 
 def _milliseconds(value: float) -> str:
+    if value >= 10_000:
+        return f"{value / 1e3:,.1f} s"
     return f"{value:,.0f} ms" if value >= 100 else f"{value:,.1f} ms"
 
 

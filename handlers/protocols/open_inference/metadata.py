@@ -1,0 +1,47 @@
+"""What the Open Inference Protocol tells of a server and a model. For a server that answers GET, which TorchServe leaves to itself."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from handlers.engine.request import OPAQUE
+from handlers.protocols.open_inference.binary import BYTES
+from handlers.protocols.open_inference.decode import FORECAST, FUTURE, GENERATION, SESSION, STEP, X, Y
+from handlers.protocols.open_inference.encode import FP32, INT32, INT64
+from handlers.signature import Signature
+
+PLATFORMS = {"onnxruntime": "onnxruntime_onnx", "torchscript": "pytorch_torchscript"}  # by backend, in the words of the protocol
+ANY = -1  # a dimension that a request chooses
+
+
+def server_metadata(version: str) -> dict[str, Any]:
+    """The answer to `GET /v2`."""
+    return {"name": "cellstate", "version": version, "extensions": ["binary_tensor_data", "sequence", "parameters"]}
+
+
+def model_metadata(signature: Signature, versions: Sequence[str], backend: str) -> dict[str, Any]:
+    """The answer to `GET /v2/models/{model}`: the tensors that a request may hold and ask for; only `x` is required."""
+    inputs, outputs = [_x(signature)], [_y(signature), _tensor("output", FP32, ANY, ANY, signature.output_size)]
+    outputs += [_tensor(entry.output, FP32, entry.rows, ANY, entry.size) for entry in signature.state]
+    if signature.streaming:
+        inputs += [_tensor(entry.input, FP32, entry.rows, ANY, entry.size) for entry in signature.state]
+        inputs += [_tensor(OPAQUE, BYTES, ANY), _tensor(SESSION, BYTES, ANY), _tensor(STEP, INT64, ANY), _tensor(GENERATION, INT64, ANY)]
+        outputs += [_tensor(OPAQUE, BYTES, ANY), _tensor(STEP, INT64, ANY), _tensor(GENERATION, INT64, ANY)]
+        outputs += [_tensor("status", INT32, ANY), _tensor("error", BYTES, ANY)]
+    if signature.streaming and signature.feedback:
+        outputs.append(_tensor(FORECAST, FP32, ANY, ANY, len(signature.outputs)))
+        if signature.future_columns:
+            inputs.append(_tensor(FUTURE, FP32, ANY, ANY, len(signature.future_columns)))
+    return {"name": signature.name, "versions": list(versions), "platform": PLATFORMS[backend], "inputs": inputs, "outputs": outputs}
+
+
+def _x(signature: Signature) -> dict[str, Any]:
+    return _tensor(X, INT64, ANY, ANY) if signature.tokens else _tensor(X, FP32, ANY, ANY, len(signature.features))
+
+
+def _y(signature: Signature) -> dict[str, Any]:
+    steps = (ANY,) if signature.per == "step" else ()
+    return _tensor(Y, FP32, ANY, *steps, len(signature.outputs))
+
+
+def _tensor(name: str, datatype: str, *shape: int) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": list(shape)}

@@ -1,0 +1,89 @@
+"""The archives of a model store: found by name and version, broken ones named, copied with other options."""
+
+import json
+import zipfile
+
+import pytest
+import yaml
+
+from host.archives import defaults, find, with_options
+from host.ports import HostError
+
+SIGNATURE = {"inputs": {"features": ["load", "hour"]}, "streaming": {"possible": True}}
+
+
+def archive(store, file, name="one", version="1.0", signature=SIGNATURE):
+    with zipfile.ZipFile(store / file, "w") as contents:
+        contents.writestr("MAR-INF/MANIFEST.json", json.dumps({"model": {"configFile": "model-config.yaml"}}))
+        contents.writestr("model-config.yaml", "minWorkers: 1\nmaxWorkers: 1\nbatchSize: 64\ncellstate: {threads: 2}\n")
+        contents.writestr("signature.json", json.dumps(signature | {"name": name, "version": version}))
+    return store / file
+
+
+def test_archives_are_sorted_by_name_and_by_the_numbers_of_their_versions(tmp_path):
+    for file, version in (("a", "1.10"), ("b", "1.9"), ("c", "2.0"), ("d", "1.9.1"), ("e", "1.9-rc")):
+        archive(tmp_path, f"{file}.mar", version=version)
+    archive(tmp_path, "z.mar", name="another")
+    assert [found.address for found in find(tmp_path)] == ["another/1.0", "one/1.9-rc", "one/1.9", "one/1.9.1", "one/1.10", "one/2.0"]
+    assert [found.address for found in defaults(find(tmp_path))] == ["another/1.0", "one/2.0"]
+
+
+@pytest.mark.parametrize(
+    ("signature", "check"),
+    [
+        (SIGNATURE, {"inputs": [[0.0, 0.0]], "session": {"id": "cellstate-health-check", "step": 0}, "commit": False}),
+        ({"inputs": {"vocabulary": 9}, "streaming": {"possible": False}}, {"inputs": [0]}),
+    ],
+    ids=["streams", "does not stream"],
+)
+def test_the_health_check_needs_the_session_store_where_the_model_streams(tmp_path, signature, check):
+    archive(tmp_path, "one.mar", signature=signature)
+    [found] = find(tmp_path)
+    assert found.health_check() == check
+
+
+BROKEN = {
+    "empty": lambda path: path.write_bytes(b""),
+    "half copied": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "no signature": lambda path: zipfile.ZipFile(path, "w").close(),
+    "a signature that is none": lambda path: archive(path.parent, path.name, signature={"inputs": 3}),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.mark.parametrize("damage", BROKEN.values(), ids=BROKEN.keys())
+def test_an_archive_that_cannot_be_read_is_named_and_left_out_unless_none_may_be(tmp_path, damage):
+    archive(tmp_path, "good.mar", name="good")
+    damage(archive(tmp_path, "broken.mar"))
+    skipped = []
+    assert [found.name for found in find(tmp_path, skipped.append)] == ["good"]
+    [message] = skipped
+    assert message.startswith(f"{tmp_path / 'broken.mar'} cannot be read as an archive (")
+    with pytest.raises(HostError, match=r"broken\.mar cannot be read"):
+        find(tmp_path)
+
+
+def test_one_version_in_two_archives_is_refused(tmp_path):
+    archive(tmp_path, "one.mar")
+    archive(tmp_path, "copy.mar")
+    with pytest.raises(HostError, match=r"copy\.mar and one\.mar are both version 1\.0 of one: remove one of them"):
+        find(tmp_path, lambda message: None)
+
+
+def test_a_store_without_archives_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no \.mar archive"):
+        find(tmp_path)
+
+
+def test_a_copy_has_other_options_and_all_else(tmp_path):
+    original = archive(tmp_path, "one.mar")
+    (tmp_path / "copies").mkdir()
+    [found] = find(tmp_path)
+    copy = with_options(found, tmp_path / "copies", {"batchSize": 8, "maxBatchDelay": 3})
+    assert (copy.path.name, copy.signature) == ("one-1.0.mar", found.signature)
+    with zipfile.ZipFile(original) as one, zipfile.ZipFile(copy.path) as other:
+        assert one.namelist() == other.namelist()
+        assert yaml.safe_load(other.read("model-config.yaml")) == {
+            "minWorkers": 1, "maxWorkers": 1, "batchSize": 8, "maxBatchDelay": 3, "cellstate": {"threads": 2},
+        }  # fmt: skip
+        assert one.read("signature.json") == other.read("signature.json")

@@ -1,0 +1,91 @@
+"""What the commands on a running server do when there is none, when its files are gone, and when a number belongs to a stranger."""
+
+import json
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from host.__main__ import main
+from host.running import COMMAND, RunningServer, record_command, stop
+
+SLEEPER = [sys.executable, "-c", "import sys; print('up', flush=True); sys.stdin.read()"]
+
+
+@pytest.fixture
+def sleeper(tmp_path):
+    """A process that stands for one of a server's: it has the server's temporary folder in its environment."""
+    environment = {"TEMP": str(tmp_path / "tmp")}
+    with subprocess.Popen(SLEEPER, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "up\n"
+        yield process
+        process.kill()
+
+
+def describe(folder, **changes):
+    document = {
+        "url": "http://127.0.0.1:1",
+        "management": "http://127.0.0.1:1",
+        "metrics": "",
+        "sessions": "",
+        "pid": 1,
+        "models": {"one/1.0": {}},
+    }
+    (folder / "server.json").write_text(json.dumps(document | changes))
+    (folder / "key_file.json").write_text(json.dumps({name: {"key": name} for name in ("inference", "management")}))
+
+
+@pytest.mark.parametrize("verb", ["status", "health", "token"])
+def test_a_folder_without_a_server_is_exit_2_and_named(tmp_path, capsys, verb):
+    assert main([verb, "--folder", str(tmp_path)]) == 2
+    assert f"no server was started in {tmp_path}" in capsys.readouterr().err
+
+
+def test_a_server_whose_tokens_are_gone_says_so(tmp_path, capsys):
+    describe(tmp_path)
+    (tmp_path / "key_file.json").unlink()
+    assert main(["token", "--folder", str(tmp_path)]) == 2
+    assert f"{tmp_path} has no tokens" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("pid", "said"), [(1, "TorchServe did not describe one (ConnectError)"), (2**22, "has ended")], ids=["silent", "ended"]
+)
+def test_a_server_that_does_not_answer_is_not_healthy_and_has_no_status(tmp_path, capsys, pid, said):
+    describe(tmp_path, pid=pid)
+    assert main(["health", "--folder", str(tmp_path)]) == 1
+    assert capsys.readouterr().out == "not healthy: one/1.0 (no answer)\n"
+    assert main(["status", "--folder", str(tmp_path)]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_without_a_process_there_is_nothing_to_stop(tmp_path, capsys):
+    assert main(["stop", "--folder", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "not running\n"
+
+
+@pytest.mark.parametrize("now", [True, False])
+def test_stop_ends_what_is_left_although_every_file_is_gone(tmp_path, sleeper, now):
+    assert stop(tmp_path, 0.1, now)
+    assert sleeper.wait(10) < 0
+
+
+def test_a_command_is_asked_to_stop_by_itself(tmp_path, sleeper):
+    process = psutil.Process(sleeper.pid)
+    (tmp_path / COMMAND).write_text(json.dumps({"pid": process.pid, "started": process.create_time()}))
+    assert stop(tmp_path, 0.1, now=False)
+    assert not process.is_running()
+
+
+def test_a_process_that_has_the_number_of_a_command_that_ended_is_left_alone(tmp_path):
+    record_command(tmp_path)
+    document = json.loads((tmp_path / COMMAND).read_text())
+    (tmp_path / COMMAND).write_text(json.dumps(document | {"started": document["started"] - 100}))
+    assert not stop(tmp_path, 0.1, now=False), "or this test would have ended itself"
+
+
+def test_draining_from_outside_refuses_new_requests(tmp_path):
+    describe(tmp_path)
+    assert not RunningServer.of(tmp_path).drain(0.1), "nobody says that the queue is empty"
+    assert (tmp_path / "gate").stat().st_size == 1
