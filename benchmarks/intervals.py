@@ -68,10 +68,7 @@ def main() -> None:
 
 def deployed(scratch: Path, series: Series, first: int) -> tuple[Frontend, Intervals]:
     """The shipped model, calibrated on the hours before `first`."""
-    path = scratch / "calibration.csv"
-    rows = observations(series, first - CALIBRATION_HOURS, first)
-    lines = [f"{row['time']},{'' if row['volume'] is None else row['volume']}" for row in rows]
-    path.write_text("\n".join(["time,volume", *lines]) + "\n")
+    path = traffic_data.write_csv(series.between(first - CALIBRATION_HOURS, first), scratch / "calibration.csv")
     options = Options(calibration=Calibration(path, HORIZON))
     built = build_checkpoint(checkpoint.load(Path("model_store/traffic")), scratch, options)
     with zipfile.ZipFile(built.archive) as archive:
