@@ -117,7 +117,7 @@ class FinishedRuns:
         after.rewarmed = run.rewarmed > 0
         task.reply = task.encode(Result(version, arrays, state if opaque else None, after, imputed))
         if task.request.commit:
-            batch.sessions.put(task.id, record)
+            batch.sessions.put(task.keys[0], record)
 
 
 def _run_of(task: Task) -> ModelRun:
