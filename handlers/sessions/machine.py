@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from handlers import errors
-from handlers.sessions.record import NO_HASH, Record
+from handlers.sessions.record import Record
 from handlers.sessions.reference import Action, SessionRef
 
 
@@ -186,8 +186,6 @@ def _action(ref: SessionRef, request_hash: bytes, record: Record | None, phase: 
 def creation(request_hash: bytes, record: Record | None, phase: Phase) -> Operation:
     """Return what a fork or an import asks of the session that it makes: a repeat when that session is as this very request left it."""
     if record is None or phase not in ALIVE or record.last_step != record.state.position or record.last_hash != request_hash:
-        return Operation.CREATE_FROM_STATE
-    if record.rewind_hash not in (NO_HASH, request_hash):  # rewound since; format 1 kept both hashes in one field
         return Operation.CREATE_FROM_STATE
     return Operation.REPEAT_ACTION
 

@@ -142,14 +142,3 @@ def test_a_rewind_and_a_step_in_one_batch_run_in_their_order(two, service):
     (_, back), (_, reply) = ask(service, rewind(2), step("a", 2, x[7:]))
     assert (back["session"]["step"], reply["session"]["step"]) == (2, 4)
     assert_close(reply["prediction"], eager.run(two.model, x[[0, 1, 7, 8]]).prediction, "prediction after both")
-
-
-@pytest.mark.parametrize("kind", ["import", "fork"])
-def test_a_request_that_made_a_session_is_no_repeat_once_the_session_was_rewound(service, kind):
-    """Not even to where it is: the rewind raised the generation, so the session is not as that request left it."""
-    state = answer(service, act("a", "export"))["state"]
-    made = {"session": {"id": "b", "action": "import"}, "state": state} if kind == "import" else act("a", "fork", to="b")
-    answer(service, made)
-    assert answer(service, made)["session"]["replayed"]
-    answer(service, {"session": {"id": "b", "action": "rewind", "step": 7}})
-    assert refusal(service, made)[:2] == (409, "session_exists")
