@@ -21,12 +21,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.serving import FEATURES, archive
+from benchmarks import workloads
+from benchmarks.serving import archive
+from benchmarks.workloads import FEATURES
 from handlers.engine.context import ServiceContext
 from handlers.engine.factory import open_backend, open_store
 from handlers.inference import batching
 from handlers.protocols.base import HttpRequest
 from handlers.protocols.frontend import Frontend
+from handlers.protocols.open_inference.binary import HEADER_LENGTH
 from handlers.settings import Settings
 from handlers.signature import Signature
 
@@ -53,15 +56,34 @@ def bodies(frontend: Frontend, size: int, as_instances: bool) -> Work:
             return [HttpRequest(json.dumps({"instances": requests}).encode())]
         return [HttpRequest(json.dumps(request).encode()) for request in requests]
 
-    prepared: dict[int, list[HttpRequest]] = {}
+    return Prepared(frontend, batch)
 
-    def work(n: int) -> None:
-        for response in frontend.handle_batch(prepared.pop(n)):
+
+def tensors(frontend: Frontend, size: int) -> Work:
+    """Steps of `size` sessions as the binary tensors of one body of the Open Inference Protocol."""
+    values, ids = np.random.default_rng(0).normal(size=(size, 1, FEATURES)), [f"s{i}" for i in range(size)]
+
+    def batch(n: int) -> list[HttpRequest]:
+        body, header_length = workloads.tensors(values, ids, n)
+        return [HttpRequest(body, {HEADER_LENGTH: str(header_length)})]
+
+    return Prepared(frontend, batch)
+
+
+class Prepared:
+    """Handles batches that were built, before the clock runs, by `prepare`."""
+
+    def __init__(self, frontend: Frontend, batch: Callable[[int], list[HttpRequest]]) -> None:
+        self._frontend, self._batch = frontend, batch
+        self._next: list[HttpRequest] = []
+
+    def prepare(self, n: int) -> None:
+        self._next = self._batch(n)
+
+    def __call__(self, n: int) -> None:
+        for response in self._frontend.handle_batch(self._next):
             assert response.status == 200, response.body
-            assert b'"error"' not in response.body, response.body
-
-    work.prepare = lambda n: prepared.update({n: batch(n)})  # type: ignore[attr-defined]
-    return work
+            assert b'"error":{' not in response.body, response.body
 
 
 @contextmanager
@@ -71,9 +93,7 @@ def frontends(folder: Path, unzipped: Path, signature: Signature) -> Iterator[di
     with ExitStack() as stack:
         for name, (url, sync) in STORES.items():
             place = stack.enter_context(tempfile.TemporaryDirectory(dir=folder))
-            settings = Settings(
-                device="cpu", store=url.format(place), store_bytes=4 << 30, store_sync=sync, max_instances=4096, max_batch=1024
-            )
+            settings = Settings(device="cpu", store=url.format(place), store_bytes=4 << 30, store_sync=sync, max_instances=4096)
             made[name] = Frontend.over(
                 ServiceContext(open_backend(unzipped, signature, settings), signature, open_store(settings), settings)
             )

@@ -1,127 +1,183 @@
-"""The served path beside a hand-written ASGI app, in one run: `python -m benchmarks.serving` (needs wrk and requirements/bench.txt).
+"""The served path, hosts in turn: `python -m benchmarks.serving` (needs wrk and requirements/bench.txt).
 
-LSTM 2 x 128, 8 features; load by wrk on the same cores. A window is 24 x 8 numbers; a step is one observation of a session in the embedded
-store, flushed to the disk before the answer, without a `step` field so that wrk needs no memory of its own.
+LSTM 2 x 128, 8 features; load by wrk on the same cores. Hosts: TorchServe with the shipped configuration and with `batchSize: 1`, an ASGI
+server over the same core that forms batches by itself, and a hand-written ASGI app over ONNX Runtime, which has windows only. A step is one
+observation of a session in the embedded store, flushed to the disk before the answer. All servers run all the time; each measurement is
+taken of one host after the other, in several rounds. Reported are medians, the spread between the rounds, and ratios to the first host.
 """
 
 import argparse
 import json
 import os
 import platform
-import re
 import shutil
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import torch
 
-from export.build import build_checkpoint
+from benchmarks.load import Measured, wrk
+from benchmarks.workloads import FEATURES, STEPS, Workload, begin, workloads
+from export.build import CONFIG, Options, build_checkpoint
 from export.models import Forecaster
 from export.packaging.checkpoint import Checkpoint
 from export.packaging.model_spec import ModelSpec
 from host.torchserve.launcher import serving
 
-FEATURES, STEPS, HIDDEN, SESSIONS = 8, 24, 128, 1_000
-CONNECTIONS = (1, 16, 64)
-
-LUA = """
-local n = 0
-wrk.method = "POST"
-wrk.headers["Content-Type"] = "application/json"
-wrk.headers["Authorization"] = "TOKEN"
-request = function()
-  n = n + 1
-  return wrk.format(nil, nil, nil, (string.gsub([==[BODY]==], "SESSION", tostring(n % COUNT))))
-end
-local bad = 0
-response = function(status) if status ~= 200 then bad = bad + 1 end end
-"""
+HIDDEN = 128
+LATENCY = CONFIG.with_name("latency.yaml")
 
 
-def archive(store: Path) -> Path:
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A server that is up. `tensors_url` is where it takes the Open Inference Protocol."""
+
+    name: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    sessions: bool = True  # whether it has any
+
+    def serves(self, workload: Workload) -> bool:
+        return self.sessions or workload.name.startswith("window")
+
+
+def archive(store: Path, config: Path = CONFIG) -> Path:
+    """Export the benchmarks' model into the folder `store`."""
     torch.manual_seed(0)
     model = Forecaster([0.0] * FEATURES, [1.0] * FEATURES, (0,), HIDDEN, 2).eval()
     spec = ModelSpec(name="bench", version="1.0", factory="export/models.py:Forecaster", task="forecast")
-    return build_checkpoint(Checkpoint(model, spec, (torch.randn(1, STEPS, FEATURES),)), store).archive
-
-
-def wrk(url: str, token: str, body: str, connections: int, seconds: int, folder: Path) -> str:
-    """Requests a second and latency, as wrk says them; errors are said too."""
-    script = folder / "load.lua"
-    script.write_text(LUA.replace("TOKEN", token).replace("BODY", body).replace("COUNT", str(SESSIONS)))
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", str(script), url]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", said)
-    percentiles = dict(re.findall(r"(50|99)%\s+([\d.]+\w+)", said))
-    errors = re.search(r"Non-2xx or 3xx responses: (\d+)", said)
-    assert rate is not None  # wrk always says it
-    line = f"{float(rate[1]):8.0f} /s   p50 {percentiles['50']:>8}   p99 {percentiles['99']:>8}"
-    return f"{line}   ERRORS {errors[1]}" if errors else line
+    return build_checkpoint(Checkpoint(model, spec, (torch.randn(1, STEPS, FEATURES),)), store, Options(config)).archive
 
 
 @contextmanager
-def peer(model: Path) -> Iterator[str]:
+def torchserve(name: str, folder: Path, config: Path) -> Iterator[Host]:
+    archive(folder / "store", config)
+    with serving(folder / "run", folder / "store") as server:
+        yield Host(name, f"{server.url}/predictions/bench", server.headers())
+
+
+@contextmanager
+def asgi(name: str, application: str, environment: Mapping[str, str], sessions: bool) -> Iterator[Host]:
+    """An application of this package under uvicorn."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    command = [sys.executable, "-m", "uvicorn", "--factory", "benchmarks.peer:application", "--port", str(port), "--log-level", "warning"]
-    process = subprocess.Popen([*command, "--no-access-log"], env=os.environ | {"MODEL_ONNX": str(model), "OMP_NUM_THREADS": "1"})
+    command = [sys.executable, "-m", "uvicorn", "--factory", f"benchmarks.{application}:application", "--port", str(port)]
+    process = subprocess.Popen(
+        [*command, "--log-level", "warning", "--no-access-log"], env={**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    )
+    host = Host(name, f"http://127.0.0.1:{port}/", sessions=sessions)
     try:
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            try:
-                httpx.post(f"http://127.0.0.1:{port}/", json={"inputs": [[0.0] * FEATURES]})
-                break
-            except httpx.TransportError:
-                time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}/"
+        deadline = time.monotonic() + 60
+        while not _answers(host.url):
+            if time.monotonic() > deadline or process.poll() is not None:
+                raise RuntimeError(f"{name} did not start")
+            time.sleep(0.1)
+        yield host
     finally:
         process.terminate()
         process.wait(10)
 
 
+def _answers(url: str) -> bool:
+    try:
+        return httpx.post(url, json={"inputs": [[0.0] * FEATURES]}, timeout=30).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@contextmanager
+def hosts(folder: Path) -> Iterator[list[Host]]:
+    """All hosts, each with a folder and a store of its own."""
+    with zipfile.ZipFile(archive(folder / "bare")) as contents:
+        contents.extractall(folder / "model")
+    core = {"MODEL": str(folder / "model"), "CELLSTATE_STORE": f"lmdb://{folder / 'sessions'}", "CELLSTATE_DEVICE": "cpu"}
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(torchserve("TorchServe", folder / "throughput", CONFIG)),
+            stack.enter_context(torchserve("TorchServe, latency profile", folder / "latency", LATENCY)),
+            stack.enter_context(asgi("own batches (ASGI)", "asgi_host", core, True)),
+            stack.enter_context(asgi("hand-written ASGI app", "peer", {"MODEL_ONNX": str(folder / "model" / "model.onnx")}, False)),
+        ]
+
+
+def prepare(host: Host, workload: Workload) -> None:
+    """Begin the workload's sessions, and check the answer to each of its bodies."""
+    with httpx.Client(headers=dict(host.headers), timeout=60) as client:
+        for body in begin(workload):
+            answer = client.post(host.url, content=body, headers={"Content-Type": "application/json"}).raise_for_status()
+            assert not any("error" in row for row in answer.json()["predictions"]), answer.text[:500]
+        for body in workload.bodies:
+            answer = client.post(host.url, content=body, headers=dict(workload.headers)).raise_for_status()
+            assert b'"code"' not in answer.content, answer.content[:500]
+
+
+def measure(found: dict[tuple[str, int, str], list[Measured]], all_hosts: list[Host], seconds: int, folder: Path) -> None:
+    """Measure every workload once at every number of connections, one host after the other."""
+    for number, workload in enumerate(workloads()):
+        for connections in workload.connections:
+            for host in all_hosts:
+                if host.serves(workload):
+                    headers = {**workload.headers, **host.headers}
+                    taken = wrk(host.url, headers, workload.bodies, connections, seconds, folder / f"load{number}")
+                    found.setdefault((workload.name, connections, host.name), []).append(taken)
+
+
+def rows_of(workload: str) -> int:
+    return next(known.rows for known in workloads() if known.name == workload)
+
+
+def report(found: dict[tuple[str, int, str], list[Measured]]) -> Iterator[str]:
+    """One line for each measurement, and its ratio to the first host's."""
+    reference = 1.0
+    for (workload, connections, host), taken in found.items():
+        rate = statistics.median(one.rate for one in taken) * rows_of(workload)
+        reference = rate if host == "TorchServe" else reference
+        spread = (max(one.rate for one in taken) - min(one.rate for one in taken)) * rows_of(workload) / rate
+        p50, p99 = (statistics.median(getattr(one, name) for one in taken) for name in ("p50", "p99"))
+        errors = sum(one.errors for one in taken)
+        line = f"{workload:<30} {connections:>3} connections  {host:<28} {rate:9,.0f} /s ± {spread / 2:4.0%}  {rate / reference:5.2f}"
+        yield f"{line}  p50 {p50:8.2f} ms  p99 {p99:8.2f} ms" + (f"  {errors} ERRORS" if errors else "")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
-    parser.add_argument("--seconds", type=int, default=8, help="of each measurement")
-    seconds = parser.parse_args().seconds
+    parser.add_argument("--seconds", type=int, default=4, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--raw", type=Path, help="where to write the measurements as JSON")
+    options = parser.parse_args()
     if shutil.which("wrk") is None:
         print("serving: wrk is not installed (Debian package wrk)", file=sys.stderr)
         return 2
     torch.set_num_threads(1)
-    window = json.dumps({"inputs": torch.randn(STEPS, FEATURES).round(decimals=3).tolist()})
-    step = json.dumps({"inputs": torch.randn(1, FEATURES).round(decimals=3).tolist(), "session": "sSESSION"})
-    print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores, {platform.machine()}; wrk -t1 on the same cores")
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        built = archive(folder / "store")
-        with zipfile.ZipFile(built) as contents:
-            contents.extract("model.onnx", folder)
-        with serving(folder / "run", folder / "store") as server:
-            url, token = f"{server.url}/predictions/bench", server.headers()["Authorization"]
-            for first in range(0, SESSIONS, 100):
-                ids = [{"inputs": [[0.0] * FEATURES], "session": {"id": f"s{first + i}", "step": 0}} for i in range(100)]
-                httpx.post(url, json={"instances": ids}, headers=server.headers(), timeout=60).raise_for_status()
-            for label, body in (("window", window), ("session step", step)):
-                for connections in CONNECTIONS:
-                    print(
-                        f"cellstate  {label:<13} {connections:>3} connections {wrk(url, token, body, connections, seconds, folder)}",
-                        flush=True,
-                    )
-        with peer(folder / "model.onnx") as url:
-            for connections in CONNECTIONS:
-                print(
-                    f"ASGI app   {'window':<13} {connections:>3} connections {wrk(url, '-', window, connections, seconds, folder)}",
-                    flush=True,
-                )
+    found: dict[tuple[str, int, str], list[Measured]] = {}
+    with tempfile.TemporaryDirectory() as name, hosts(Path(name)) as all_hosts:
+        for host in all_hosts:
+            for workload in workloads():
+                if host.serves(workload):
+                    prepare(host, workload)
+        for _ in range(options.rounds):
+            measure(found, all_hosts, options.seconds, Path(name))
+    print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores, {platform.machine()}; wrk -t1 on the same cores; rows a second")
+    for line in report(found):
+        print(line)
+    if options.raw:
+        raw = [
+            {"workload": workload, "connections": connections, "host": host, "rounds": [asdict(one) for one in taken]}
+            for (workload, connections, host), taken in found.items()
+        ]
+        options.raw.write_text(json.dumps(raw, indent=1) + "\n")
     return 0
 
 

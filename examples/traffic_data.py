@@ -1,24 +1,40 @@
 """The traffic data as arrays: loading, the features known in advance, filled inputs, and a day as token ids.
 
-NumPy only. Knows the file and the calendar; knows no model, no normalisation and no server.
+The features that follow from the time are the service's own: `handlers/forecasting/calendar.py`.
 """
 
 import csv
 import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from handlers.forecasting.calendar import Calendar
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Hours = NDArray[np.datetime64]
 
 PATH = Path(__file__).parent / "data" / "metro-interstate-traffic-hourly.csv.gz"
-FEATURES = ("volume", "hour_sin", "hour_cos", "weekday_sin", "weekday_cos", "holiday_next")
+FREQUENCY = "1h"
+# `holiday_next` is 1 when the hour being forecast, the one after the row, is in a holiday: traffic changes at midnight, and a row of 23:00
+# can only announce it that way. On Columbus Day and Veterans Day the road is within a tenth of a workday's traffic (2016 and 2017). The
+# data have one row an hour all year, so their clock has no daylight saving.
+CALENDAR: dict[str, Any] = {
+    "gaps": "fill",
+    "derived": {
+        "hour_sin": {"of": "hour", "form": "sin"},
+        "hour_cos": {"of": "hour", "form": "cos"},
+        "weekday_sin": {"of": "weekday", "form": "sin"},
+        "weekday_cos": {"of": "weekday", "form": "cos"},
+        "holiday_next": {"of": "holiday", "country": "US", "without": ["Columbus Day", "Veterans Day"], "shift": 1},
+    },
+}
+FEATURES = ("volume", *CALENDAR["derived"])
 TEST_HOURS = 1440
 DAY, WEEK = 24, 168
 LEVELS = 16
@@ -49,58 +65,18 @@ def load(path: Path = PATH) -> Series:
 
 
 def calendar(timestamps: Hours) -> Floats:
-    """timestamps `[N]` -> `[N, K]`: the features that do not feed back, `FEATURES[1:]`.
+    """timestamps `[N]` -> `[N, K]`: the features that do not feed back, `FEATURES[1:]`, as the service computes them from times."""
+    return Calendar.from_document(CALENDAR, FREQUENCY).features(timestamps.astype("datetime64[s]").astype(np.int64).tolist())
 
-    Hour and weekday are those of the row itself; `holiday_next` is 1 when the hour being forecast, the one after the row, is in a
-    holiday: traffic changes at midnight, and a row of 23:00 can only announce it that way.
-    """
-    hour = _hours(timestamps) % DAY
-    holiday = holidays(timestamps + np.timedelta64(1, "h"))
-    columns = [*_circle(hour, DAY), *_circle(weekday(timestamps), 7), holiday]
-    return np.stack(columns, axis=1).astype(np.float32)
+
+def holidays(timestamps: Hours) -> NDArray[np.bool_]:
+    """timestamps `[N]` -> `[N]`: in a US federal holiday that counts here, or in the day on which it is observed."""
+    return calendar(timestamps - np.timedelta64(1, "h"))[:, -1] > 0
 
 
 def weekday(timestamps: Hours) -> Ints:
     """timestamps `[N]` -> `[N]`, 0 for Monday."""
-    return (_hours(timestamps) // DAY + 3) % 7  # 1970-01-01 was a Thursday
-
-
-def _hours(timestamps: Hours) -> Ints:
-    return timestamps.astype("datetime64[h]").astype(np.int64)
-
-
-def _circle(value: Ints, period: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    angle = 2 * np.pi * value / period
-    return np.sin(angle), np.cos(angle)
-
-
-def holidays(timestamps: Hours) -> NDArray[np.bool_]:
-    """timestamps `[N]` -> `[N]`: in a US federal holiday, or in the day on which it is observed.
-
-    Without Columbus Day and Veterans Day: on them the road is within a tenth of a workday's traffic (2016 and 2017).
-    """
-    days = timestamps.astype("datetime64[D]")
-    if not len(days):
-        return np.zeros(0, dtype=np.bool_)
-    years = range(days.min().item().year, days.max().item().year + 2)  # + 2: a New Year's Day may be observed in the year before
-    return np.isin(days, np.array([day for year in years for day in holidays_of(year)], dtype="datetime64[D]"))
-
-
-def holidays_of(year: int) -> list[date]:
-    """Eight holidays of 5 U.S.C. 6103; a fixed date on a weekend counts itself and the workday that is free in its place."""
-    fixed = [date(year, 1, 1), date(year, 7, 4), date(year, 12, 25)]
-    moving = [_nth(year, 1, 0, 3), _nth(year, 2, 0, 3), _nth(year, 6, 0, 0), _nth(year, 9, 0, 1), _nth(year, 11, 3, 4)]
-    return fixed + [_observed(day) for day in fixed] + moving
-
-
-def _nth(year: int, month: int, wanted: int, nth: int) -> date:
-    """The nth `wanted` weekday of a month; the zeroth is the last one of the month before."""
-    first = date(year, month, 1)
-    return first + timedelta(days=(wanted - first.weekday()) % 7 + 7 * (nth - 1))
-
-
-def _observed(day: date) -> date:
-    return day + timedelta(days={5: -1, 6: 1}.get(day.weekday(), 0))
+    return (timestamps.astype("datetime64[D]").astype(np.int64) + 3) % 7  # 1970-01-01 was a Thursday
 
 
 def filled(volume: Floats) -> Floats:

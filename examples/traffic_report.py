@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.dates import DateFormatter, DayLocator
 
 from examples.checkpoint import ATTRIBUTION, save
-from examples.traffic_data import DAY, FEATURES, WEEK, Floats, Series, inputs
+from examples.traffic_data import CALENDAR, DAY, FEATURES, FREQUENCY, WEEK, Floats, Series, inputs
 from examples.traffic_score import HORIZON, Scores
 from export.models import Forecaster
 
@@ -77,7 +77,8 @@ def description(run: Run) -> dict[str, object]:
         "features": list(FEATURES),
         "outputs": ["volume"],
         "feedback": {"volume": "volume"},
-        "frequency": "1h",
+        "frequency": FREQUENCY,
+        "calendar": CALENDAR,
         "example": inputs(run.series)[run.first - EXAMPLE : run.first].astype(np.float64).round(4).tolist(),
         "description": "Traffic volume of the next hour, vehicles per hour, on Interstate 94 westbound between Minneapolis and St Paul.",
         "attribution": ATTRIBUTION,
@@ -137,8 +138,9 @@ The upper panel is the last week of the data, not a chosen one. The lower panel 
 One row describes one hour: `{"`, `".join(FEATURES)}`; the answer is the
 volume of the hour after. Hour and weekday (Monday is 0) are those of the row, as sine and cosine of `2π·hour/24` and `2π·weekday/7`.
 `holiday_next` is 1 when the hour after the row falls in a US federal holiday, or in the day on which it is observed; Columbus Day and
-Veterans Day are left out, since on them the road is within a tenth of a workday's traffic. `examples/traffic_data.py` computes all of it
-from a timestamp.
+Veterans Day are left out, since on them the road is within a tenth of a workday's traffic. A client need not compute any of it: it sends
+`"observations": [{{"time": "2018-09-29T23:00:00", "volume": 3856}}]`, and the service derives the rest with the code that training used
+([forecasts](forecasts.md)).
 
 {ATTRIBUTION}
 """

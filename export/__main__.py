@@ -44,6 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("models", nargs="+", help="folders with model.json and weights.safetensors; or one path/to/file.py:factory")
     build.add_argument("--store", type=Path, default=Path("model_store"), help="where the archives go (default: model_store)")
     build.add_argument("--config", type=Path, help="TorchServe's settings of the model (default: config/model-config.yaml)")
+    build.add_argument("--calibrate", type=Path, help="CSV of a series that training did not see: forecasts get intervals")
+    build.add_argument("--horizon", type=int, default=24, help="with --calibrate: how many steps ahead errors are measured (default: 24)")
     build.add_argument("--opset", type=int, choices=range(15, 21), default=18, help="of the ONNX file (default: 18)")
     build.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="show every difference that was measured")
     one = build.add_argument_group("for a factory")
@@ -56,7 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--outputs", type=_names, default=(), help="names of the output columns")
     one.add_argument("--tokens", type=int, default=0, help="the number of token ids, for a model that takes token ids")
     one.add_argument("--feedback", type=_pairs, default={}, help="what feeds back in a forecast, output=feature,…")
-    one.add_argument("--frequency", default="", help="of the steps, such as 1h")
+    one.add_argument("--frequency", default="", help='of the observations: "15min", "1h", "1D"')
+    one.add_argument("--calendar", type=_json, default={}, help="time zone and features derived from the time, a JSON object")
     one.add_argument("--arguments", type=_json, default={}, help="the factory's keyword arguments, a JSON object")
     one.add_argument("--scaler", type=Path, help=".json with mean and scale of a scaler outside the module")
     one.add_argument("--axes", default="", help="of x, where the example does not show it: BTF (batch, time, features), TBF or BFT")
@@ -112,11 +115,14 @@ def _build(options: argparse.Namespace) -> int:
     torch.set_num_threads(1)  # the grid is many small runs: more threads only wait for each other
     for model in options.models:
         loaded = _from_factory(model, options) if ":" in model else checkpoint.load(Path(model))
-        making = build.Options(options.config or build.CONFIG, options.opset, partial(_tell, model))
+        calibration = build.Calibration(options.calibrate, options.horizon) if options.calibrate else None
+        making = build.Options(options.config or build.CONFIG, options.opset, partial(_tell, model), calibration)
         built = build.build_checkpoint(loaded, options.store, making)
         print(built.report.table() if options.verbose else built.report.summary())
         for artefact, why in built.signature["skipped"].items():
             print(f"  {artefact} skipped: {why}")
+        if measured := built.signature.get("intervals"):
+            print(f"  intervals: from {measured['forecasts']:,} forecasts of {measured['series']}; {'; '.join(measured['covered'])}")
         reason = built.signature["streaming"]["reason"]
         print(f"  streaming: {'no: ' + reason if reason else 'yes: any cut of a sequence gives what the whole gives'}")
         print(
@@ -140,7 +146,7 @@ def _from_factory(reference: str, options: argparse.Namespace) -> Any:
     spec = ModelSpec(
         name=options.name or reference.rpartition(":")[2], version=options.version, factory=reference, task=options.task,
         outputs=options.outputs, features=options.features, tokens=options.tokens, feedback=options.feedback,
-        frequency=options.frequency, arguments=options.arguments, axes=options.axes, x=options.x,
+        frequency=options.frequency, calendar=options.calendar, arguments=options.arguments, axes=options.axes, x=options.x,
         scaler=read_scaler(options.scaler) if options.scaler else {},
     )  # fmt: skip
     model = checkpoint.build_model(spec, options.weights)

@@ -53,7 +53,7 @@ class Settings:
     sweep_slice: int = 1_000  # entries looked at in one slice
     commit_attempts: int = 8  # tries at a contended session before 429
     max_steps: int = 10_000  # T of one request
-    max_instances: int = 256  # request objects in one body
+    max_instances: int = 4_096  # request objects in one body
     max_horizon: int = 1_000
     max_imputed: int = 24  # steps in a row whose missing measurements a stream's own predictions stand in for
     max_body: int = 4_000_000

@@ -12,6 +12,8 @@ from export.errors import CheckpointError
 from export.lift.arguments import AXES
 from export.lift.lifted import Lift
 from export.scaling import check_scaler
+from handlers.errors import ConfigurationError
+from handlers.forecasting.calendar import Calendar
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 TASKS = ("forecast", "regress", "classify")
@@ -30,7 +32,8 @@ class ModelSpec:
     features: tuple[str, ...] = ()  # named x0, x1, … when left out
     tokens: int = 0  # size of the vocabulary, for token ids
     feedback: Mapping[str, str] = field(default_factory=dict)
-    frequency: str = ""
+    frequency: str = ""  # of the observations, such as "15min", "1h", "1D"
+    calendar: Mapping[str, Any] = field(default_factory=dict)  # time zone, gaps and derived features: handlers/forecasting/calendar.py
     description: str = ""
     example: tuple[Any, ...] = ()  # one window as `inputs` would have it; what parity is measured on
     scaler: Mapping[str, Any] = field(default_factory=dict)  # mean, scale, output_mean, output_scale of a scaler outside the module
@@ -83,4 +86,18 @@ class ModelSpec:
         for output, feature in self.feedback.items():
             if output not in outputs or feature not in features:
                 raise CheckpointError(f"feedback: {output!r} -> {feature!r} is not an output and a feature of this model")
-        return replace(self, features=features, outputs=outputs)
+        completed = replace(self, features=features, outputs=outputs)
+        completed.check_calendar()
+        return completed
+
+    def check_calendar(self) -> None:
+        """Check that the calendar derives features of this model, at a frequency. Raises CheckpointError."""
+        if not self.calendar:
+            return
+        try:
+            calendar = Calendar.from_document(self.calendar, self.frequency)
+        except ConfigurationError as e:
+            raise CheckpointError(str(e)) from e
+        for name in calendar.derived:
+            if name not in self.features or name in self.feedback.values():
+                raise CheckpointError(f"calendar.derived: {name!r} is not a feature of this model, or feeds back")

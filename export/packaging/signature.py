@@ -36,6 +36,7 @@ def signature_document(
         **lifted.description,
         "feedback": dict(spec.feedback),
         "frequency": spec.frequency,
+        "calendar": dict(spec.calendar),
         "streaming": {"possible": not report.streaming_reason, "reason": report.streaming_reason},
         "artefacts": {backend: path.name for backend, path in files.items()},
         "skipped": dict(skipped),

@@ -7,7 +7,6 @@ import logging
 import math
 import secrets
 from collections.abc import Sequence
-from types import TracebackType
 
 from handlers.engine.batch import Batch
 from handlers.engine.context import ServiceContext
@@ -19,29 +18,6 @@ from handlers.errors import CellstateError, InternalError, StoreUnavailable
 from handlers.sessions.unit_of_work import UnitOfWork
 
 log = logging.getLogger("cellstate")
-
-
-class row_errors:  # reads as a statement: `with row_errors(task):`
-    """What goes wrong inside is the task's error, and nobody else's. A defect of the service is logged and answered 500."""
-
-    __slots__ = ("_task",)
-
-    def __init__(self, task: Task) -> None:
-        self._task = task
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
-        if error is None:
-            return True
-        if not isinstance(error, Exception):
-            return False
-        if not isinstance(error, CellstateError):
-            log.error("internal_error", exc_info=error)
-            error = InternalError("the service failed on this request; nothing was applied")
-        self._task.reply, self._task.error = None, error
-        return True
 
 
 class BatchAttempt:
@@ -57,21 +33,23 @@ class BatchAttempt:
         self._read()
         for wave in waves(task for task in self._tasks if task.error is None):
             for task in wave:
-                with row_errors(task):
+                try:
                     plan(self._batch, task)
+                except Exception as e:
+                    fail([task], _row_error(e))
             self._run([task for task in wave if task.run is not None and task.error is None])
         return self._commit()
 
     def _read(self) -> None:
-        keys = {key for task in self._tasks for key in task.keys}
-        if not keys:
+        names = {name for task in self._tasks for name in task.names}
+        if not names:
             return
         try:
             with self._context.telemetry.timing("read"):
-                self._batch.sessions.read(keys)
+                self._batch.sessions.read(names)
         except StoreUnavailable as e:
             self._context.telemetry.count("store_errors_total", 1, "read")
-            fail((task for task in self._tasks if task.keys), e)
+            fail((task for task in self._tasks if task.names), e)
 
     def _run(self, tasks: Sequence[Task]) -> None:
         if not tasks:
@@ -80,8 +58,10 @@ class BatchAttempt:
             finished = FinishedRuns(self._batch, tasks, self._deadline)
         with self._context.telemetry.timing("encode"):
             for i, task in enumerate(tasks):
-                with row_errors(task):
+                try:
                     finished.complete(i, task)
+                except Exception as e:
+                    fail([task], _row_error(e))
 
     def _commit(self) -> Sequence[Task]:
         sessions, telemetry = self._batch.sessions, self._context.telemetry
@@ -89,13 +69,21 @@ class BatchAttempt:
             return ()
         try:
             with telemetry.timing("commit"):
-                lost_keys = sessions.commit()
+                lost_names = sessions.commit()
         except StoreUnavailable as e:
             telemetry.count("store_errors_total", 1, "commit")
             fail(depending_on(self._tasks, sessions.changed), e)
             return ()
-        lost = depending_on(self._tasks, lost_keys) if lost_keys else []
+        lost = depending_on(self._tasks, lost_names) if lost_names else []
         for task in lost:
             task.reset()
-        telemetry.count("commit_conflicts_total", len(lost_keys))
+        telemetry.count("commit_conflicts_total", len(lost_names))
         return lost
+
+
+def _row_error(error: Exception) -> CellstateError:
+    """Return the error of the one row in which `error` was raised. A defect of the service is logged and answered 500."""
+    if isinstance(error, CellstateError):
+        return error
+    log.error("internal_error", exc_info=error)
+    return InternalError("the service failed on this request; nothing was applied")

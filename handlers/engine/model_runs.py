@@ -8,11 +8,14 @@ import numpy as np
 
 from handlers.arrays import Array, Floats, Vector
 from handlers.engine.batch import Batch
-from handlers.engine.request import IMPUTED, OPAQUE, Result
+from handlers.engine.context import ServiceContext
+from handlers.engine.request import IMPUTED, OPAQUE, Result, interval_arrays
+from handlers.engine.streams import learned, remembered, times
 from handlers.engine.task import ModelRun, Task
 from handlers.errors import InternalError, InvalidInput, NonFiniteResult, Overloaded
 from handlers.forecasting import missing
-from handlers.forecasting.memory import StreamMemory
+from handlers.forecasting.adaptation import Adaptation
+from handlers.forecasting.intervals import Interval
 from handlers.forecasting.rollout import RolloutRow, rollout
 from handlers.inference import batching
 from handlers.inference.backends.base import BackendError
@@ -33,7 +36,7 @@ class FinishedRuns:
         self._batch, self._most = batch, context.settings.max_batch
         states = np.concatenate([run.state for run in runs]).reshape(len(runs), -1)
         want_output, max_batch = ["output" in task.request.returns for task in tasks], context.settings.max_batch
-        if any(task.request.missing for task in tasks):
+        if any(run.missing for run in runs):
             rows = [missing.ObservedRow(run.inputs, run.memory) for run in runs]
             self._results = missing.run(context.backend, context.signature, rows, states, want_output, max_batch, deadline)
             for run, row in zip(runs, rows, strict=True):
@@ -50,9 +53,10 @@ class FinishedRuns:
             return {}
         rows = []
         for i in wanted:
-            y, request = self._results.y[i], tasks[i].request
+            y, request, run = self._results.y[i], tasks[i].request, _run_of(tasks[i])
             assert y is not None  # a row without an error has a y
-            rows.append(RolloutRow(y if y.ndim == 1 else y[-1], self._results.states[i], request.horizon, request.future))
+            future = request.future if run.future is None else run.future
+            rows.append(RolloutRow(y if y.ndim == 1 else y[-1], self._results.states[i], request.horizon, future))
         context = self._batch.context
         forecasts = rollout(context.backend, context.signature, rows, context.settings.max_batch, deadline)
         return dict(zip(wanted, forecasts, strict=True))
@@ -76,12 +80,17 @@ class FinishedRuns:
         signature = self._batch.context.signature
         state = State(results.states[i], position, signature.digest)
         arrays = _arrays(task, run, results.y[i], results.output[i], forecast, state.values, signature)
+        context = self._batch.context
+        at, known = times(context, run.time, task.request.horizon), learned(context, task, run, results.y[i])
+        intervals = _intervals(context, task.request.levels, forecast, known)
         if task.request.session is None:
             held = state if OPAQUE in task.request.returns else None
-            task.reply = task.encode(Result(signature.version, arrays, held, imputed=task.request.missing))
+            task.reply = task.encode(Result(signature.version, arrays, held, None, at, run.missing, intervals))
         else:
-            state.forecast = _remember(task, run, results.y[i], signature)
-            self._advance(task, run, state, arrays)
+            if known is not None and context.intervals is not None and forecast is not None and task.request.levels:
+                known = known.forecast(context.intervals, forecast)
+            state.forecast = remembered(context, run, results.y[i], known)
+            self._advance(task, run, state, arrays, at, intervals)
 
     def _raise_failed(self, error: BackendError) -> None:
         if isinstance(error, DeadlineExceeded):
@@ -90,12 +99,16 @@ class FinishedRuns:
         log.error("model_failed %.500r", str(error))
         raise InternalError("the model's runtime failed on this request; nothing was applied") from error
 
-    def _advance(self, task: Task, run: ModelRun, state: State, arrays: dict[str, Floats]) -> None:
+    def _advance(
+        self, task: Task, run: ModelRun, state: State, arrays: dict[str, Floats], at: Sequence[str], intervals: dict[int, Interval]
+    ) -> None:
         """Answer a session's step, and put its record, unless the request said `commit: false`."""
         batch, old, opaque = self._batch, run.record, OPAQUE in task.request.returns
-        version, imputed, recorded = batch.context.signature.version, task.request.missing, arrays
+        version, imputed, recorded = batch.context.signature.version, run.missing, arrays
         if opaque:
             recorded = recorded | {OPAQUE: state.values}
+        if intervals:
+            recorded = recorded | interval_arrays(intervals)
         if imputed:
             recorded = recorded | {IMPUTED: np.array(imputed, np.float32)}
         record = Record(
@@ -115,9 +128,9 @@ class FinishedRuns:
             record = record.tombstone(batch.now)
         after = status(task.id, record) if task.request.commit else _unmoved(task.id, record, old)
         after.rewarmed = run.rewarmed > 0
-        task.reply = task.encode(Result(version, arrays, state if opaque else None, after, imputed))
+        task.reply = task.encode(Result(version, arrays, state if opaque else None, after, at, imputed, intervals))
         if task.request.commit:
-            batch.sessions.put(task.keys[0], record)
+            batch.sessions.put(task.names[0], record)
 
 
 def _run_of(task: Task) -> ModelRun:
@@ -143,15 +156,12 @@ def _arrays(
     return arrays
 
 
-def _remember(task: Task, run: ModelRun, y: Floats | None, signature: Signature) -> bytes:
-    """Encode what the stream remembers after the step: its prediction, which stands in if the next measurement is missing."""
-    if y is None or not signature.feedback:
-        return b""
-    in_a_row = 0
-    if task.request.missing:
-        assert task.request.inputs is not None
-        in_a_row = missing.trailing(missing.missing_steps(task.request.inputs), run.memory.missing)
-    return StreamMemory(missing.fed_back(y, signature), in_a_row).encode()
+def _intervals(context: ServiceContext, levels: Sequence[int], forecast: Floats | None, known: Adaptation | None) -> dict[int, Interval]:
+    """The intervals of a forecast by level, as wide as the stream has learned."""
+    if not levels or context.intervals is None or forecast is None:
+        return {}
+    bounds = context.intervals.bounds(forecast, levels, known.factors if known else None)
+    return dict(zip(levels, bounds, strict=True))
 
 
 def _unmoved(id: str, record: Record, old: Record | None) -> SessionStatus:

@@ -2,17 +2,20 @@
 
 import hashlib
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from handlers.arrays import Array, Floats
+from handlers.forecasting.intervals import Interval
+from handlers.forecasting.observations import Times
 from handlers.sessions import state as state_format
 from handlers.sessions.reference import Action, SessionRef
 from handlers.sessions.state import State
 from handlers.sessions.status import SessionStatus
 
 OPAQUE = "state"  # in `returns`: the whole state, as a client may hold it
+BOUND, SIDES = "bound.", ("lower", "upper")  # in a recorded answer: the names of intervals
 IMPUTED = "imputed"  # in a recorded answer: how many values were imputed
 
 
@@ -20,9 +23,10 @@ IMPUTED = "imputed"  # in a recorded answer: how many values were imputed
 class Request:
     """One request, checked against the model's signature and the limits.
 
-    `inputs` is `[T, F]` float32 or `[T]` int64 token ids, None for an action; NaN stands for a measurement that is missing, and `missing`
-    counts them. `returns` names what is to be answered, in order; `future` is
-    `[horizon, K]`, or None where the model knows no input in advance.
+    `inputs` is `[T, F]` float32 or `[T]` int64 token ids, None for an action. NaN stands for a measurement that is missing, and `missing`
+    counts those. Inputs that are observations have `times`, and zeros in the columns that the service derives from the times. `returns`
+    names what is to be answered, in order. `future` is `[horizon, K]`, beside observations without the derived columns; it is None where
+    the client knows no input in advance.
     """
 
     inputs: Array | None = None
@@ -34,6 +38,8 @@ class Request:
     commit: bool = True
     close: bool = False  # end the session after the step
     missing: int = 0  # NaN among the inputs
+    levels: tuple[int, ...] = ()  # of the forecast's intervals, in percent, in the order of the answer
+    times: Times | None = None  # [T, 2], the first and last reading of each input's time, where the inputs are observations
 
     @property
     def steps(self) -> int:
@@ -47,7 +53,7 @@ class Request:
         session's rules compare them), `commit`, `close`, and `missing`, which the inputs tell.
         For a fork, import or rewind nothing but the fork's target is left out.
         """
-        head = _step_head(self.returns, self.horizon)
+        head = _step_head(self.returns, self.horizon, self.levels)
         ref = self.session
         if ref is not None and ref.action is not Action.STEP:
             head += f"|{ref.action}|{ref.id}|{ref.step}|{ref.from_step}".encode()
@@ -55,17 +61,19 @@ class Request:
         parts = [head]
         if self.inputs is not None:
             parts.append(self.inputs.tobytes())
+        if self.times is not None:
+            parts.append(self.times.tobytes())
         if self.future is not None:
             parts.append(self.future.tobytes())
         if self.state is not None:
             parts.append(state_format.pack(self.state))
         lengths = struct.pack(f"<{len(parts)}Q", *map(len, parts))
-        return hashlib.blake2b(b"".join((lengths, *parts)), digest_size=16).digest()
+        return hashlib.blake2b(lengths + b"".join(parts), digest_size=16).digest()
 
 
 @lru_cache(maxsize=256)
-def _step_head(returns: tuple[str, ...], horizon: int) -> bytes:
-    return f"{returns}|{horizon}".encode()
+def _step_head(returns: tuple[str, ...], horizon: int, levels: tuple[int, ...]) -> bytes:
+    return f"{returns}|{horizon}|{levels}".encode() if levels else f"{returns}|{horizon}".encode()
 
 
 @dataclass(slots=True)
@@ -76,4 +84,17 @@ class Result:
     arrays: Mapping[str, Floats]  # by name, in the order of the answer
     state: State | None = None  # where the opaque state was asked for
     session: SessionStatus | None = None
+    times: Sequence[str] = ()  # of the forecast, or of the prediction, where the stream has times
     imputed: int = 0  # missing values of the inputs that predictions stood in for
+    intervals: Mapping[int, Interval] = field(default_factory=dict)  # of the forecast, by level
+
+
+def interval_arrays(intervals: Mapping[int, Interval]) -> dict[str, Floats]:
+    """Return intervals as arrays by name, for a record."""
+    return {f"{BOUND}{side}.{level}": bound for level, pair in intervals.items() for side, bound in zip(SIDES, pair, strict=True)}
+
+
+def take_intervals(arrays: dict[str, Floats]) -> dict[int, Interval]:
+    """Take the intervals out of the arrays of a record."""
+    levels = [int(name.rpartition(".")[2]) for name in arrays if name.startswith(f"{BOUND}{SIDES[0]}.")]
+    return {level: (arrays.pop(f"{BOUND}{SIDES[0]}.{level}"), arrays.pop(f"{BOUND}{SIDES[1]}.{level}")) for level in levels}

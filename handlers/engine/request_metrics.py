@@ -38,8 +38,9 @@ def requested_action(task: Task) -> str:
 
 def _count_applied(counts: Counter[tuple[str, ...]], task: Task, action: str) -> None:
     if task.transition in APPLYING:
-        counts["steps_applied_total",] += task.request.steps
-        counts["values_imputed_total",] += task.request.missing
+        run = task.run
+        counts["steps_applied_total",] += task.request.steps if run is None else len(run.inputs) - run.rewarmed
+        counts["values_imputed_total",] += 0 if run is None else run.missing
     elif task.transition in REPLAYING:
         counts["steps_replayed_total",] += task.request.steps
     if task.transition in CREATING:

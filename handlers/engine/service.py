@@ -62,7 +62,7 @@ class Service:
             log.exception("internal_error")
             failed = True
         fail(
-            [task for task in live if task.waiting or (failed and task.keys)],
+            [task for task in live if task.waiting or (failed and task.names)],
             InternalError("the service failed on this request; whether it was applied is not known: send the same step again"),
         )
         self._look_after(tasks, now, batch_size)

@@ -47,7 +47,14 @@ def split(states: Floats, signature: Signature) -> tuple[Floats, ...]:
 
 def join(tensors: Sequence[Floats]) -> Floats:
     """Return the `[B, S]` that `split` cuts into these tensors."""
-    return np.concatenate([tensor.swapaxes(0, 1).reshape(tensor.shape[1], -1) for tensor in tensors], axis=1)
+    rows = tensors[0].shape[1]
+    states = np.empty((rows, sum(len(tensor) * tensor.shape[2] for tensor in tensors)), np.float32)
+    start = 0
+    for tensor in tensors:
+        stop = start + len(tensor) * tensor.shape[2]
+        states[:, start:stop].reshape(rows, len(tensor), -1)[...] = tensor.swapaxes(0, 1)  # a view: one copy, and no other
+        start = stop
+    return states
 
 
 def run(

@@ -102,9 +102,8 @@ def matrix(value: list[Any], columns: int, where: str, signature: Signature, nou
     flat = value[0] if len(value) == 1 else list(itertools.chain.from_iterable(value))
     if not NUMBERS.issuperset(map(type, flat)):  # a bool would pass for 1, a string for its number
         i, j = next((i, j) for i, row in enumerate(value) for j, item in enumerate(row) if type(item) not in NUMBERS)
-        raise InvalidInput(
-            f"{where}[{i}][{j}]: expected a number, got {json_type(value[i][j])}; only a value that the model predicts may be null"
-        )
+        got = json_type(value[i][j])
+        raise InvalidInput(f"{where}[{i}][{j}]: expected a number, got {got}; fill in what is missing and not predicted by the model")
     if max(flat) <= limit and min(flat) >= -limit:  # JSON has no NaN
         return np.array(flat, dtype=np.float32).reshape(len(value), columns)
     with np.errstate(over="ignore"):
@@ -139,18 +138,17 @@ def optional_columns(signature: Signature) -> tuple[int, ...]:
     return tuple(feature for _, feature in signature.feedback_columns)
 
 
-def check_measurements(array: Floats, where: str, signature: Signature) -> int:
-    """Check the range of inputs `[T, F]`, and count the missing ones: NaN in columns that feed back."""
+def checked_measurements(array: Floats, where: str, signature: Signature) -> tuple[Floats, int]:
+    """Check the range of inputs `[T, F]`, and count the missing ones: NaN in columns that feed back. Of many NaN they become one."""
     try:
         check_range(array, where, signature.input_limit)
-        return 0
+        return array, 0
     except InvalidInput:
         missing = np.zeros(array.shape, np.bool_)
         columns = list(optional_columns(signature))
         missing[:, columns] = np.isnan(array[:, columns])
         check_range(np.where(missing, np.float32(0), array), where, signature.input_limit, array)
-    array[missing] = np.nan  # one NaN of the many that there are: a retry must hash alike
-    return int(missing.sum())
+    return np.where(missing, np.float32(np.nan), array), int(missing.sum())  # requests that are equal must hash alike
 
 
 def check_range(array: Floats, where: str, limit: float = FLOAT32_MAX, given: Any = None) -> None:
@@ -158,6 +156,8 @@ def check_range(array: Floats, where: str, limit: float = FLOAT32_MAX, given: An
     if np.abs(array).max(initial=0.0) <= limit:  # false for NaN, too
         return
     i, j = (int(k) for k in np.argwhere(~(np.abs(array) <= limit))[0])
+    if np.isnan(array[i, j]):
+        raise InvalidInput(f"{where}[{i}][{j}]: expected a number, got NaN; only a value that the model predicts may be missing")
     bound = "float32 (3.4e38)" if limit == FLOAT32_MAX else f"±{limit:.2g}, up to which this model was found right"
     raise InvalidInput(f"{where}[{i}][{j}]: {(array if given is None else given)[i][j]} is beyond {bound}")
 

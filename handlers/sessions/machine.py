@@ -16,7 +16,13 @@ from handlers.sessions.record import Record
 from handlers.sessions.reference import Action, SessionRef
 
 
-class Phase(Enum):
+class Word(Enum):
+    """A word of the table. Members are singletons: hashing them by identity is fast, and `Enum` hashes their names in Python."""
+
+    __hash__ = object.__hash__
+
+
+class Phase(Word):
     """Where a session is, by its record, the clock and the serving model."""
 
     ABSENT = "absent"
@@ -30,7 +36,7 @@ class Phase(Enum):
 ALIVE = (Phase.LIVE, Phase.REWARMABLE, Phase.MISMATCH)
 
 
-class Operation(Enum):
+class Operation(Word):
     """What a request asks of a session."""
 
     START = "start"  # "step": 0, or no id
@@ -47,7 +53,7 @@ class Operation(Enum):
     CLOSE = "close"
 
 
-class Transition(Enum):
+class Transition(Word):
     """What happens."""
 
     CREATE = "create"  # run the inputs from the initial state

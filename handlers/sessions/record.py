@@ -34,7 +34,8 @@ PREFIX = struct.Struct("<4sBB")  # magic, format, closed: the same in every form
 HEADER = struct.Struct("<4sBBHddQ16sQ16sQ16sIBIBHII")
 POSITION = struct.Struct("<Q")
 LENGTH = struct.Struct("<H")
-KINDS: dict[int, np.dtype[Any]] = {0: np.dtype("<f4"), 1: np.dtype("<i8")}  # of the recent inputs: features, token ids
+FLOAT32 = np.dtype("<f4")
+KINDS: dict[int, np.dtype[Any]] = {0: FLOAT32, 1: np.dtype("<i8")}  # of the recent inputs: features, token ids
 CHECKSUM_BYTES = 8
 MAX_COLUMNS = 2**16 - 1  # of the recent inputs
 MAX_DIMENSIONS = 8
@@ -72,7 +73,7 @@ class Record:
 
     def tombstone(self, now: float) -> "Record":
         """Return what remains of the session after it was closed: position and last answer, no state."""
-        bare = State(np.empty(0, np.float32), self.state.position, self.state.digest)
+        bare = State(np.empty(0, np.float32), self.state.position, self.state.digest, self.state.forecast)  # a replay tells the times
         return replace(self, state=bare, expires_at=now, closed=True, history=(), recent=None)
 
     def rewound(self, target: State, rewind_hash: bytes, expires_at: float) -> "Record":
@@ -94,10 +95,11 @@ class Record:
             self.last_generation, self.rewind_hash, self.generation, state.digest, state.values.size, len(version),
             len(self.answer), kind, columns, rows, len(forecasts),
         )  # fmt: skip
-        parts = [header, version, self.answer]
+        parts: list[bytes | memoryview] = [header, version, self.answer]
         for kept in (state, *self.history):
-            parts += POSITION.pack(kept.position), kept.values.tobytes()
-        body = b"".join((*parts, inputs, forecasts))
+            parts += POSITION.pack(kept.position), kept.values.data
+        parts += inputs, forecasts
+        body = b"".join(parts)
         return body + xxh3_64_digest(body)
 
     @classmethod
@@ -194,13 +196,14 @@ def _state(data: bytes, start: int, size: int, digest: bytes) -> State:
     (position,) = POSITION.unpack_from(data, start)
     if position > MAX_POSITION:
         raise CorruptState(f"position {position} is out of range")
-    return State(np.frombuffer(data, "<f4", size, start + POSITION.size), position, digest)
+    return State(np.frombuffer(data, FLOAT32, size, start + POSITION.size), position, digest)
 
 
 def _pack_forecasts(states: Sequence[State]) -> bytes:
-    if not any(state.forecast for state in states):
+    if len(states) == 1 and not states[0].forecast:
         return b""
-    return b"".join([LENGTH.pack(len(state.forecast)) + state.forecast for state in states])
+    packed = b"".join([LENGTH.pack(len(state.forecast)) + state.forecast for state in states])
+    return packed if any(packed) else b""
 
 
 def _unpack_forecasts(states: Sequence[State], data: bytes) -> None:

@@ -5,11 +5,11 @@ from handlers.keys import DEFAULT_TENANT
 SEPARATOR = "~"  # neither a tenant nor a session's id may contain it
 
 
-def session_key(tenant: str, id: str) -> str:
-    """Return the key of a tenant's session; that of the default tenant is the id, as in stores from before there were tenants."""
+def session_name(tenant: str, id: str) -> str:
+    """Return the name of a tenant's session; that of the default tenant is the id, as in stores from before there were tenants."""
     return id if tenant == DEFAULT_TENANT else f"{tenant}{SEPARATOR}{id}"
 
 
-def session_id(key: str) -> str:
+def session_id(name: str) -> str:
     """Return the id by which the tenant knows the session."""
-    return key.rpartition(SEPARATOR)[2]
+    return name.rpartition(SEPARATOR)[2]

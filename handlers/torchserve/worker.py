@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from handlers import garbage
 from handlers.clock import ClockGuard
 from handlers.engine.context import ServiceContext
 from handlers.engine.factory import open_backend, open_store
@@ -41,6 +42,7 @@ def start(folder: Path, config: Mapping[str, Any], environment: Mapping[str, str
     socket_reader.install()
     if settings.metrics_interval:
         MetricsReporter(telemetry, settings.metrics_interval).start()
+    garbage.tune()
     log.warning("started model=%s device=%s settings=%s", signature.label, backend.device, json.dumps(settings.effective()))
     return Frontend(service, _key_ring(settings))
 

@@ -1,4 +1,4 @@
-"""Missing observations: a stream with nulls is the offline model fed with its own predictions there, however it is cut or retried."""
+"""Missing observations: a stream with holes is the model fed with its own predictions, however it is cut, retried, undone or copied."""
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from handlers.metrics import Telemetry
 from handlers.stores.memory import MemoryStore
 from tests.conftest import BACKENDS, answer, ask, assert_close, make_service, refusal
 from tests.support import eager
+from tests.support.open_inference_client import infer, texts
 from tests.support.requests import act, contents, raw, step
 
 MODELS = ("two", "one", "step", "projected", "learned")
@@ -224,3 +225,37 @@ def test_a_bare_list_may_have_holes(exported, body):
     expected = eager.run(model.model, filled(model.model, holed(x, {1, 3}))).prediction
     reply = answer(make_service(model), {"inputs": inputs} if body == "json" else {"instances": [inputs]})
     assert_close(reply["prediction"] if body == "json" else reply["predictions"][0], expected, "prediction")
+
+
+@pytest.mark.parametrize("binary", [True, False])
+class TestOpenInference:
+    def test_windows_may_have_holes(self, two, binary):
+        x = np.stack([holed(two.sequence(4, seed), missing) for seed, missing in enumerate([(), (2, 3), (1,)])])
+        found = infer(make_service(two), binary, inputs={"x": x})
+        assert found.outputs["imputed"].tolist() == [0, 2, 1]
+        for y, window in zip(found.outputs["y"], x, strict=True):
+            assert_close(y, eager.run(two.model, filled(two.model, window)).prediction, "y")
+
+    def test_sessions_may_have_holes(self, two, holes, binary):
+        service = make_service(two)
+        session = {"session": texts("a", "b"), "step": np.array([0, 0])}
+        found = infer(service, binary, inputs={"x": np.stack([holes, holed(holes, {0})])} | session)
+        assert found.outputs["status"].tolist() == [200, 422]
+        assert found.outputs["imputed"].tolist() == [2, 0]
+        expect(two, {"prediction": found.outputs["y"][0]}, holes)
+
+    def test_a_sequence_may_have_holes_and_a_retry_hashes_alike(self, two, holes, binary):
+        service = make_service(two)
+        other = np.where(np.isnan(holes), np.uint32(0xFFC00001).view(np.float32), holes)  # another NaN
+        infer(service, binary, inputs={"x": holes[None, :2]}, sequence_id="a", step=0)
+        first, again = (infer(service, binary, inputs={"x": x[None, 2:]}, sequence_id="a", step=2) for x in (holes, other))
+        assert [reply.parameters["replayed"] for reply in (first, again)] == [False, True]
+        assert [reply.outputs["imputed"].tolist() for reply in (first, again)] == [[2], [2]]
+        assert (first.outputs["y"] == again.outputs["y"]).all()
+
+    def test_only_what_feeds_back_may_be_missing(self, two, binary):
+        x = two.sequence(3)
+        x[1, 2] = np.nan
+        found = infer(make_service(two), binary, inputs={"x": x[None]})
+        assert found.status == 422
+        assert "x[0][1][2]: expected a number, got NaN" in found.error

@@ -33,6 +33,15 @@ def test_two_interleaved_sequences(two, service, names):
         assert refusal(service, step(str(name), 5, rows[:1]))[1] == "session_closed"
 
 
+def test_a_measurement_that_is_missing_among_raw_bytes_is_imputed(two, service):
+    x = two.sequence(2)
+    infer(service, True, inputs={"x": x[None, :1]}, sequence_id=7, sequence_start=True)
+    x[1, 0] = np.nan
+    hole = infer(service, True, inputs={"x": x[None, 1:]}, sequence_id=7)
+    assert hole.status == 200
+    assert np.isfinite(hole.outputs["y"]).all()
+
+
 def test_a_start_begins_anew_whatever_was_there(two, service):
     x = two.sequence(4)
     first = infer(service, inputs={"x": x[None, :1]}, sequence_id=7, sequence_start=True)

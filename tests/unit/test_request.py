@@ -25,6 +25,8 @@ OTHER_VALUES = {
     "commit": False,
     "close": True,
     "missing": 1,
+    "levels": (80,),
+    "times": np.zeros((1, 2), np.int64),
 }
 LEFT_OUT = {"session", "commit", "close", "missing"}
 OTHER_REFERENCES = {"id": "b", "step": 6, "action": Action.FORK, "to": "c", "from_step": 8, "generation": 2, "restart": True}

@@ -10,7 +10,9 @@ import orjson
 from handlers.arrays import Array, Floats
 from handlers.engine.request import Request
 from handlers.errors import CellstateError, InvalidInput, MalformedJson
+from handlers.forecasting.intervals import MAX_LEVEL, MIN_LEVEL
 from handlers.protocols import validation
+from handlers.protocols.native.observations import ObservationParser
 from handlers.protocols.rules import RequestRules
 from handlers.protocols.validation import json_type
 from handlers.sessions import state as state_format
@@ -19,10 +21,11 @@ from handlers.sessions.state import State
 from handlers.settings import Settings
 from handlers.signature import Signature
 
-FIELDS = ("inputs", "return", "state", "session", "horizon", "future", "commit")
+FIELDS = ("inputs", "observations", "return", "state", "session", "horizon", "future", "levels", "commit")
 SESSION_FIELDS = ("id", "step", "action", "to", "from", "generation")
 ACTIONS = tuple(action.value for action in (Action.STEP, *NAMED_ACTIONS))
 PREDICTION = ("prediction",)
+MAX_LEVELS = 20
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,12 @@ class Parser:
     signature: Signature
     limits: Settings
     rules: RequestRules = field(init=False)
+    observations: ObservationParser = field(init=False)
     returns: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rules", RequestRules(self.signature, self.limits))
+        object.__setattr__(self, "observations", ObservationParser(self.rules))
         object.__setattr__(self, "returns", self.rules.returns)
 
     def body(self, data: bytes) -> tuple[Sequence[Request | CellstateError], bool]:
@@ -89,15 +94,21 @@ class Parser:
         session = self._session(document["session"]) if "session" in document else None
         horizon = self._horizon(document) if "horizon" in document else 0
         inputs, missing = self._inputs(document["inputs"]) if "inputs" in document else (None, 0)
+        times, known = None, None
+        if "observations" in document:
+            observed = self.observations.read(document)
+            inputs, missing, times, known = observed.inputs, observed.missing, observed.times, observed.known_in_advance
         request = Request(
             inputs=inputs,
             returns=self._returns(document["return"]) if "return" in document else PREDICTION,
             state=self._state(document["state"]) if "state" in document else None,
             session=session,
             horizon=horizon,
-            future=self._future(document, horizon) if horizon or "future" in document else None,
+            future=self._future(document, horizon, known) if horizon or "future" in document else None,
             commit=validation.boolean(document, "commit", default=True),
             missing=missing,
+            times=times,
+            levels=self._levels(document["levels"], horizon) if "levels" in document else (),
         )
         self.rules.check(request)
         return request
@@ -166,11 +177,23 @@ class Parser:
         self.rules.check_horizon(horizon)
         return horizon
 
-    def _future(self, document: Mapping[str, Any], horizon: int) -> Floats | None:
+    def _levels(self, value: Any, horizon: int) -> tuple[int, ...]:
+        self.rules.check_levels(horizon)
+        if not isinstance(value, list) or not value or not all(type(level) is int for level in value):
+            raise InvalidInput(f"levels: expected a list of percentages such as [80, 95], got {json_type(value)}")
+        for level in value:
+            if not MIN_LEVEL <= level <= MAX_LEVEL:
+                raise InvalidInput(f"levels: expected {MIN_LEVEL} to {MAX_LEVEL} percent, got {level}")
+        if len(set(value)) < len(value) or len(value) > MAX_LEVELS:
+            raise InvalidInput(f"levels: expected at most {MAX_LEVELS}, each once, got {len(value)}")
+        return tuple(value)
+
+    def _future(self, document: Mapping[str, Any], horizon: int, known: Sequence[int] | None) -> Floats | None:
+        """Return the inputs known in advance, in the feature columns `known`, or in all that do not feed back."""
         if "future" not in document:
-            self.rules.check_future(None, horizon, "")
+            self.rules.check_future(None, horizon, "", known)
             return None
         value = document["future"]
-        self.rules.check_future(len(value) if isinstance(value, list) else -1, horizon, json_type(value))
-        columns = len(self.signature.future_columns)
+        self.rules.check_future(len(value) if isinstance(value, list) else -1, horizon, json_type(value), known)
+        columns = len(self.signature.future_columns if known is None else known)
         return validation.matrix(value, columns, "future", self.signature, limit=self.signature.input_limit)

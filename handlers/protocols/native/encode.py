@@ -1,12 +1,14 @@
 """Encodes results and errors of the native protocol: compact JSON, never a NaN."""
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import orjson
 
 from handlers.engine.request import OPAQUE, Result
 from handlers.errors import CellstateError
+from handlers.forecasting.intervals import Interval
 from handlers.sessions import state as state_format
 from handlers.sessions.status import SessionStatus, timestamp
 from handlers.signature import Signature
@@ -22,9 +24,13 @@ class Encoder:
 
     def fields(self, result: Result) -> bytes:
         """Encode the arrays and the state, without the braces around them, so that other fields can be put beside them."""
-        parts = [b'"%b":%b' % (name.encode(), _array(array)) for name, array in result.arrays.items()]
+        parts = [_field(name) + _array(array) for name, array in result.arrays.items()]
         if result.state is not None:
             parts.append(b'"%b":"%b"' % (OPAQUE.encode(), state_format.to_text(result.state, self.key).encode()))
+        if result.intervals:
+            parts.append(b'"intervals":{%b}' % b",".join([_interval(level, pair) for level, pair in result.intervals.items()]))
+        if result.times:
+            parts.append(b'"times":%b' % orjson.dumps(result.times))
         if result.imputed:
             parts.append(b'"imputed":%d' % result.imputed)
         return b",".join(parts)
@@ -60,6 +66,16 @@ def encode_session(session: SessionStatus) -> bytes:
         text += f',"created_at":"{timestamp(described.created_at)}","last_step":{described.last_step}'
         text += f',"model_digest":"{described.model_digest.hex()}"'
     return (text + "}").encode("ascii")
+
+
+@lru_cache(maxsize=64)
+def _field(name: str) -> bytes:
+    return b'"%b":' % name.encode()
+
+
+def _interval(level: int, interval: Interval) -> bytes:
+    lower, upper = interval
+    return b'"%d":{"lower":%b,"upper":%b}' % (level, _array(lower), _array(upper))
 
 
 def _array(array: np.ndarray) -> bytes:

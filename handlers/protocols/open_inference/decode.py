@@ -60,11 +60,12 @@ class Decoder:
         returns = self._returns(infer.outputs, horizon)
         states, future, session = self._states(rows), self._future(rows, horizon), _sessions(rows)
         commit, close = rows.flag("commit", True), rows.flag("sequence_end")
+        unusual = self._unusual(x)
 
         def request(i: int) -> Request:
-            missing = self._check_values(x[i], i)
+            inputs, missing = self._checked(x[i], i) if unusual[i] else (x[i], 0)
             ref = session(i)
-            decoded = Request(x[i], returns, states(i), ref, horizon, future(i), commit, close, missing)
+            decoded = Request(inputs, returns, states(i), ref, horizon, future(i), commit, close, missing)
             if ref is not None:
                 self.rules.check_session(ref)
             self.rules.check(decoded)
@@ -87,13 +88,22 @@ class Decoder:
             raise InvalidInput(f"x: expected {expected}, got {tensor.datatype} (signature {self.signature.label})")
         return tensor.array.astype(np.int64) if self.signature.tokens else _floats(tensor, expected)
 
-    def _check_values(self, inputs: Array, i: int) -> int:
-        """Check the range of row i, `[T, F]` numbers or `[T]` token ids, and return how many numbers are missing."""
+    def _unusual(self, x: Array) -> Array:
+        """Return which rows hold a number that is missing or out of range, or a token id that is not in the vocabulary."""
+        values = x.reshape(len(x), -1)
+        if self.signature.tokens:
+            unusual = (values < 0) | (values >= self.signature.vocabulary)
+        else:
+            unusual = ~(np.abs(values) <= self.signature.input_limit)  # true for NaN, too
+        return np.asarray(unusual.any(axis=1))
+
+    def _checked(self, inputs: Array, i: int) -> tuple[Array, int]:
+        """Check the range of row i, `[T, F]` numbers or `[T]` token ids, and count the numbers that are missing."""
         if not self.signature.tokens:
-            return validation.check_measurements(inputs, f"x[{i}]", self.signature)
+            return validation.checked_measurements(inputs, f"x[{i}]", self.signature)
         if (outside := np.flatnonzero((inputs < 0) | (inputs >= self.signature.vocabulary))).size:
             validation.raise_token(int(outside[0]), int(inputs[outside[0]]), self.signature)
-        return 0
+        return inputs, 0
 
     def _returns(self, outputs: Sequence[RequestedOutput], horizon: int) -> tuple[str, ...]:
         """What the requests return, in the order of the answer; without a choice of the client's the prediction."""

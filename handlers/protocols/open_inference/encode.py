@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 
 from handlers.arrays import Array
-from handlers.engine.request import OPAQUE, Result
+from handlers.engine.request import IMPUTED, OPAQUE, Result
 from handlers.errors import CellstateError
 from handlers.protocols.base import error_text
 from handlers.protocols.open_inference import binary
@@ -106,7 +106,7 @@ def session_outputs(rows: Sequence[Row | CellstateError], in_binary: bool) -> li
 def imputed_output(rows: Sequence[Row | CellstateError], in_binary: bool) -> list[Output]:
     """How many missing values of each row predictions stood in for; nothing where none was missing."""
     counts = np.array([row.result.imputed if isinstance(row, Row) else 0 for row in rows], np.int64)
-    return [Output("imputed", INT64, counts.shape, _elements(counts, INT64, in_binary), in_binary)] if counts.any() else []
+    return [Output(IMPUTED, INT64, counts.shape, _elements(counts, INT64, in_binary), in_binary)] if counts.any() else []
 
 
 def session_parameters(result: Result) -> dict[str, Any]:
