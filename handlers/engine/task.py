@@ -12,6 +12,7 @@ from handlers.keys import ANYONE, Caller
 from handlers.sessions.machine import Transition
 from handlers.sessions.record import Record
 from handlers.sessions.reference import SessionRef
+from handlers.sessions.tenancy import session_name
 
 
 @dataclass(slots=True)
@@ -49,13 +50,14 @@ class Task:
     error: CellstateError | None = None
     transition: Transition | None = None  # what happened to the session
     run: ModelRun | None = None  # what is still to run
-    ids: tuple[str, ...] = field(init=False)  # sessions that the request touches
-    depends_on: tuple[str, ...] = field(init=False)  # sessions whose commit must succeed for the reply to be valid
+    names: tuple[str, ...] = field(init=False)  # of the sessions that the request touches: its own, then the one that a fork makes
+    depends_on: tuple[str, ...] = field(init=False)  # names of the sessions whose commit must succeed for the reply to be valid
 
     def __post_init__(self) -> None:
         session = self.request.session
-        self.ids = () if session is None else (self.id,) if session.to is None else (self.id, session.to)
-        self.depends_on = self.ids
+        ids = () if session is None else (self.id,) if session.to is None else (self.id, session.to)
+        self.names = tuple([session_name(self.caller.tenant, id) for id in ids])
+        self.depends_on = self.names
 
     @property
     def ref(self) -> SessionRef:
@@ -69,7 +71,7 @@ class Task:
 
     def reset(self) -> None:
         """Forget an attempt that lost: another worker changed the session first."""
-        self.reply, self.error, self.transition, self.run, self.depends_on = None, None, None, None, self.ids
+        self.reply, self.error, self.transition, self.run, self.depends_on = None, None, None, None, self.names
 
 
 def fail(tasks: Iterable[Task], error: CellstateError) -> None:
@@ -78,6 +80,6 @@ def fail(tasks: Iterable[Task], error: CellstateError) -> None:
         task.reply, task.error = None, error
 
 
-def depending_on(tasks: Iterable[Task], ids: Collection[str]) -> list[Task]:
+def depending_on(tasks: Iterable[Task], names: Collection[str]) -> list[Task]:
     """Return the tasks whose reply is valid only if the commit of one of these sessions succeeds."""
-    return [task for task in tasks if any(id in ids for id in task.depends_on)]
+    return [task for task in tasks if any(name in names for name in task.depends_on)]
