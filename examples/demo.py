@@ -71,7 +71,7 @@ def say(step: str, text: str) -> None:
 def stream(server: TorchServe, series: Series) -> Streamed:
     """Send hour after hour, and ask for the forecast of the day ahead with each; end the worker with SIGKILL half way."""
     retries: list[RetryEvent] = []
-    with Client(server.url, server.folder / "key_file.json", policy=RetryPolicy(on_retry=retries.append)) as client:
+    with Client(server.url, server.first_key, policy=RetryPolicy(on_retry=retries.append)) as client:
         seen = _feed(client.stream("traffic", "i94-westbound"), server, series)
     seen.retries = len(retries)
     return seen

@@ -8,6 +8,7 @@ from handlers.arrays import Array, Floats, Vector
 from handlers.engine.request import Request, Result
 from handlers.errors import CellstateError
 from handlers.forecasting.memory import StreamMemory
+from handlers.keys import ANYONE, Caller
 from handlers.sessions.machine import Transition
 from handlers.sessions.record import Record
 from handlers.sessions.reference import SessionRef
@@ -41,6 +42,7 @@ class Task:
 
     request: Request
     encode: Callable[[Result], Any]
+    caller: Caller = ANYONE
     id: str = ""  # the session's, made by the server where the client gave none
     request_hash: bytes = b""
     reply: Any = None

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m loadtests.chaos", description="Record what a deployment answers to rough clients.")
     parser.add_argument("--url", action="append", required=True, help="of a server; several share one store of sessions")
-    parser.add_argument("--token", action="append", required=True, help="inference token, one for all or one a URL; @FILE: a key_file.json")
+    parser.add_argument("--token", action="append", required=True, help="API key, one for all or one a URL; @FILE: the file that holds it")
     parser.add_argument("--store", type=Path, default=Path("model_store"), help="folder with the model's archive (default: model_store)")
     parser.add_argument("--model", default="traffic")
     parser.add_argument("--sessions", type=int, default=200, help="streams; forks and imports come on top")

@@ -89,12 +89,12 @@ def test_serve_says_where_it_is_answers_tells_its_health_and_stops_on_an_interru
     assert health(running.folder) == 2, "there is no server in that folder yet"
     url = until(lambda: running.process.poll() is not None or running.said(r"^ready at (\S+)$"), "ready")
     assert isinstance(url, re.Match), "".join(running.lines)
-    token_file = until(lambda: running.said(r"^token +(.+)$"), "the file of the token")[1]
-    token = printed("token", "--folder", running.folder)
-    assert token == json.loads(Path(token_file).read_text())["inference"]["key"]
-    assert token not in "".join(running.lines)
+    assert running.said(r"^keys +.+; a key for every request: (.+)$")[1] == str(running.folder.resolve() / "key")
+    key = (running.folder / "key").read_text().strip()
+    assert key not in "".join(running.lines)
+    assert [entry["name"] for entry in json.loads(printed("keys", "list", "--json", "--folder", running.folder))] == ["first"]
     inputs = zoo["one"].inputs(7, seed=1)
-    answer = httpx.post(f"{url[1]}/predictions/one", json={"inputs": inputs}, headers={"Authorization": f"Bearer {token}"}, timeout=30)
+    answer = httpx.post(f"{url[1]}/predictions/one", json={"inputs": inputs}, headers={"Authorization": f"Bearer {key}"}, timeout=30)
     assert_close(answer.json()["prediction"], zoo["one"].whole(inputs), "prediction")
     assert health(running.folder) == 0
     began = time.monotonic()

@@ -36,7 +36,7 @@ Kill = tuple[str, Callable[[], None]]
 @contextmanager
 def chaos(path: Path, servers: Sequence[TorchServe], seed: int) -> Iterator[Recorder]:
     """The chaos client over all servers while the block runs, and a hand on its history; at the end it has settled what was open."""
-    urls = [word for s in servers for word in ("--url", s.url, "--token", f"@{s.folder / 'key_file.json'}")]
+    urls = [word for s in servers for word in ("--url", s.url, "--token", f"@{s.first_key}")]
     size = ["--sessions", SESSIONS, "--requests", REQUESTS, "--seconds", SECONDS, "--seed", seed]
     options = [*urls, "--store", servers[0].store, "--model", "two", "--record", path, *size]
     client = subprocess.Popen([sys.executable, "-m", "loadtests.chaos", *map(str, options)], cwd=ROOT)
