@@ -47,7 +47,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Options:
-    """How archives are made: TorchServe's configuration of the model, the ONNX opset, whom to tell what is done next, the calibration."""
+    """How archives are made: TorchServe's configuration of the model, the ONNX opset, whom to tell of progress, what to calibrate on."""
 
     config: Path = CONFIG
     opset: int = onnx.OPSET
@@ -90,7 +90,8 @@ def build_checkpoint(loaded: Checkpoint, store: Path, options: Options = Options
 def _measured(document: dict[str, Any], files: dict[str, Path], lifted: Lift, calibration: Calibration) -> dict[str, Any]:
     """Return the errors of the model on the calibration series. Raises CalibrationError."""
     backend = "onnxruntime" if "onnxruntime" in files else "torchscript"
-    runner, signature = open_artefact(backend, files[backend]), Signature.from_document(document)
+    runner = open_artefact(backend, files[backend])
+    signature = Signature.from_document(document)
     return calibrate(calibration.series, signature, runner, lifted.initial.numpy(), calibration.horizon)
 
 
