@@ -39,7 +39,7 @@ class Built:
 
 @dataclass(frozen=True)
 class Calibration:
-    """A series that training did not see, and how many steps ahead its forecasts are measured."""
+    """A series that training did not see, and how many steps ahead forecasts of it are measured."""
 
     series: Path
     horizon: int
@@ -47,7 +47,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Options:
-    """How archives are made: TorchServe's configuration of the model, the ONNX opset, whom to tell of progress, what to calibrate on."""
+    """How archives are made: TorchServe's configuration of the model, the ONNX opset, whom to tell what is done next, the calibration."""
 
     config: Path = CONFIG
     opset: int = onnx.OPSET
@@ -74,6 +74,7 @@ def build_checkpoint(loaded: Checkpoint, store: Path, options: Options = Options
         files = {backend: path for backend, path in files.items() if backend not in report.dropped}
         document = signature_document(spec, model, lifted, report, files, skipped | dict(report.dropped))
         if options.calibration is not None:
+            options.progress("measuring its forecasts")
             document["intervals"] = _measured(document, files, lifted, options.calibration)
         if "onnxruntime" in files:
             onnx.add_metadata(files["onnxruntime"], "cellstate.signature", orjson.dumps(document).decode())
@@ -89,8 +90,7 @@ def build_checkpoint(loaded: Checkpoint, store: Path, options: Options = Options
 def _measured(document: dict[str, Any], files: dict[str, Path], lifted: Lift, calibration: Calibration) -> dict[str, Any]:
     """Return the errors of the model on the calibration series. Raises CalibrationError."""
     backend = "onnxruntime" if "onnxruntime" in files else "torchscript"
-    runner = open_artefact(backend, files[backend])
-    signature = Signature.from_document(document)
+    runner, signature = open_artefact(backend, files[backend]), Signature.from_document(document)
     return calibrate(calibration.series, signature, runner, lifted.initial.numpy(), calibration.horizon)
 
 

@@ -145,14 +145,19 @@ class Stream:
         return self._run(self._session.step(wire.request(inputs, **options)))
 
     def forecast(
-        self, horizon: int, inputs: ArrayLike, future: ArrayLike | None = None, returns: Sequence[str] = wire.PREDICTION
+        self,
+        horizon: int,
+        inputs: ArrayLike,
+        future: ArrayLike | None = None,
+        returns: Sequence[str] = wire.PREDICTION,
+        levels: Sequence[int] = (),
     ) -> Result:
         """Send the next observations, and forecast `horizon` steps from there: `result.forecast` is `[horizon, O]`.
 
         The position advances by `inputs` alone. `future` is `[horizon, K]`: row i has the inputs known in advance for the time of
         `forecast[i]`.
         """
-        return self.step(inputs, horizon=horizon, future=future, returns=returns)
+        return self.step(inputs, horizon=horizon, future=future, returns=returns, levels=levels)
 
     def what_if(self, inputs: ArrayLike, **options: Unpack[Options]) -> Result:
         """Answer as `step` would, and leave the session where it is."""

@@ -7,7 +7,7 @@ from typing import Any
 from handlers.arrays import Array, Floats, Vector
 from handlers.engine.request import Request, Result
 from handlers.errors import CellstateError
-from handlers.forecasting.memory import StreamMemory
+from handlers.forecasting.memory import EMPTY, StreamMemory
 from handlers.keys import ANYONE, Caller
 from handlers.sessions.machine import Transition
 from handlers.sessions.record import Record
@@ -25,7 +25,7 @@ class ModelRun:
     record: Record | None = None  # the session's before the step; None for a new session, or without one
     generation: int = 0  # of a new session
     rewarmed: int = 0  # recent inputs that run before the request's own, to rebuild the state
-    memory: StreamMemory = field(default_factory=StreamMemory)  # before the step
+    memory: StreamMemory = EMPTY  # before the step
     missing: int = 0  # values among the request's own inputs that are to be imputed
     missing_in_a_row: int = 0  # steps up to the last one that lack a value
     time: int | None = None  # of the last input, where the stream has times

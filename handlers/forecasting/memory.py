@@ -17,9 +17,9 @@ MAX_MISSING = 2**16 - 1
 NO_TIME = -(2**63)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class StreamMemory:
-    """The memory of one stream at one position. Memories are replaced, never changed in place."""
+    """The memory of one stream at one position."""
 
     prediction: Floats | None = None  # [P], of the outputs that feed back: what the stream expects at its next step; None: not known
     missing: int = 0  # steps in a row, up to this position, that had to be imputed
@@ -33,16 +33,19 @@ class StreamMemory:
         return HEADER.pack(FORMAT, min(self.missing, MAX_MISSING), time, len(values) // 4) + values + self.learned
 
 
+EMPTY = StreamMemory()
+
+
 def decode(data: bytes, columns: int) -> StreamMemory:
     """Decode what `StreamMemory.encode` encoded for a model with `columns` outputs that feed back.
 
     Bytes of another format or of another model give an empty memory: the stream goes on, and has to observe before it can impute.
     """
     if len(data) < HEADER.size:
-        return StreamMemory()
+        return EMPTY
     version, missing, time, count = HEADER.unpack_from(data)
     end = HEADER.size + 4 * count
     if version != FORMAT or len(data) < end:
-        return StreamMemory()
+        return EMPTY
     prediction = np.frombuffer(data, "<f4", count, HEADER.size) if count == columns else None
     return StreamMemory(prediction, missing, None if time == NO_TIME else time, data[end:])

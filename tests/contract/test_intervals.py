@@ -1,38 +1,26 @@
 """Forecasts with intervals: adapted in each stream from what came true, exactly under retries, what-ifs, forks and rewinds."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
-from export.calibrate import calibrate
 from export.errors import CalibrationError
-from export.verify.runners import eager_runner, open_artefact
 from handlers.forecasting.memory import decode
 from handlers.sessions.record import Record
 from handlers.stores.memory import MemoryStore
 from tests.conftest import answer, make_service, refusal
+from tests.support.calibrated import calibrated, write_series
 from tests.support.requests import act, contents, raw, step
 
 HORIZON = 6
 
 
-def series(path, values, names=("load",)):
-    rows = [",".join(names), *[",".join("" if np.isnan(value) else f"{value:.6g}" for value in row) for row in values]]
-    path.write_text("\n".join(rows) + "\n")
-    return path
-
-
 @pytest.fixture(scope="module")
-def calibrated(exported, tmp_path_factory):
+def meter(exported, tmp_path_factory):
     """The model of one feature, calibrated on noise with a hole in it."""
     model = exported("one")
     values = model.sequence(400, seed=3)
     values[[50, 51, 200]] = np.nan
-    path = series(tmp_path_factory.mktemp("series") / "load.csv", values)
-    runner = open_artefact("onnxruntime", model.folder / "model.onnx")
-    initial = np.array(model.signature.initial_state, np.float32)
-    return replace(model, signature=replace(model.signature, intervals=calibrate(path, model.signature, runner, initial, HORIZON)))
+    return calibrated(model, write_series(tmp_path_factory.mktemp("series") / "load.csv", values), HORIZON)
 
 
 @pytest.fixture
@@ -41,13 +29,13 @@ def store():
 
 
 @pytest.fixture
-def service(calibrated, store):
-    return make_service(calibrated, store=store, keep_versions=5)
+def service(meter, store):
+    return make_service(meter, store=store, keep_versions=5)
 
 
 @pytest.fixture
-def x(calibrated):
-    return calibrated.sequence(40, seed=4) * 3  # wilder than what was calibrated on
+def x(meter):
+    return meter.sequence(40, seed=4) * 3  # wilder than what was calibrated on
 
 
 def ask_for(at, rows, id="a", **more):
@@ -181,16 +169,13 @@ class TestCalibration:
     @pytest.fixture
     def measure(self, exported, tmp_path):
         def run(name, values, names=("load",), horizon=HORIZON):
-            model = exported(name)
-            runner = open_artefact("onnxruntime", model.folder / "model.onnx")
-            path = series(tmp_path / "series.csv", values, names)
-            return calibrate(path, model.signature, runner, np.array(model.signature.initial_state, np.float32), horizon)
+            return calibrated(exported(name), write_series(tmp_path / "series.csv", values, names), horizon)
 
         return run
 
     @pytest.mark.parametrize("level", [50, 80, 95])
-    def test_intervals_cover_what_they_say_on_another_series_of_the_kind(self, exported, calibrated, level):
-        x, service, inside = exported("one").sequence(800, seed=11), make_service(calibrated), []
+    def test_intervals_cover_what_they_say_on_another_series_of_the_kind(self, exported, meter, level):
+        x, service, inside = exported("one").sequence(800, seed=11), make_service(meter), []
         for at in range(10, 790, 3):
             bounds = answer(service, {"inputs": x[at - 8 : at].tolist(), "horizon": 3, "levels": [level]})["intervals"][str(level)]
             lower, upper = np.array(bounds["lower"]), np.array(bounds["upper"])
@@ -220,9 +205,9 @@ class TestCalibration:
     def test_a_file_that_is_not_there(self, exported, tmp_path):
         model = exported("one")
         with pytest.raises(CalibrationError, match=r"none\.csv"):
-            calibrate(tmp_path / "none.csv", model.signature, eager_runner, np.zeros(16, np.float32), HORIZON)
+            calibrated(model, tmp_path / "none.csv", HORIZON)
 
     def test_a_model_whose_outputs_do_not_come_true(self, exported, tmp_path):
         model = exported("words")
         with pytest.raises(CalibrationError, match="each of its outputs feed back"):
-            calibrate(tmp_path / "none.csv", model.signature, eager_runner, np.zeros(16, np.float32), HORIZON)
+            calibrated(model, tmp_path / "none.csv", HORIZON)

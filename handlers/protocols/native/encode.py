@@ -68,14 +68,14 @@ def encode_session(session: SessionStatus) -> bytes:
     return (text + "}").encode("ascii")
 
 
-@lru_cache(maxsize=64)
-def _field(name: str) -> bytes:
-    return b'"%b":' % name.encode()
-
-
 def _interval(level: int, interval: Interval) -> bytes:
     lower, upper = interval
     return b'"%d":{"lower":%b,"upper":%b}' % (level, _array(lower), _array(upper))
+
+
+@lru_cache(maxsize=64)
+def _field(name: str) -> bytes:
+    return b'"%b":' % name.encode()
 
 
 def _array(array: np.ndarray) -> bytes:
