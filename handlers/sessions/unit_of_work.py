@@ -57,9 +57,8 @@ class UnitOfWork:
         Raises:
             StoreUnavailable: the store does not answer.
         """
-        sessions = [
-            LoadedSession(self, name, self._prefix + name.encode("ascii")) for name in sorted(names)
-        ]  # a store reads neighbours faster
+        wanted = sorted(names)  # a store reads neighbours faster
+        sessions = [LoadedSession(self, name, self._prefix + name.encode("ascii")) for name in wanted]
         for session, entry in zip(sessions, self._store.get_many([session.key for session in sessions]), strict=True):
             self._sessions[session.name] = session
             if entry is not None:
