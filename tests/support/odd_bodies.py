@@ -136,7 +136,7 @@ def too_much() -> Iterator[Odd]:
     """One more than a limit allows; the last is beyond the host's own."""
     rows = b",".join([b"[1,2,3]"] * 10_001)
     yield Odd("10,001 steps", b'{"inputs":[' + rows + b"]}")
-    yield Odd("257 instances", b'{"instances":[' + b",".join([GOOD] * 257) + b"]}")
+    yield Odd("4097 instances", b'{"instances":[' + b",".join([GOOD] * 4097) + b"]}")
     yield Odd("a horizon of 1,001", json.dumps({"inputs": [[1, 2, 3]], "horizon": 1001, "future": [[1, 2]] * 1001}).encode())
     yield Odd("4.1 MB", GOOD + b" " * 4_100_000)
     yield Odd("5 MB", GOOD + b" " * 5_000_000)
