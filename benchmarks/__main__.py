@@ -2,9 +2,12 @@
 
 import sys
 
-from benchmarks import embedded_store, serving, step_graph
+from benchmarks import core, embedded_store, rollouts, serving, stages, step_graph
 
 if __name__ == "__main__":
     embedded_store.main()
     step_graph.main()
+    core.main()
+    stages.main()
+    rollouts.main()
     sys.exit(serving.main())

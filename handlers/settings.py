@@ -66,6 +66,7 @@ class Settings:
     key_file: str = ""  # the API keys: handlers/keys.py; empty: every request is served
     host_key_sha256: str = ""  # of the key with which whoever started the server asks it, in hexadecimal digits
     gate_file: str = ""  # of the drain lock, shared with whoever stops the server: handlers/engine/drain.py
+    fast_messages: bool = True  # of TorchServe and its worker, where its release is the one known
     log_requests: bool = False  # one line per request
     metrics_interval: float = 5.0  # between two reports of what was counted; 0: none
 

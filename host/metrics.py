@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from handlers.errors import AccessError
-from handlers.keys import OPERATE, KeyRing
+from handlers.errors import AccessError, Forbidden
+from handlers.keys import DEFAULT_TENANT, OPERATE, KeyRing
 from host import unix_socket
 from host.ports import HostError
 
@@ -77,11 +77,13 @@ class MetricsServer:
         return response.status_code, {"Content-Type": response.headers.get("content-type", "text/plain")}, response.content
 
     def _authenticate(self, headers: dict[str, str]) -> None:
-        """Raise AccessError for a request without a key that may operate."""
+        """Raise AccessError for a request without a key of the default tenant that may operate."""
         if self._keys is not None:
             with self._lock:
                 self._keys.refresh()
-                self._keys.authenticate(headers, OPERATE)
+                caller = self._keys.authenticate(headers, OPERATE)
+            if caller.tenant != DEFAULT_TENANT:
+                raise Forbidden(f"the key {caller.name}: the metrics are those of all tenants, and for the tenant {DEFAULT_TENANT} alone")
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         answer = self.answer

@@ -130,7 +130,7 @@ class FinishedRuns:
         after.rewarmed = run.rewarmed > 0
         task.reply = task.encode(Result(version, arrays, state if opaque else None, after, at, imputed, intervals))
         if task.request.commit:
-            batch.sessions.put(task.id, record)
+            batch.sessions.put(task.names[0], record)
 
 
 def _run_of(task: Task) -> ModelRun:

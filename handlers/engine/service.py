@@ -62,7 +62,7 @@ class Service:
             log.exception("internal_error")
             failed = True
         fail(
-            [task for task in live if task.waiting or (failed and task.ids)],
+            [task for task in live if task.waiting or (failed and task.names)],
             InternalError("the service failed on this request; whether it was applied is not known: send the same step again"),
         )
         self._look_after(tasks, now, batch_size)
@@ -104,6 +104,7 @@ class Service:
             fields = {
                 "model": self.context.signature.label,
                 "key": task.caller.name or None,
+                "tenant": task.caller.tenant,
                 "session": task.id or None,
                 "action": session.action if session else None,
                 "steps": task.request.steps,

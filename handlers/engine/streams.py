@@ -77,11 +77,11 @@ def remembered(context: ServiceContext, run: ModelRun, y: Floats | None, learned
     """Encode what the stream remembers after the run."""
     if y is None or not context.signature.feedback:
         return b""
-    state = StreamMemory(missing.fed_back(y, context.signature), run.missing_in_a_row, run.time)
+    scores, known = b"", b""
     if learned is not None and context.intervals is not None:
-        state.scores = learned.scores.encode()
-        state.learned = b"" if learned.adaptation is None else learned.adaptation.encode(context.intervals)
-    return state.encode()
+        scores = learned.scores.encode()
+        known = b"" if learned.adaptation is None else learned.adaptation.encode(context.intervals)
+    return StreamMemory(missing.fed_back(y, context.signature), run.missing_in_a_row, run.time, scores, known).encode()
 
 
 def learned(context: ServiceContext, task: Task, run: ModelRun, y: Floats | None) -> Learned | None:

@@ -18,9 +18,9 @@ MAX_MISSING = 2**16 - 1
 NO_TIME = -(2**63)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class StreamMemory:
-    """The memory of one stream at one position. Memories are replaced, never changed in place."""
+    """The memory of one stream at one position."""
 
     prediction: Floats | None = None  # [P], of the outputs that feed back: what the stream expects at its next step; None: not known
     missing: int = 0  # steps in a row, up to this position, that had to be imputed
@@ -32,12 +32,11 @@ class StreamMemory:
         """Encode the memory."""
         values = b"" if self.prediction is None else self.prediction.tobytes()
         time = NO_TIME if self.time is None else self.time
-        return (
-            HEADER.pack(FORMAT, min(self.missing, MAX_MISSING), time, len(values) // 4, len(self.scores))
-            + values
-            + self.scores
-            + self.learned
-        )
+        header = HEADER.pack(FORMAT, min(self.missing, MAX_MISSING), time, len(values) // 4, len(self.scores))
+        return header + values + self.scores + self.learned
+
+
+EMPTY = StreamMemory()
 
 
 def decode(data: bytes, columns: int) -> StreamMemory:
@@ -46,11 +45,11 @@ def decode(data: bytes, columns: int) -> StreamMemory:
     Bytes of another format or of another model give an empty memory: the stream goes on, and has to observe before it can impute.
     """
     if len(data) < HEADER.size:
-        return StreamMemory()
+        return EMPTY
     version, missing, time, count, scores = HEADER.unpack_from(data)
     start = HEADER.size + 4 * count
     end = start + scores
     if version != FORMAT or len(data) < end:
-        return StreamMemory()
+        return EMPTY
     prediction = np.frombuffer(data, "<f4", count, HEADER.size) if count == columns else None
     return StreamMemory(prediction, missing, None if time == NO_TIME else time, data[start:end], data[end:])

@@ -31,13 +31,14 @@ def reject_unknown_fields(document: Mapping[str, Any], known: Sequence[str], whe
 
 def count_keys(value: Any) -> int:
     """Count the fields of all objects in a JSON value, down to those in the lists of an object's fields."""
-    if not isinstance(value, dict):
+    if type(value) is not dict:
         return 0
     count = len(value)
     for item in value.values():
-        if isinstance(item, dict):
+        kind = type(item)
+        if kind is dict:
             count += count_keys(item)
-        elif isinstance(item, list) and item and isinstance(item[0], dict):
+        elif kind is list and item and type(item[0]) is dict:
             count += sum(map(count_keys, item))
     return count
 

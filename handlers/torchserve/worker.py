@@ -19,7 +19,7 @@ from handlers.protocols.frontend import Frontend
 from handlers.settings import Settings
 from handlers.signature import Signature
 from handlers.stores.reopening import ReopeningStore
-from handlers.torchserve import socket_reader
+from handlers.torchserve import messages
 from handlers.torchserve.metrics_reporter import MetricsReporter
 
 log = logging.getLogger("cellstate")
@@ -39,7 +39,8 @@ def start(folder: Path, config: Mapping[str, Any], environment: Mapping[str, str
     store = ReopeningStore(lambda: open_store(settings), lambda available: telemetry.set("store_available", available))
     clock = ClockGuard(settings.clock_confirmation, lambda: telemetry.count("clock_jumps_total"), reference=settings.clock_reference)
     service = Service(ServiceContext(backend, signature, store, settings, telemetry), clock)
-    socket_reader.install()
+    if settings.fast_messages:
+        messages.install()
     if settings.metrics_interval:
         MetricsReporter(telemetry, settings.metrics_interval).start()
     garbage.tune()

@@ -149,15 +149,15 @@ def metrics_port(path, ring=None):
 
 
 def test_metrics_are_passed_on_to_a_key_that_may_operate(tmp_path):
-    (operator, key), (user, other) = (
-        generate(Caller("operator", scopes=frozenset({OPERATE})), 0.0),
-        generate(Caller("user", scopes=frozenset({"predict"})), 0.0),
-    )
-    (tmp_path / "keys.json").write_bytes(dump([key, other]))
+    callers = (Caller("operator", scopes=frozenset({OPERATE})), Caller("user", scopes=frozenset({"predict"})), Caller("stranger", "acme"))
+    made = [generate(caller, 0.0) for caller in callers]
+    operator, user, stranger = (text for text, _ in made)
+    (tmp_path / "keys.json").write_bytes(dump(key for _, key in made))
     with torchserve(tmp_path / "m.sock"), metrics_port(tmp_path / "m.sock", KeyRing(tmp_path / "keys.json")) as url:
         assert httpx.get(f"{url}/metrics").status_code == 401
         assert httpx.get(f"{url}/metrics", headers={"X-API-Key": user}).status_code == 403
         assert httpx.get(f"{url}/metrics?name[]=a", headers={"X-API-Key": operator}).text == "metrics of /metrics?name[]=a\n"
+        assert httpx.get(f"{url}/metrics", headers={"X-API-Key": stranger}).status_code == 403
         assert httpx.get(f"{url}/other", headers={"X-API-Key": operator}).status_code == 404
 
 
