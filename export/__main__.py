@@ -46,6 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--config", type=Path, help="TorchServe's settings of the model (default: config/model-config.yaml)")
     build.add_argument("--calibrate", type=Path, help="CSV of a series that training did not see: forecasts get intervals")
     build.add_argument("--horizon", type=int, default=24, help="with --calibrate: how many steps ahead errors are measured (default: 24)")
+    build.add_argument(
+        "--season", type=int, default=1, help="with --calibrate: steps after which a naive forecast repeats a value (default: 1)"
+    )
     build.add_argument("--opset", type=int, choices=range(15, 21), default=18, help="of the ONNX file (default: 18)")
     build.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="show every difference that was measured")
     one = build.add_argument_group("for a factory")
@@ -115,7 +118,7 @@ def _build(options: argparse.Namespace) -> int:
     torch.set_num_threads(1)  # the grid is many small runs: more threads only wait for each other
     for model in options.models:
         loaded = _from_factory(model, options) if ":" in model else checkpoint.load(Path(model))
-        calibration = build.Calibration(options.calibrate, options.horizon) if options.calibrate else None
+        calibration = build.Calibration(options.calibrate, options.horizon, options.season) if options.calibrate else None
         making = build.Options(options.config or build.CONFIG, options.opset, partial(_tell, model), calibration)
         built = build.build_checkpoint(loaded, options.store, making)
         print(built.report.table() if options.verbose else built.report.summary())

@@ -43,6 +43,7 @@ class Calibration:
 
     series: Path
     horizon: int
+    season: int = 1  # steps after which the naive forecast, which scores are relative to, repeats a value
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def _measured(document: dict[str, Any], files: dict[str, Path], lifted: Lift, ca
     backend = "onnxruntime" if "onnxruntime" in files else "torchscript"
     runner = open_artefact(backend, files[backend])
     signature = Signature.from_document(document)
-    return calibrate(calibration.series, signature, runner, lifted.initial.numpy(), calibration.horizon)
+    return calibrate(calibration.series, signature, runner, lifted.initial.numpy(), calibration.horizon, calibration.season)
 
 
 def _write(lifted: Lift, folder: Path, options: Options) -> tuple[dict[str, Path], dict[str, str], list[str]]:

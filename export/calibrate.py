@@ -45,16 +45,19 @@ class Forecasts:
         return np.abs(self.observed - self.values)
 
 
-def calibrate(path: Path, signature: Signature, runner: Runner, initial: Floats, horizon: int) -> dict[str, Any]:
-    """Return the `intervals` of the signature, measured on the series in `path`. `initial` is the state of a new stream, `[S]`.
+def calibrate(path: Path, signature: Signature, runner: Runner, initial: Floats, horizon: int, season: int = 1) -> dict[str, Any]:
+    """Return the `intervals` of the signature, measured on the series in `path`.
+
+    `initial` is the state of a new stream, `[S]`. `season` is after how many steps the naive forecast repeats a value.
 
     Raises:
         CalibrationError: the series cannot be read or is too short, or the model cannot forecast what is observed.
     """
     check(signature)
-    made = forecasts(read(path, signature), signature, runner, initial, horizon)
+    rows = read(path, signature)
+    made = forecasts(rows, signature, runner, initial, horizon)
     tables = fitted(made)
-    return {"series": path.name, "forecasts": len(made.values), "covered": covered(made), **tables}
+    return {"series": path.name, "forecasts": len(made.values), "covered": covered(made), **tables, **_naive(rows, signature, season)}
 
 
 def check(signature: Signature) -> None:
@@ -171,6 +174,15 @@ def fitted(made: Forecasts) -> dict[str, Any]:
     tables = [_fitted(made.values[:, :, o], made.errors[:, :, o]) for o in range(outputs)]
     edges, scales, quantiles = ([_rounded(table[i]) for table in tables] for i in range(3))
     return {"levels": list(LEVELS), "edges": edges, "scales": scales, "quantiles": quantiles}
+
+
+def _naive(rows: Floats, signature: Signature, season: int) -> dict[str, Any]:
+    """Return the mean absolute error `[O]` of the seasonal naive forecast, which scores are relative to."""
+    values = rows[:, [feature for _, feature in sorted(signature.feedback_columns)]].astype(np.float64)
+    errors = np.abs(values[season:] - values[:-season])
+    if not (~np.isnan(errors)).any(axis=0).all():
+        raise CalibrationError(f"calibrate: no two measurements lie {season} steps apart (season)")
+    return {"season": season, "naive": np.maximum(np.nanmean(errors, axis=0), 1e-12).tolist()}
 
 
 def _rounded(table: Doubles) -> Any:

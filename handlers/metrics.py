@@ -61,6 +61,9 @@ COUNTERS = {
     ),
     "steps_applied_total": ((), "time steps that sessions consumed"),
     "values_imputed_total": ((), "missing measurements that the predictions of sessions stood in for"),
+    "predictions_scored_total": ((), "predictions of the next step that sessions of calibrated models compared with what came"),
+    "predictions_covered_total": ((), "of those, the ones whose 80 % interval held what came"),
+    "drifts_total": ((), "times that the errors of a session began to exceed those of the calibration"),
     "steps_replayed_total": ((), "time steps of requests answered again from the record"),
     "steps_refused_total": (
         ("code",),

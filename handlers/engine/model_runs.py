@@ -10,11 +10,10 @@ from handlers.arrays import Array, Floats, Vector
 from handlers.engine.batch import Batch
 from handlers.engine.context import ServiceContext
 from handlers.engine.request import IMPUTED, OPAQUE, Result, interval_arrays
-from handlers.engine.streams import learned, remembered, times
+from handlers.engine.streams import Learned, learned, remembered, times
 from handlers.engine.task import ModelRun, Task
 from handlers.errors import InternalError, InvalidInput, NonFiniteResult, Overloaded
 from handlers.forecasting import missing
-from handlers.forecasting.adaptation import Adaptation
 from handlers.forecasting.intervals import Interval
 from handlers.forecasting.rollout import RolloutRow, rollout
 from handlers.inference import batching
@@ -87,8 +86,9 @@ class FinishedRuns:
             held = state if OPAQUE in task.request.returns else None
             task.reply = task.encode(Result(signature.version, arrays, held, None, at, run.missing, intervals))
         else:
-            if known is not None and context.intervals is not None and forecast is not None and task.request.levels:
-                known = known.forecast(context.intervals, forecast)
+            if known is not None and known.adaptation is not None and intervals and forecast is not None:
+                assert context.intervals is not None  # it gave the intervals
+                known.adaptation = known.adaptation.forecast(context.intervals, forecast)
             state.forecast = remembered(context, run, results.y[i], known)
             self._advance(task, run, state, arrays, at, intervals)
 
@@ -156,7 +156,7 @@ def _arrays(
     return arrays
 
 
-def _intervals(context: ServiceContext, levels: Sequence[int], forecast: Floats | None, known: Adaptation | None) -> dict[int, Interval]:
+def _intervals(context: ServiceContext, levels: Sequence[int], forecast: Floats | None, known: Learned | None) -> dict[int, Interval]:
     """The intervals of a forecast by level, as wide as the stream has learned."""
     if not levels or context.intervals is None or forecast is None:
         return {}

@@ -10,6 +10,7 @@ from handlers.sessions.reference import Action
 
 CREATING = (Transition.CREATE, Transition.CREATE_FROM_STATE)
 APPLYING = (Transition.CREATE, Transition.APPLY, Transition.REWARM)
+SCORED = ("predictions_scored_total", "predictions_covered_total", "drifts_total")
 REPLAYING = (Transition.REPLAY, Transition.CONFIRM)
 
 
@@ -41,6 +42,8 @@ def _count_applied(counts: Counter[tuple[str, ...]], task: Task, action: str) ->
         run = task.run
         counts["steps_applied_total",] += task.request.steps if run is None else len(run.inputs) - run.rewarmed
         counts["values_imputed_total",] += 0 if run is None else run.missing
+        for name, amount in zip(SCORED, (0, 0, 0) if run is None else run.scored, strict=True):
+            counts[name,] += amount
     elif task.transition in REPLAYING:
         counts["steps_replayed_total",] += task.request.steps
     if task.transition in CREATING:

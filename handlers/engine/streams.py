@@ -1,5 +1,9 @@
 """What the steps of a stream need of its memory before they run, and what the stream remembers afterwards."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 
 from handlers.arrays import Floats
@@ -7,10 +11,12 @@ from handlers.engine.batch import Batch
 from handlers.engine.context import ServiceContext
 from handlers.engine.task import ModelRun, Task
 from handlers.errors import TooLarge
-from handlers.forecasting import adaptation, memory, missing
+from handlers.forecasting import adaptation, memory, missing, scoring
 from handlers.forecasting.adaptation import Adaptation
-from handlers.forecasting.intervals import Doubles
+from handlers.forecasting.intervals import Doubles, Intervals, Table
 from handlers.forecasting.memory import StreamMemory
+from handlers.forecasting.scoring import Scores
+from handlers.sessions.record import Record
 from handlers.signature import Signature
 
 
@@ -32,7 +38,7 @@ def prepare(batch: Batch, task: Task) -> None:
     elif run.memory.time is not None and context.timeline is not None:
         run.time = run.memory.time + len(run.inputs[run.rewarmed :]) * context.timeline.calendar.step
     own = run.inputs[run.rewarmed :]
-    if context.intervals is not None and (request.levels or run.memory.learned):
+    if context.intervals is not None and request.session is not None:
         fed = [feature for _, feature in context.signature.feedback_columns]
         run.observed = by_output(context.signature, own[:, fed]).astype(np.float32)
     if run.missing:
@@ -55,34 +61,65 @@ def _place(context: ServiceContext, task: Task, run: ModelRun) -> None:
         run.future = timeline.future(run.time, request.horizon, request.future)
 
 
-def remembered(context: ServiceContext, run: ModelRun, y: Floats | None, learned: Adaptation | None) -> bytes:
+@dataclass(slots=True)
+class Learned:
+    """What a stream of a calibrated model knows about its errors."""
+
+    scores: Scores
+    adaptation: Adaptation | None  # None where nobody has asked for intervals so far
+
+    @property
+    def factors(self) -> Table | None:
+        return None if self.adaptation is None else self.adaptation.factors
+
+
+def remembered(context: ServiceContext, run: ModelRun, y: Floats | None, learned: Learned | None) -> bytes:
     """Encode what the stream remembers after the run."""
-    signature = context.signature
-    if y is None or not signature.feedback:
+    if y is None or not context.signature.feedback:
         return b""
-    return StreamMemory(missing.fed_back(y, signature), run.missing_in_a_row, run.time, _encoded(context, learned)).encode()
+    scores, known = b"", b""
+    if learned is not None and context.intervals is not None:
+        scores = learned.scores.encode()
+        known = b"" if learned.adaptation is None else learned.adaptation.encode(context.intervals)
+    return StreamMemory(missing.fed_back(y, context.signature), run.missing_in_a_row, run.time, scores, known).encode()
 
 
-def _encoded(context: ServiceContext, learned: Adaptation | None) -> bytes:
-    return b"" if learned is None or context.intervals is None else learned.encode(context.intervals)
-
-
-def learned(context: ServiceContext, task: Task, run: ModelRun, y: Floats | None) -> Adaptation | None:
-    """Return what the stream knows about its errors after the run's observations; None where nobody has asked for intervals so far.
+def learned(context: ServiceContext, task: Task, run: ModelRun, y: Floats | None) -> Learned | None:
+    """Return what the stream knows about its errors after the run's observations; None without a session, or without a calibration.
 
     A prediction one step ahead is known for the first observation; for the others only where the model predicts at every step.
     """
-    intervals, memory = context.intervals, run.memory
-    if intervals is None or task.request.session is None or (not memory.learned and not task.request.levels):
+    intervals, memory, signature = context.intervals, run.memory, context.signature
+    if intervals is None or run.observed is None:
         return None
-    known = adaptation.decode(memory.learned, intervals) if memory.learned and not run.rewarmed else None
-    known = Adaptation.new() if known is None else known
-    expected = None if memory.prediction is None or run.rewarmed else by_output(context.signature, memory.prediction)
-    assert run.observed is not None  # `prepare` found it
+    known = _known(intervals, run, task.request.levels)
+    before = known.scores
+    expected = None if memory.prediction is None or run.rewarmed else by_output(signature, memory.prediction)
     for step, value in enumerate(run.observed.astype(np.float64)):
-        known = known.observed(intervals, expected, value)
+        known.scores = known.scores.observed(intervals, expected, value, known.factors)
+        if known.adaptation is not None:
+            known.adaptation = known.adaptation.observed(intervals, expected, value)
         expected = None if y is None or y.ndim == 1 else y[run.rewarmed + step].astype(np.float64)
+    run.scored = known.scores.since(before)
     return known
+
+
+def _known(intervals: Intervals, run: ModelRun, levels: Sequence[int]) -> Learned:
+    """What the stream knew before the run. A session that another model re-warms begins anew."""
+    outputs = len(intervals.naive)
+    memory = StreamMemory() if run.rewarmed else run.memory
+    known = adaptation.decode(memory.learned, intervals) if memory.learned else None
+    if known is None and (levels or run.memory.learned):
+        known = Adaptation.new()
+    return Learned(scoring.decode(memory.scores, outputs), known)
+
+
+def scores(context: ServiceContext, record: Record) -> dict[str, Any] | None:
+    """Return the scores of a session for `describe`; None where the model was not calibrated."""
+    if context.intervals is None:
+        return None
+    kept = memory.decode(record.state.forecast, len(context.signature.feedback)).scores
+    return scoring.decode(kept, len(context.intervals.naive)).document(context.intervals)
 
 
 def by_output(signature: Signature, values: Floats) -> Doubles:

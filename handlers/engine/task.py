@@ -29,6 +29,7 @@ class ModelRun:
     missing: int = 0  # values among the request's own inputs that are to be imputed
     missing_in_a_row: int = 0  # steps up to the last one that lack a value
     time: int | None = None  # of the last input, where the stream has times
+    scored: tuple[int, int, int] = (0, 0, 0)  # predictions scored, of those covered, and drifts that began
     observed: Floats | None = None  # [T, O], what came for each output, NaN where it is missing, where the stream learns from it
     future: Floats | None = None  # [horizon, K], the inputs known in advance, where the service derives some
 

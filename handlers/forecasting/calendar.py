@@ -7,6 +7,7 @@ is a step whether it has 23, 24 or 25 hours, and without a time zone there is no
 
 import math
 import re
+from calendar import isleap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, date, datetime
@@ -22,6 +23,7 @@ from handlers.errors import ConfigurationError, InvalidInput
 UNITS = {"s": 1, "min": 60, "h": 3_600, "D": 86_400, "d": 86_400, "W": 604_800}
 DAY = 86_400
 YEARS = (1900, 2200)
+LATEST = 253_402_000_000  # seconds: the last days of the year 9999, in which a stream without end stays
 CYCLES = ("minute", "hour", "weekday", "day_of_year", "month")
 FORMS = ("sin", "cos", "number")
 GAPS = ("fill", "refuse")
@@ -114,7 +116,7 @@ class Calendar:
         """Return a time in ISO 8601, with its offset where there is a time zone."""
         if self._zone is None or self.step % DAY == 0:
             return self._local(time).isoformat()
-        return datetime.fromtimestamp(time, self._zone).isoformat()
+        return datetime.fromtimestamp(min(time, LATEST), self._zone).isoformat()
 
     def following(self, time: int, count: int) -> list[int]:
         """Return the `count` times after `time`."""
@@ -135,7 +137,7 @@ class Calendar:
     def _local(self, time: int) -> datetime:
         """The wall clock at a time."""
         zone = UTC if self._zone is None or self.step % DAY == 0 else self._zone
-        return datetime.fromtimestamp(time, zone).replace(tzinfo=None, fold=0)
+        return datetime.fromtimestamp(min(time, LATEST), zone).replace(tzinfo=None, fold=0)
 
 
 def _wall(moment: datetime) -> int:
@@ -182,8 +184,7 @@ def _cycle(of: str, moment: datetime) -> tuple[float, float]:
         return moment.weekday(), 7
     if of == "month":
         return moment.month - 1, 12
-    days = (date(moment.year + 1, 1, 1) - date(moment.year, 1, 1)).days
-    return moment.timetuple().tm_yday - 1, days
+    return moment.timetuple().tm_yday - 1, 366 if isleap(moment.year) else 365
 
 
 @lru_cache(maxsize=1_024)

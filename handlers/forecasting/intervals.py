@@ -40,6 +40,7 @@ class Intervals:
     edges: Doubles  # [O, E], of forecasts, between which a scale holds
     scales: Doubles  # [O, H, E + 1], mean absolute errors
     quantiles: Doubles  # [O, L, H], of the absolute errors over their scales
+    naive: Doubles  # [O], the mean absolute error of the seasonal naive forecast on the calibration series
 
     @classmethod
     def of(cls, signature: Signature) -> "Intervals | None":
@@ -48,16 +49,14 @@ class Intervals:
         if not document:
             return None
         try:
-            arrays = [np.array(document[name], np.float64) for name in ("levels", "edges", "scales", "quantiles")]
+            arrays = [np.array(document[name], np.float64) for name in ("levels", "edges", "scales", "quantiles", "naive")]
+            levels, edges, scales, quantiles, naive = arrays
+            outputs, horizon, bins = scales.shape
         except (KeyError, TypeError, ValueError) as e:
             raise ConfigurationError(f"intervals: cannot be read: {e!r}; export the model again") from e
-        intervals, outputs = cls(*arrays), len(signature.outputs)
-        horizon, levels = intervals.scales.shape[1], len(intervals.levels)
-        if intervals.scales.shape != (outputs, horizon, intervals.edges.shape[1] + 1) or intervals.quantiles.shape != (
-            outputs,
-            levels,
-            horizon,
-        ):
+        expected = ((outputs, bins - 1), (outputs, len(levels), horizon), (outputs,))
+        fits = outputs == len(signature.outputs) and (edges.shape, quantiles.shape, naive.shape) == expected
+        if not fits or not set(TRACKED) <= set(levels):
             raise ConfigurationError("intervals: their tables do not fit the model; export it again")
         return cls(*arrays)
 
@@ -102,6 +101,12 @@ class Intervals:
             half = ((1 - share) * padded[:, above - 1] + share * padded[:, above]).T  # [n, O]
             results.append((_floats(centre - half), _floats(centre + half)))
         return results
+
+    def half_width(self, prediction: Doubles, level: int, factors: Table | None) -> Doubles:
+        """Return half the width of the interval of a prediction `[O]` one step ahead, at one of the tracked levels."""
+        place = int(np.flatnonzero(level == TRACKED)[0])
+        factor = 1.0 if factors is None else np.exp(float(factors[place, 0]))
+        return np.asarray(self.tracked_quantiles[:, place, 0] * self.scale(prediction[None], np.zeros(1, np.int64))[0] * factor)
 
     def tracked(self, factors: Table, forecast: Doubles, observed: Doubles, step: int) -> Table:
         """Return the factors after `observed` `[O]` came for a `forecast` `[O]` made `step + 1` steps before. NaN teaches nothing."""

@@ -1,7 +1,8 @@
 """What a stream remembers for its forecasts, beside its hidden state, and that memory's bytes.
 
-Layout, little-endian: format (1 byte), missing (2), time (8), number of predicted values (2), then the values, float32, then what
-the stream has learned about its errors (handlers/forecasting/adaptation.py).
+Layout, little-endian: format (1 byte), missing (2), time (8), number of predicted values (2), length of the scores
+(2), then the values, float32, the scores (handlers/forecasting/scoring.py), and what the stream has learned about its errors
+(handlers/forecasting/adaptation.py).
 """
 
 import struct
@@ -12,7 +13,7 @@ import numpy as np
 from handlers.arrays import Floats
 
 FORMAT = 1
-HEADER = struct.Struct("<BHqH")
+HEADER = struct.Struct("<BHqHH")
 MAX_MISSING = 2**16 - 1
 NO_TIME = -(2**63)
 
@@ -24,13 +25,15 @@ class StreamMemory:
     prediction: Floats | None = None  # [P], of the outputs that feed back: what the stream expects at its next step; None: not known
     missing: int = 0  # steps in a row, up to this position, that had to be imputed
     time: int | None = None  # of the last step, as the model's calendar counts; None: not known
+    scores: bytes = b""  # of its predictions; empty where the model was not calibrated
     learned: bytes = b""  # about the errors of its forecasts; empty where nobody asked for intervals
 
     def encode(self) -> bytes:
         """Encode the memory."""
         values = b"" if self.prediction is None else self.prediction.tobytes()
         time = NO_TIME if self.time is None else self.time
-        return HEADER.pack(FORMAT, min(self.missing, MAX_MISSING), time, len(values) // 4) + values + self.learned
+        header = HEADER.pack(FORMAT, min(self.missing, MAX_MISSING), time, len(values) // 4, len(self.scores))
+        return header + values + self.scores + self.learned
 
 
 EMPTY = StreamMemory()
@@ -43,9 +46,10 @@ def decode(data: bytes, columns: int) -> StreamMemory:
     """
     if len(data) < HEADER.size:
         return EMPTY
-    version, missing, time, count = HEADER.unpack_from(data)
-    end = HEADER.size + 4 * count
+    version, missing, time, count, scores = HEADER.unpack_from(data)
+    start = HEADER.size + 4 * count
+    end = start + scores
     if version != FORMAT or len(data) < end:
         return EMPTY
     prediction = np.frombuffer(data, "<f4", count, HEADER.size) if count == columns else None
-    return StreamMemory(prediction, missing, None if time == NO_TIME else time, data[end:])
+    return StreamMemory(prediction, missing, None if time == NO_TIME else time, data[start:end], data[end:])

@@ -1,8 +1,10 @@
 """What a response says of a session: where it is, until when, and what became of the request."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Any
 
 from handlers.sessions.record import Record
 
@@ -14,6 +16,7 @@ class SessionDescription:
     created_at: float
     last_step: int
     model_digest: bytes
+    scores: Mapping[str, Any] | None = None  # of the session's own predictions, where the model was calibrated
 
 
 @dataclass(slots=True)
@@ -35,10 +38,10 @@ def status(id: str, record: Record, replayed: bool = False) -> SessionStatus:
     return SessionStatus(id, record.state.position, record.expires_at, record.generation, replayed, record.closed)
 
 
-def described(id: str, record: Record) -> SessionStatus:
+def described(id: str, record: Record, scores: Mapping[str, Any] | None = None) -> SessionStatus:
     """Return the status of a session with its description."""
     found = status(id, record)
-    found.description = SessionDescription(record.created_at, record.last_step, record.state.digest)
+    found.description = SessionDescription(record.created_at, record.last_step, record.state.digest, scores)
     return found
 
 

@@ -144,3 +144,11 @@ def test_what_is_no_time_is_refused(text, message):
 def test_a_calendar_that_is_wrong_refuses_to_start(document, frequency, message):
     with pytest.raises(ConfigurationError, match=message):
         Calendar.from_document(document, frequency)
+
+
+@pytest.mark.parametrize("zone", ["", CHICAGO])
+def test_a_stream_without_end_does_not_leave_the_calendar(zone):
+    calendar = Calendar("1000W", zone, derived={"x": Derived("holiday", country="US", shift=1), "y": Derived("day_of_year", "sin")})
+    times = calendar.following(one(calendar, "2200-12-31T00:00:00"), 1_000)
+    assert np.isfinite(calendar.features(times)).all()
+    assert calendar.format(times[-1]).startswith("9999-12-")

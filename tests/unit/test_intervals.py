@@ -20,7 +20,13 @@ def tables(horizon=8, outputs=1):
     """Scales grow with the horizon and double above a forecast of 10; quantiles are level / 100."""
     scales = np.array([[[h + 1.0, 2 * (h + 1.0)] for h in range(horizon)]] * outputs)
     quantiles = np.array([[[level / 100] * horizon for level in LEVELS]] * outputs)
-    return {"levels": LEVELS, "edges": [[10.0]] * outputs, "scales": scales.tolist(), "quantiles": quantiles.tolist()}
+    return {
+        "levels": LEVELS,
+        "edges": [[10.0]] * outputs,
+        "scales": scales.tolist(),
+        "quantiles": quantiles.tolist(),
+        "naive": [2.0] * outputs,
+    }
 
 
 def intervals(horizon=8, outputs=1):
@@ -64,7 +70,14 @@ def test_no_bound_is_infinite():
 
 @pytest.mark.parametrize(
     "change",
-    [{"levels": [10, 50, 80]}, {"edges": [[1.0, 2.0]]}, {"quantiles": [[[1.0]]]}, {"scales": [[1.0]]}, {"scales": "none"}],
+    [
+        {"levels": [10, 50, 80]},
+        {"edges": [[1.0, 2.0]]},
+        {"quantiles": [[[1.0]]]},
+        {"scales": [[1.0]]},
+        {"scales": "none"},
+        {"naive": [1.0, 2.0]},
+    ],
 )
 def test_tables_that_do_not_fit_refuse_to_start(change):
     with pytest.raises(ConfigurationError, match="intervals: "):
