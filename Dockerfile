@@ -1,4 +1,4 @@
-# Serves the checkpoints of model_store/ as a user without rights, from one volume that holds sessions, tokens and the log.
+# Serves the checkpoints of model_store/ as a user without rights, from one volume that holds sessions, keys and the log.
 #
 #   docker build -t cellstate .
 #   docker run --stop-timeout 40 -p 127.0.0.1:8080:8080 -p 127.0.0.1:8082:8082 -v cellstate:/var/lib/cellstate cellstate

@@ -57,7 +57,7 @@ def archive(store: Path, config: Path = CONFIG) -> Path:
     torch.manual_seed(0)
     model = Forecaster([0.0] * FEATURES, [1.0] * FEATURES, (0,), HIDDEN, 2).eval()
     spec = ModelSpec(name="bench", version="1.0", factory="export/models.py:Forecaster", task="forecast")
-    return build_checkpoint(Checkpoint(model, spec, (torch.randn(1, STEPS, FEATURES),)), store, Options(config=config)).archive
+    return build_checkpoint(Checkpoint(model, spec, (torch.randn(1, STEPS, FEATURES),)), store, Options(config)).archive
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import torch
 from cellstate import Client, RetryEvent, RetryPolicy, Stream
 from examples import demo_report, traffic_data
 from examples.traffic_data import Floats, Series
-from export.build import Built, build
+from export.build import Built, Calibration, Options, build_checkpoint
 from export.models import Forecaster
 from export.packaging import checkpoint
 from host.torchserve.launcher import TorchServe, serving
@@ -26,15 +26,17 @@ from host.torchserve.launcher import TorchServe, serving
 CHECKPOINT = Path("model_store/traffic")
 HOURS = 2 * traffic_data.WEEK  # streamed
 HORIZON = traffic_data.DAY  # forecast
+LEVELS = (50, 80, 95)  # of its intervals
 
 
 @dataclass
 class Streamed:
     """What the client saw. Row t of `inputs` went in; `predictions[t]` is the volume expected at the hour after it."""
 
-    inputs: list[list[float]] = field(default_factory=list)  # [HOURS, F]
+    inputs: list[list[float]] = field(default_factory=list)  # [HOURS, F], as an offline run is fed
     predictions: list[float] = field(default_factory=list)  # [HOURS]
     forecast: list[float] = field(default_factory=list)  # [HORIZON]
+    intervals: dict[int, tuple[list[float], list[float]]] = field(default_factory=dict)  # lower and upper bounds by level, [HORIZON]
     positions: list[int] = field(default_factory=list)  # as each answer had it
     final: int = 0  # as the service had it at the end
     retries: int = 0
@@ -49,10 +51,11 @@ def main() -> int:
     shutil.rmtree(out, ignore_errors=True)
     (out / "store").mkdir(parents=True)
     say("1/5", f"exporting {CHECKPOINT} to TorchScript and ONNX, verifying, archiving")
-    built = build(CHECKPOINT, out / "store")
-    print(built.report.table(), f"\n  -> {built.archive} ({built.archive.stat().st_size:,} bytes)")
     series = traffic_data.load()
-    series = Series(series.timestamps[-HOURS - HORIZON :], series.volume[-HOURS - HORIZON :])
+    held_out = traffic_data.write_csv(series.between(-traffic_data.TEST_HOURS, -HOURS - HORIZON), out / "held-out.csv")
+    built = build_checkpoint(checkpoint.load(CHECKPOINT), out / "store", Options(calibration=Calibration(held_out, HORIZON)))
+    print(built.report.table(), f"\n  -> {built.archive} ({built.archive.stat().st_size:,} bytes)")
+    series = series.between(-HOURS - HORIZON, None)
     say("2/5", "starting TorchServe and waiting for a real answer")
     with serving(out / "run", out / "store") as server:
         say("3/5", f"ready at {server.url}; streaming {HOURS} hours of traffic, one observation a request")
@@ -66,9 +69,9 @@ def say(step: str, text: str) -> None:
 
 
 def stream(server: TorchServe, series: Series) -> Streamed:
-    """Send hour after hour; end the worker with SIGKILL half way; with the last hour ask for the forecast."""
+    """Send hour after hour, and ask for the forecast of the day ahead with each; end the worker with SIGKILL half way."""
     retries: list[RetryEvent] = []
-    with Client(server.url, server.folder / "key_file.json", policy=RetryPolicy(on_retry=retries.append)) as client:
+    with Client(server.url, server.first_key, policy=RetryPolicy(on_retry=retries.append)) as client:
         seen = _feed(client.stream("traffic", "i94-westbound"), server, series)
     seen.retries = len(retries)
     return seen
@@ -82,15 +85,16 @@ def _feed(session: Stream, server: TorchServe, series: Series) -> Streamed:
             os.kill(pid, signal.SIGKILL)
             say("   ", f"hour {hour}: worker {pid} ended with SIGKILL; the client goes on sending")
         volume = float(series.volume[hour])
-        row = [seen.predictions[-1] if np.isnan(volume) else volume, *calendar[hour].tolist()]  # no measurement: the prediction of it
-        result = session.step([row]) if hour < HOURS - 1 else session.forecast(HORIZON, [row], _future(series))
-        seen.inputs.append(row)
+        observation = {"time": f"{series.timestamps[hour]}:00:00", "volume": None if np.isnan(volume) else volume}
+        result = session.forecast(HORIZON, [observation], levels=LEVELS)
+        seen.inputs.append([seen.predictions[-1] if np.isnan(volume) else volume, *calendar[hour].tolist()])
         seen.predictions.append(float(result.prediction[0]))
         seen.positions.append(result.session.step)
         seen.replayed += result.session.replayed
         if (hour + 1) % 56 == 0:
             print(f"      hour {hour + 1:3}/{HOURS}  {(hour + 1) / (time.monotonic() - began):5.0f} steps/s", flush=True)
     seen.forecast = result.forecast[:, 0].tolist()
+    seen.intervals = {level: (lower[:, 0].tolist(), upper[:, 0].tolist()) for level, (lower, upper) in result.intervals.items()}
     seen.final = session.describe().step
     return seen
 
@@ -125,7 +129,7 @@ def judge(built: Built, series: Series, streamed: Streamed, out: Path) -> int:
     tolerance = built.signature["parity"]["tolerance"]
     complete = streamed.positions == list(range(1, HOURS + 1)) and streamed.final == HOURS
     print(demo_report.table(series, streamed.predictions, streamed.forecast, HOURS))
-    picture = demo_report.plot(series, streamed.predictions, streamed.forecast, HOURS, out / "traffic.png")
+    picture = demo_report.plot(series, streamed.predictions, streamed.forecast, streamed.intervals, HOURS, out / "traffic.png")
     say("5/5", f"plot: {picture}")
     sent = f"steps sent {HOURS}, position at the end {streamed.final}"
     print(f"{sent}; sent again {streamed.retries}, replayed {streamed.replayed}")

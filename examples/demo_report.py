@@ -1,6 +1,6 @@
 """The demo's table and picture. Knows arrays and hours; knows no server and no model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +29,15 @@ def _line(series: Series, t: int, prediction: float | None, forecast: float | No
     return f"{stamp:<17} {cells[0]:>9} {cells[1]:>9} {cells[2]:>9} {cells[3]:>7}"
 
 
-def plot(series: Series, predictions: Sequence[float], forecast: Sequence[float], hours: int, target: Path) -> Path:
-    """Observed, one step ahead, and the forecast, over the last five days."""
+def plot(
+    series: Series,
+    predictions: Sequence[float],
+    forecast: Sequence[float],
+    intervals: Mapping[int, tuple[Sequence[float], Sequence[float]]],
+    hours: int,
+    target: Path,
+) -> Path:
+    """Observed, one step ahead, and the forecast with its intervals by level, over the last five days."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -42,9 +49,12 @@ def plot(series: Series, predictions: Sequence[float], forecast: Sequence[float]
     axes.plot(stamps[begin:end], series.volume[begin:end], color="0.25", linewidth=1.4, label="observed")
     axes.plot(stamps[begin + 1 : hours], predictions[begin : hours - 1], color="tab:blue", linewidth=1.2, label="streamed, one step ahead")
     axes.plot(stamps[hours:end], forecast, color="tab:orange", linewidth=2, label=f"forecast of {len(forecast)} hours")
+    for level in sorted(intervals, reverse=True):
+        lower, upper = intervals[level]
+        axes.fill_between(stamps[hours:end], lower, upper, color="tab:orange", alpha=0.18, linewidth=0, label=f"{level} %")
     axes.axvline(stamps[hours], color="0.6", linestyle=":", linewidth=1)
     axes.set(ylabel="vehicles per hour", title="I-94 westbound: a session's predictions and its forecast")
-    axes.legend(loc="upper left", ncols=3, frameon=False)
+    axes.legend(loc="upper left", ncols=6, frameon=False)
     axes.set_ylim(0, float(np.nanmax(series.volume[begin:end])) * 1.18)
     figure.savefig(target, dpi=110)
     plt.close(figure)

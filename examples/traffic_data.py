@@ -53,7 +53,11 @@ class Series:
 
     def until(self, hour: int) -> "Series":
         """The rows before `hour`."""
-        return Series(self.timestamps[:hour], self.volume[:hour])
+        return self.between(None, hour)
+
+    def between(self, first: int | None, end: int | None) -> "Series":
+        """The rows from `first` to before `end`, as a slice."""
+        return Series(self.timestamps[first:end], self.volume[first:end])
 
 
 def load(path: Path = PATH) -> Series:
@@ -62,6 +66,13 @@ def load(path: Path = PATH) -> Series:
     timestamps = np.array([row["datetime"] for row in rows], dtype="datetime64[h]")
     volume = np.array([row["traffic_volume"] or "nan" for row in rows], dtype=np.float32)
     return Series(timestamps, volume)
+
+
+def write_csv(series: Series, path: Path) -> Path:
+    """Write a series as `python -m export build --calibrate` reads it; what was not measured is left empty."""
+    rows = [f"{time}:00:00,{'' if np.isnan(volume) else volume}" for time, volume in zip(series.timestamps, series.volume, strict=True)]
+    path.write_text("\n".join(["time,volume", *rows]) + "\n", encoding="utf-8")
+    return path
 
 
 def calendar(timestamps: Hours) -> Floats:

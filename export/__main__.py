@@ -44,6 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("models", nargs="+", help="folders with model.json and weights.safetensors; or one path/to/file.py:factory")
     build.add_argument("--store", type=Path, default=Path("model_store"), help="where the archives go (default: model_store)")
     build.add_argument("--config", type=Path, help="TorchServe's settings of the model (default: config/model-config.yaml)")
+    build.add_argument("--calibrate", type=Path, help="CSV of a series that training did not see: forecasts get intervals")
+    build.add_argument("--horizon", type=int, default=24, help="with --calibrate: how many steps ahead errors are measured (default: 24)")
     build.add_argument("--opset", type=int, choices=range(15, 21), default=18, help="of the ONNX file (default: 18)")
     build.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="show every difference that was measured")
     one = build.add_argument_group("for a factory")
@@ -113,11 +115,14 @@ def _build(options: argparse.Namespace) -> int:
     torch.set_num_threads(1)  # the grid is many small runs: more threads only wait for each other
     for model in options.models:
         loaded = _from_factory(model, options) if ":" in model else checkpoint.load(Path(model))
-        making = build.Options(options.config or build.CONFIG, options.opset, partial(_tell, model))
+        calibration = build.Calibration(options.calibrate, options.horizon) if options.calibrate else None
+        making = build.Options(options.config or build.CONFIG, options.opset, partial(_tell, model), calibration)
         built = build.build_checkpoint(loaded, options.store, making)
         print(built.report.table() if options.verbose else built.report.summary())
         for artefact, why in built.signature["skipped"].items():
             print(f"  {artefact} skipped: {why}")
+        if measured := built.signature.get("intervals"):
+            print(f"  intervals: from {measured['forecasts']:,} forecasts of {measured['series']}; {'; '.join(measured['covered'])}")
         reason = built.signature["streaming"]["reason"]
         print(f"  streaming: {'no: ' + reason if reason else 'yes: any cut of a sequence gives what the whole gives'}")
         print(

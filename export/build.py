@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 import yaml
 
+from export.calibrate import calibrate
 from export.errors import ExportError, LiftError
 from export.lift.lifted import Lift, lift
 from export.packaging import checkpoint
@@ -19,8 +20,9 @@ from export.packaging.model_spec import ModelSpec
 from export.packaging.signature import signature_document
 from export.report import Report
 from export.verify import parity
-from export.verify.runners import LABELS
+from export.verify.runners import LABELS, open_artefact
 from export.writers import onnx, torch_export, torchscript, tracing
+from handlers.signature import Signature
 
 CONFIG = Path(__file__).resolve().parent.parent / "config" / "model-config.yaml"
 FILES = {"torchscript": "model.pt", "onnxruntime": "model.onnx", "torch.export": "model.pt2"}
@@ -36,12 +38,21 @@ class Built:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """A series that training did not see, and how many steps ahead forecasts of it are measured."""
+
+    series: Path
+    horizon: int
+
+
+@dataclass(frozen=True)
 class Options:
-    """How archives are made: TorchServe's configuration of the model, the ONNX opset, and whom to tell what is done next."""
+    """How archives are made: TorchServe's configuration of the model, the ONNX opset, whom to tell of progress, what to calibrate on."""
 
     config: Path = CONFIG
     opset: int = onnx.OPSET
     progress: Callable[[str], None] = lambda _: None
+    calibration: Calibration | None = None
 
 
 def build(folder: Path, store: Path, config: Path = CONFIG) -> Built:
@@ -62,6 +73,9 @@ def build_checkpoint(loaded: Checkpoint, store: Path, options: Options = Options
         report.check()
         files = {backend: path for backend, path in files.items() if backend not in report.dropped}
         document = signature_document(spec, model, lifted, report, files, skipped | dict(report.dropped))
+        if options.calibration is not None:
+            options.progress("measuring its forecasts")
+            document["intervals"] = _measured(document, files, lifted, options.calibration)
         if "onnxruntime" in files:
             onnx.add_metadata(files["onnxruntime"], "cellstate.signature", orjson.dumps(document).decode())
         target = store / f"{spec.name}.mar"
@@ -71,6 +85,14 @@ def build_checkpoint(loaded: Checkpoint, store: Path, options: Options = Options
         except OSError as e:
             raise ExportError(f"{target}: {e}") from e
     return Built(target, document, report)
+
+
+def _measured(document: dict[str, Any], files: dict[str, Path], lifted: Lift, calibration: Calibration) -> dict[str, Any]:
+    """Return the errors of the model on the calibration series. Raises CalibrationError."""
+    backend = "onnxruntime" if "onnxruntime" in files else "torchscript"
+    runner = open_artefact(backend, files[backend])
+    signature = Signature.from_document(document)
+    return calibrate(calibration.series, signature, runner, lifted.initial.numpy(), calibration.horizon)
 
 
 def _write(lifted: Lift, folder: Path, options: Options) -> tuple[dict[str, Path], dict[str, str], list[str]]:

@@ -15,3 +15,7 @@ class LiftError(ExportError):
 
 class ParityError(ExportError):
     """An artefact disagrees with the eager model; nothing is archived."""
+
+
+class CalibrationError(ExportError):
+    """The calibration series cannot be read or forecast; nothing is archived."""

@@ -7,6 +7,9 @@
     │   ├── InvalidInput         422  shape, type, range, NaN, infinity
     │   ├── NonFiniteResult      422  the model left the numbers; nothing was applied
     │   └── TooLarge             413  more than a configured limit
+    ├── AccessError              the key does not allow the request
+    │   ├── Unauthenticated      401  no key, or none that is known and valid
+    │   └── Forbidden            403  the key lacks the scope
     ├── SessionError             the session is not where the client thinks
     │   ├── SessionNotFound      404
     │   ├── StepConflict         409  details: expected
@@ -48,6 +51,11 @@ class CellstateError(Exception):
         """The standard reason phrase of the status."""
         return HTTPStatus(self.status).phrase
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers of the HTTP response, beside those of every response."""
+        return {}
+
     def body(self) -> dict[str, Any]:
         """The `error` object of the HTTP contract."""
         error: dict[str, Any] = {"code": self.code, "message": self.message, "details": self.details}
@@ -78,6 +86,22 @@ class NonFiniteResult(RequestError):
 
 class TooLarge(RequestError):
     status, code = 413, "too_large"
+
+
+class AccessError(CellstateError):
+    status, code = 403, "access_denied"
+
+
+class Unauthenticated(AccessError):
+    status, code = 401, "unauthenticated"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": 'Bearer realm="cellstate"'}  # RFC 9110, 11.6.1, and RFC 6750, 3
+
+
+class Forbidden(AccessError):
+    code = "forbidden"
 
 
 class SessionError(CellstateError):

@@ -38,8 +38,6 @@ class LstmHandler:
     def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
         """Answer one batch; row i of the result answers row i of `data`."""
         assert self._frontend is not None  # TorchServe calls `initialize` first
-        if len(data) == 1 and rows.asks_for_description(context):
-            return [self._frontend.description]
         requests = [rows.read_request(row, context, i) for i, row in enumerate(data)]
         responses = self._frontend.handle_batch(requests)
         for i, response in enumerate(responses):

@@ -18,7 +18,7 @@ PREFIX = "CELLSTATE_"
 # Kubernetes sets these in every container for Services called cellstate or cellstate-…:
 # https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
 KUBERNETES = re.compile(r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
-SECRET = frozenset({"state_key"})
+SECRET = frozenset({"state_key", "host_key_sha256"})
 MAX_TTL = 1e9  # seconds; the time at which a session expires must be a date
 ZERO_ALLOWED = frozenset(
     {"store_replicas", "keep_versions", "rewarm_steps", "max_imputed", "max_sessions", "max_stored_bytes", "metrics_interval"}
@@ -63,6 +63,8 @@ class Settings:
     max_long_steps: int = 100_000  # of all long requests that one batch runs
     batch_seconds: float = 10.0  # after which the rest of a batch is answered 429; below TorchServe's responseTimeout
     state_key: str = ""  # signs client-held state when set
+    key_file: str = ""  # the API keys: handlers/keys.py; empty: every request is served
+    host_key_sha256: str = ""  # of the key with which whoever started the server asks it, in hexadecimal digits
     gate_file: str = ""  # of the drain lock, shared with whoever stops the server: handlers/engine/drain.py
     fast_messages: bool = True  # of TorchServe and its worker, where its release is the one known
     log_requests: bool = False  # one line per request

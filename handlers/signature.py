@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -67,8 +67,11 @@ class Signature:
     feedback: Mapping[str, str] = field(default_factory=dict)  # output name -> feature name
     frequency: str = ""
     calendar: Mapping[str, Any] = field(default_factory=dict)  # time zone, gaps and derived features; empty: the model knows no times
+    intervals: Mapping[str, Any] = field(default_factory=dict)  # errors on a calibration series: handlers/forecasting/intervals.py
     artefacts: Mapping[str, str] = field(default_factory=dict)  # backend -> file name
     raw: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)  # the whole document, for `describe`
+
+    MAX_INTEGER: ClassVar[int] = 2**24  # up to which float32 holds every integer
 
     @property
     def tokens(self) -> bool:
@@ -150,6 +153,7 @@ class Signature:
             feedback=document.get("feedback", {}),
             frequency=document.get("frequency", ""),
             calendar=document.get("calendar", {}),
+            intervals=document.get("intervals", {}),
             artefacts=document["artefacts"],
             raw=document,
         )

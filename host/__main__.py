@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from handlers.errors import ConfigurationError
 from handlers.settings import masked
-from host.ports import HostError, Ports
+from host import keys
+from host.ports import HostError, Ports, is_loopback
 from host.running import RunningServer, record_command, stop
 from host.torchserve.launcher import PRIVATE, TorchServe
 from host.watch import Watch
@@ -25,26 +27,26 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))
-    except (HostError, OSError) as e:
+    except (ConfigurationError, HostError, OSError) as e:
         print(f"host: {e}", file=sys.stderr)
         return 2
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m host", description="Run a TorchServe over a model store.")
-    verbs = parser.add_subparsers(required=True, metavar="serve | status | health | token | stop")
+    verbs = parser.add_subparsers(required=True, metavar="serve | status | health | keys | stop")
     _add_serve(verbs.add_parser("serve", help="start, stay up, drain on Ctrl-C or SIGTERM"))
     status = verbs.add_parser("status", help="print addresses, models, versions, workers, queues and uptime")
     status.add_argument("--json", action="store_true", help="as one JSON object")
     status.set_defaults(run=_status)
     verbs.add_parser("health", help="exit 0 when every model answers and reaches the session store").set_defaults(run=_health)
-    verbs.add_parser("token", help="print the token for predictions").set_defaults(run=_token)
     end = verbs.add_parser("stop", help="drain and end a server")
     end.add_argument("--now", action="store_true", help="do not drain")
     end.add_argument("--drain", type=float, default=DRAIN, help="seconds that requests in flight get to finish")
     end.set_defaults(run=_stop)
     for verb in verbs.choices.values():
-        verb.add_argument("--folder", type=Path, default=Path("run"), help="keeps configuration, log, tokens and sessions (default: run)")
+        verb.add_argument("--folder", type=Path, default=Path("run"), help="keeps configuration, log, keys and sessions (default: run)")
+    keys.add_parser(verbs.add_parser("keys", help="add, list and revoke API keys"))
     return parser
 
 
@@ -53,9 +55,12 @@ def _add_serve(serve: argparse.ArgumentParser) -> None:
     serve.add_argument("--strict", action="store_true", help="do not start when an archive cannot be read; otherwise it is left out")
     serve.add_argument("--address", default="127.0.0.1", help="address of the inference port (default: loopback)")
     serve.add_argument("--port", type=int, default=8080, help="inference port; 0 picks a free one")
-    serve.add_argument("--metrics-address", default="127.0.0.1", help="address of the metrics port, which asks for no token")
+    serve.add_argument("--metrics-address", default="127.0.0.1", help="address of the metrics port")
     serve.add_argument("--metrics-port", type=int, default=8082, help="for Prometheus; 0 picks a free one")
     serve.add_argument("--logs", type=Path, help="folder of the log (default: the server's folder)")
+    serve.add_argument("--keys", type=Path, help="file of the API keys, which servers may share (default: keys.json in the folder)")
+    serve.add_argument("--no-auth", action="store_true", help="serve everybody who reaches the ports, without a key")
+    serve.add_argument("--allow-anyone", action="store_true", help="with --no-auth, also on an address other than loopback")
     serve.add_argument("--drain", type=float, default=DRAIN, help="seconds that requests in flight get to finish")
     serve.add_argument("--workers", type=_count, help="processes of each model (default: as the archive says)")
     serve.add_argument("--batch-size", type=_count, help="requests of one batch (default: as the archive says)")
@@ -101,6 +106,8 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _server(options: argparse.Namespace) -> TorchServe:
+    if options.no_auth:
+        _check_no_auth(options)
     chosen = {
         "minWorkers": options.workers,
         "maxWorkers": options.workers,
@@ -114,10 +121,24 @@ def _server(options: argparse.Namespace) -> TorchServe:
         Ports.free(options.port, options.metrics_port),
         options.metrics_address,
         logs=options.logs and options.logs.resolve(),
+        keys=options.keys and options.keys.resolve(),
+        authenticate=not options.no_auth,
         model_options={name: value for name, value in chosen.items() if value is not None},
         queue_size=options.queue,
         skipped=None if options.strict else lambda message: print(f"host: left out: {message}", file=sys.stderr),
     )
+
+
+def _check_no_auth(options: argparse.Namespace) -> None:
+    """Warn of what --no-auth does. Raises HostError where others than this machine's users would be served."""
+    exposed = [address for address in (options.address, options.metrics_address) if not is_loopback(address)]
+    if exposed and not options.allow_anyone:
+        raise HostError(
+            f"--no-auth at {exposed[0]} would serve everybody on the network, their sessions and metrics included: leave it out, use a "
+            f"loopback address, or insist with --allow-anyone"
+        )
+    who = "everybody who reaches this machine" if exposed else "every user of this machine"
+    print(f"WARNING: --no-auth: {who} may send any request and read, change and close every session", file=sys.stderr, flush=True)
 
 
 def _say(line: str) -> None:
@@ -128,15 +149,29 @@ def _greeting(server: TorchServe) -> str:
     archive = server.archives[-1]
     streams = archive.signature["streaming"]["possible"]
     body = json.dumps(archive.example() | ({"session": {"id": "my-stream", "step": 0}} if streams else {}))
-    token = f"python -m host token --folder {shlex.quote(str(server.folder))}"
     return f"""ready at {server.url}
-token     {server.folder / "key_file.json"}
+keys      {_keys_line(server)}
 sessions  {masked(server.sessions)}
 metrics   {server.metrics_url}
-manage    {server.management_url}
-try       curl -s {server.url}/predictions/{archive.name} -H "Authorization: Bearer $({token})" \\
+manage    {server.management_socket}
+try       curl -s {server.url}/predictions/{archive.name}{_key_header(server)} \\
             -H 'Content-Type: application/json' -d '{body}'
 Ctrl-C drains and stops."""
+
+
+def _keys_line(server: TorchServe) -> str:
+    if not server.authenticate:
+        return "none: every request is served"
+    first = f"; a key for every request: {server.first_key}" if server.first_key.exists() else ""
+    return f"{server.key_file}{first}"
+
+
+def _key_header(server: TorchServe) -> str:
+    """The header with the key, as a shell writes it."""
+    if not server.authenticate:
+        return ""
+    key = f"$(cat {shlex.quote(str(server.first_key))})" if server.first_key.exists() else "$KEY"
+    return f' -H "Authorization: Bearer {key}"'
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -162,11 +197,6 @@ def _health(options: argparse.Namespace) -> int:
     failures = RunningServer.of(options.folder).failures()
     print(f"not healthy: {', '.join(f'{model} ({reason})' for model, reason in failures.items())}" if failures else "healthy")
     return 1 if failures else 0
-
-
-def _token(options: argparse.Namespace) -> int:
-    print(RunningServer.of(options.folder).token())
-    return 0
 
 
 def _stop(options: argparse.Namespace) -> int:

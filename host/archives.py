@@ -34,8 +34,10 @@ class Archive:
         return f"{self.name}/{self.version}"
 
     def example(self) -> dict[str, Any]:
-        """Return the smallest request for a real prediction."""
+        """Return a request that the model answers: the exporter's example, or one step of zeros for an archive without one."""
         inputs = self.signature["inputs"]
+        if inputs.get("example"):
+            return {"inputs": inputs["example"]}
         return {"inputs": [0] if "vocabulary" in inputs else [[0.0] * len(inputs["features"])]}
 
     def health_check(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ LOGS_KEPT = 5  # as many as config/log4j2.xml keeps
 
 
 def take(folder: Path) -> int:
-    """Lock the folder and return the lock's descriptor. Raises HostError while another server has it: two would share their tokens."""
+    """Lock the folder and return the lock's descriptor. Raises HostError while another server has it: two would share their sockets."""
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

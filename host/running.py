@@ -33,7 +33,7 @@ class RunningServer:
         """Raises HostError when no server was started in the folder, or its description is gone."""
         try:
             document = json.loads((folder / "server.json").read_text())
-            return cls(folder, document, Management(document["management"], folder / "key_file.json"))
+            return cls(folder, document, Management(Path(document["management"]), document["headers"]))
         except (OSError, ValueError, KeyError) as e:
             raise HostError(f"no server was started in {folder}, or its server.json is gone ({e})") from e
 
@@ -42,16 +42,9 @@ class RunningServer:
         """`name/version` of each model, and a request that checks its health."""
         return dict(self.document["models"])
 
-    def token(self) -> str:
-        """Return the token for predictions. Raises HostError."""
-        try:
-            return self.management.token("inference")
-        except (OSError, ValueError, KeyError) as e:
-            raise HostError(f"{self.folder} has no tokens ({e})") from e
-
     def failures(self) -> dict[str, str]:
         """Return why each model that does not answer does not."""
-        headers = {"Authorization": f"Bearer {self.token()}"}
+        headers = dict(self.document["headers"])
         found = ((model, failure(str(self.document["url"]), model, request, headers)) for model, request in self.models.items())
         return {model: reason for model, reason in found if reason is not None}
 

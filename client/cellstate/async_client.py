@@ -113,10 +113,15 @@ class AsyncStream:
         return await self._run(self._session.step(wire.request(inputs, **options)))
 
     async def forecast(
-        self, horizon: int, inputs: ArrayLike, future: ArrayLike | None = None, returns: Sequence[str] = wire.PREDICTION
+        self,
+        horizon: int,
+        inputs: ArrayLike,
+        future: ArrayLike | None = None,
+        returns: Sequence[str] = wire.PREDICTION,
+        levels: Sequence[int] = (),
     ) -> Result:
         """Send the next observations, and forecast `horizon` steps from there."""
-        return await self.step(inputs, horizon=horizon, future=future, returns=returns)
+        return await self.step(inputs, horizon=horizon, future=future, returns=returns, levels=levels)
 
     async def what_if(self, inputs: ArrayLike, **options: Unpack[Options]) -> Result:
         """Answer as `step` would, and leave the session where it is."""

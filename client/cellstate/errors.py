@@ -99,17 +99,17 @@ class TooLarge(RequestError):
 
 
 class AccessError(ApiError):
-    """The token does not open this door."""
+    """The API key does not allow the request."""
 
 
 class Unauthenticated(AccessError):
     code, status = "unauthenticated", 401
-    remedy = "Give the server's current token; a callable or the path of its key_file.json is read again when the server has a new one."
+    remedy = "Give an API key that the server knows; a callable or the path of a file is read again when the server refuses the key."
 
 
 class Forbidden(AccessError):
     code, status = "forbidden", 403
-    remedy = "Use a token whose scopes include this request."
+    remedy = "Use a key whose scopes include this request."
 
 
 class SessionError(ApiError):
@@ -258,6 +258,6 @@ def api_error(error: Mapping[str, Any], status: int | None = None, retry_after: 
 
 def host_error(status: int, kind: str, message: str, retry_after: float | None = None) -> ApiError:
     """The exception for an answer that is not in the API's form; `kind` is TorchServe's name of the error, where it gave one."""
-    known = Unauthenticated if kind == "InvalidKeyException" else BY_STATUS.get(status, HostError)
+    known = BY_STATUS.get(status, HostError)
     retryable = known is HostError and status in RETRYABLE_STATUS
     return known(message, status=status, details={"type": kind}, retryable=retryable, retry_after=retry_after)

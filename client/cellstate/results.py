@@ -67,6 +67,17 @@ class Result:
         return self["forecast"]
 
     @property
+    def intervals(self) -> dict[int, tuple[Array, Array]]:
+        """Lower and upper bounds of the forecast, `[horizon, O]` each, by level in percent."""
+        fields = self._field("intervals")
+        return {int(level): (from_json(bounds["lower"]), from_json(bounds["upper"])) for level, bounds in fields.items()}
+
+    @property
+    def times(self) -> list[str]:
+        """The times of the forecast, or of the prediction, in ISO 8601; of a stream that has times."""
+        return list(self._field("times"))
+
+    @property
     def output(self) -> Array:
         """The top layer's activation at every step, `[T, D*P]`."""
         return self["output"]

@@ -24,8 +24,8 @@ T = TypeVar("T")
 class Client:
     """A server's models. May be shared by threads.
 
-    `url` is the server's address. `token` is its bearer token: a string, the path of its `key_file.json`, or a function that returns the
-    token. A file or function is read again when the server refuses the token: a server that was started anew has another one. `policy`
+    `url` is the server's address. `token` is the API key: a string, the path of a file that holds it, or a function that returns it. A file
+    or function is read again when the server refuses the key, so a key can be replaced while the client runs. `policy`
     says how long a call is repeated. `http` is an `httpx.Client` of the caller's, for TLS, proxies and limits; the caller closes it.
 
     Every method raises CellstateError: an ApiError when the service refuses, DeadlineExceeded when no attempt is answered in time.
@@ -145,14 +145,19 @@ class Stream:
         return self._run(self._session.step(wire.request(inputs, **options)))
 
     def forecast(
-        self, horizon: int, inputs: ArrayLike, future: ArrayLike | None = None, returns: Sequence[str] = wire.PREDICTION
+        self,
+        horizon: int,
+        inputs: ArrayLike,
+        future: ArrayLike | None = None,
+        returns: Sequence[str] = wire.PREDICTION,
+        levels: Sequence[int] = (),
     ) -> Result:
         """Send the next observations, and forecast `horizon` steps from there: `result.forecast` is `[horizon, O]`.
 
         The position advances by `inputs` alone. `future` is `[horizon, K]`: row i has the inputs known in advance for the time of
         `forecast[i]`.
         """
-        return self.step(inputs, horizon=horizon, future=future, returns=returns)
+        return self.step(inputs, horizon=horizon, future=future, returns=returns, levels=levels)
 
     def what_if(self, inputs: ArrayLike, **options: Unpack[Options]) -> Result:
         """Answer as `step` would, and leave the session where it is."""

@@ -1,6 +1,5 @@
-"""Where the bearer token comes from, and how it is read again."""
+"""Where the API key, sent as a bearer token, comes from, and how it is read again."""
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ Token: TypeAlias = str | os.PathLike[str] | Callable[[], str] | None
 
 
 class TokenSource:
-    """The current token: a fixed string, the `inference` key of a `key_file.json`, or what a function returns."""
+    """The current API key: a fixed string, the contents of a file, or what a function returns."""
 
     def __init__(self, token: Token) -> None:
         self._read = _reader(token)
@@ -35,4 +34,12 @@ class TokenSource:
 def _reader(token: Token) -> Callable[[], str] | None:
     if token is None or isinstance(token, str):
         return None
-    return token if callable(token) else lambda: str(json.loads(Path(token).read_bytes())["inference"]["key"])
+    return token if callable(token) else lambda: _read_file(Path(token))
+
+
+def _read_file(path: Path) -> str:
+    """Read a key. Raises OSError, and ValueError for an empty file."""
+    text = path.read_text().strip()
+    if not text:
+        raise ValueError(f"{path} is empty: it should hold an API key")
+    return text

@@ -23,6 +23,7 @@ class Options(TypedDict, total=False):
 
     horizon: int  # roll the model forward that many steps
     future: ArrayLike | None  # [horizon, K], the inputs known in advance
+    levels: Sequence[int]  # with a horizon: percentages for which the forecast has intervals
     returns: Sequence[str]  # of prediction, output, h_n, c_n, state
     state: State | None  # where to start from; of a session: with its first step only
 
@@ -46,16 +47,23 @@ def path(model: str) -> str:
 
 def request(inputs: ArrayLike, **options: Unpack[Options]) -> Json:
     """A request object. Fields that keep their default are left out."""
-    document: Json = {"inputs": to_json(inputs)}
+    document: Json = {"observations": inputs} if _are_observations(inputs) else {"inputs": to_json(inputs)}
     if horizon := options.get("horizon", 0):
         document["horizon"] = horizon
     if (future := options.get("future")) is not None:
         document["future"] = to_json(future)
+    if levels := list(options.get("levels", ())):
+        document["levels"] = levels
     if (returns := tuple(options.get("returns", PREDICTION))) != PREDICTION:
         document["return"] = list(returns)
     if (state := options.get("state")) is not None:
         document["state"] = state if isinstance(state, str) else {name: to_json(array) for name, array in state.items()}
     return document
+
+
+def _are_observations(inputs: ArrayLike) -> bool:
+    """Whether inputs are objects of a time and named values."""
+    return isinstance(inputs, list | tuple) and bool(inputs) and all(isinstance(item, Mapping) for item in inputs)
 
 
 def encode(document: Json) -> bytes:

@@ -27,6 +27,7 @@ from export.lift.carriers import Carrier, Run, Start
 from export.lift.convention import call_forward
 from export.lift.dataflow import Dataflow
 from export.lift.find_carriers import find_carriers
+from export.lift.infer import infer_arguments
 from export.lift.output_layout import Layout
 from export.lift.recorder import Call, CallRecorder, Site
 from export.lift.sampling import Sampler
@@ -161,7 +162,7 @@ def lift(model: nn.Module, example: Any, vocabulary: int = 0, axes: str = "", x:
     checks.check_quantized(model)
     checks.check_precision(model)
     checks.check_scripted(model)
-    arguments = probe.infer_arguments(model, example, axes, x)
+    arguments = infer_arguments(model, example, axes, x)
     checks.check_model(model, arguments)
     sampler = probe.make_sampler(model, arguments, vocabulary)
     steps = layout.step_range(model, arguments)

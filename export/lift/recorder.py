@@ -9,7 +9,7 @@ never pads. `len(x)` returns a size that a tracer can follow, where Python's ret
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import FunctionType, MappingProxyType
@@ -88,8 +88,14 @@ class CallRecorder:
         self.flow = Dataflow()
         self.lifted = self.scanning = False
         self._count: Counter[str] = Counter()
-        self._spaces = _namespaces(model)
+        self._swaps = self._stand_ins(_namespaces(model))
         self._paths = {id(m): path for path, m in model.named_modules() if isinstance(m, nn.RNNBase | nn.RNNCellBase)}
+
+    def _stand_ins(self, spaces: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], str, Any]]:
+        """Return what replaces packing and `len` in the globals of the model's files."""
+        replaced = {id(rnn_utils.pack_padded_sequence): self._pack, id(rnn_utils.pad_packed_sequence): _pad}
+        found = [(space, name, replaced[id(value)]) for space in spaces for name, value in space.items() if id(value) in replaced]
+        return found + [(space, "len", _len) for space in spaces if "len" not in space]
 
     @contextlib.contextmanager
     def recording(
@@ -106,11 +112,8 @@ class CallRecorder:
         """
         self.calls, self.packed, self._count = [], [], Counter()
         self.carried, self.flow, self.lifted, self.scanning = carried, flow or Dataflow(), lifted, scanning
-        stand_ins = {id(rnn_utils.pack_padded_sequence): self._pack, id(rnn_utils.pad_packed_sequence): _pad}
-        swaps = [(space, name, stand_ins[id(value)]) for space in self._spaces for name, value in space.items() if id(value) in stand_ins]
-        swaps += [(space, "len", _len) for space in self._spaces if "len" not in space]
         with contextlib.ExitStack() as stack:
-            for space, name, value in swaps:
+            for space, name, value in self._swaps:
                 stack.enter_context(mock.patch.dict(space, {name: value}))
             for kind in RECURRENT:
                 stack.enter_context(mock.patch.object(kind, "forward", self._watched(kind.forward)))

@@ -41,15 +41,15 @@ class BatchAttempt:
         return self._commit()
 
     def _read(self) -> None:
-        ids = {id for task in self._tasks for id in task.ids}
-        if not ids:
+        names = {name for task in self._tasks for name in task.names}
+        if not names:
             return
         try:
             with self._context.telemetry.timing("read"):
-                self._batch.sessions.read(ids)
+                self._batch.sessions.read(names)
         except StoreUnavailable as e:
             self._context.telemetry.count("store_errors_total", 1, "read")
-            fail((task for task in self._tasks if task.ids), e)
+            fail((task for task in self._tasks if task.names), e)
 
     def _run(self, tasks: Sequence[Task]) -> None:
         if not tasks:
@@ -69,15 +69,15 @@ class BatchAttempt:
             return ()
         try:
             with telemetry.timing("commit"):
-                lost_ids = sessions.commit()
+                lost_names = sessions.commit()
         except StoreUnavailable as e:
             telemetry.count("store_errors_total", 1, "commit")
             fail(depending_on(self._tasks, sessions.changed), e)
             return ()
-        lost = depending_on(self._tasks, lost_ids) if lost_ids else []
+        lost = depending_on(self._tasks, lost_names) if lost_names else []
         for task in lost:
             task.reset()
-        telemetry.count("commit_conflicts_total", len(lost_ids))
+        telemetry.count("commit_conflicts_total", len(lost_names))
         return lost
 
 

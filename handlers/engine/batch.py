@@ -21,14 +21,14 @@ class Batch:
         """When a session that is used now expires."""
         return self.now + self.context.settings.session_ttl
 
-    def admit(self, id: str) -> None:
+    def admit(self, name: str) -> None:
         """Ask the quota for room, unless the session is in the store already.
 
         Raises:
             QuotaExceeded: there is no room for another session.
             StoreUnavailable: the store cannot tell.
         """
-        if self.sessions[id].record is not None:
+        if self.sessions[name].record is not None:
             return
         try:
             self.context.quota.admit(self.created)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from handlers.errors import ConfigurationError
+from handlers.forecasting.intervals import Intervals
 from handlers.forecasting.observations import Timeline
 from handlers.inference.backends.base import Backend
 from handlers.metrics import Telemetry
@@ -30,7 +31,7 @@ class ServiceContext:
     telemetry: Telemetry = field(default_factory=Telemetry)
 
     def __post_init__(self) -> None:
-        _ = self.timeline  # a calendar that is wrong refuses to start
+        _ = self.timeline, self.intervals  # what is wrong in them refuses to start
         if self.settings.rewarm_steps and len(self.signature.features) > MAX_COLUMNS:
             raise ConfigurationError(
                 f"rewarm_steps: a session keeps inputs of up to {MAX_COLUMNS} features, this model has {len(self.signature.features)}"
@@ -40,6 +41,11 @@ class ServiceContext:
     def timeline(self) -> Timeline | None:
         """Turns observations into inputs; None for a model without a calendar."""
         return Timeline.of(self.signature)
+
+    @cached_property
+    def intervals(self) -> Intervals | None:
+        """Gives forecasts their intervals; None for a model that was not calibrated."""
+        return Intervals.of(self.signature)
 
     @cached_property
     def quota(self) -> Quota:

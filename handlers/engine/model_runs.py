@@ -8,11 +8,14 @@ import numpy as np
 
 from handlers.arrays import Array, Floats, Vector
 from handlers.engine.batch import Batch
-from handlers.engine.request import IMPUTED, OPAQUE, Result
-from handlers.engine.streams import remembered, times
+from handlers.engine.context import ServiceContext
+from handlers.engine.request import IMPUTED, OPAQUE, Result, interval_arrays
+from handlers.engine.streams import learned, remembered, times
 from handlers.engine.task import ModelRun, Task
 from handlers.errors import InternalError, InvalidInput, NonFiniteResult, Overloaded
 from handlers.forecasting import missing
+from handlers.forecasting.adaptation import Adaptation
+from handlers.forecasting.intervals import Interval
 from handlers.forecasting.rollout import RolloutRow, rollout
 from handlers.inference import batching
 from handlers.inference.backends.base import BackendError
@@ -77,13 +80,17 @@ class FinishedRuns:
         signature = self._batch.context.signature
         state = State(results.states[i], position, signature.digest)
         arrays = _arrays(task, run, results.y[i], results.output[i], forecast, state.values, signature)
-        at = times(self._batch.context, run.time, task.request.horizon)
+        context = self._batch.context
+        at, known = times(context, run.time, task.request.horizon), learned(context, task, run, results.y[i])
+        intervals = _intervals(context, task.request.levels, forecast, known)
         if task.request.session is None:
             held = state if OPAQUE in task.request.returns else None
-            task.reply = task.encode(Result(signature.version, arrays, held, times=at, imputed=run.missing))
+            task.reply = task.encode(Result(signature.version, arrays, held, None, at, run.missing, intervals))
         else:
-            state.forecast = remembered(self._batch.context, run, results.y[i])
-            self._advance(task, run, state, arrays, at)
+            if known is not None and context.intervals is not None and forecast is not None and task.request.levels:
+                known = known.forecast(context.intervals, forecast)
+            state.forecast = remembered(context, run, results.y[i], known)
+            self._advance(task, run, state, arrays, at, intervals)
 
     def _raise_failed(self, error: BackendError) -> None:
         if isinstance(error, DeadlineExceeded):
@@ -92,12 +99,16 @@ class FinishedRuns:
         log.error("model_failed %.500r", str(error))
         raise InternalError("the model's runtime failed on this request; nothing was applied") from error
 
-    def _advance(self, task: Task, run: ModelRun, state: State, arrays: dict[str, Floats], at: Sequence[str]) -> None:
+    def _advance(
+        self, task: Task, run: ModelRun, state: State, arrays: dict[str, Floats], at: Sequence[str], intervals: dict[int, Interval]
+    ) -> None:
         """Answer a session's step, and put its record, unless the request said `commit: false`."""
         batch, old, opaque = self._batch, run.record, OPAQUE in task.request.returns
         version, imputed, recorded = batch.context.signature.version, run.missing, arrays
         if opaque:
             recorded = recorded | {OPAQUE: state.values}
+        if intervals:
+            recorded = recorded | interval_arrays(intervals)
         if imputed:
             recorded = recorded | {IMPUTED: np.array(imputed, np.float32)}
         record = Record(
@@ -117,9 +128,9 @@ class FinishedRuns:
             record = record.tombstone(batch.now)
         after = status(task.id, record) if task.request.commit else _unmoved(task.id, record, old)
         after.rewarmed = run.rewarmed > 0
-        task.reply = task.encode(Result(version, arrays, state if opaque else None, after, at, imputed))
+        task.reply = task.encode(Result(version, arrays, state if opaque else None, after, at, imputed, intervals))
         if task.request.commit:
-            batch.sessions.put(task.id, record)
+            batch.sessions.put(task.names[0], record)
 
 
 def _run_of(task: Task) -> ModelRun:
@@ -143,6 +154,14 @@ def _arrays(
         tensors = dict(zip(signature.state_outputs, batching.split(state[None], signature), strict=True))
         arrays |= {name: tensors[name][:, 0] for name in wanted}  # [L*D, size]
     return arrays
+
+
+def _intervals(context: ServiceContext, levels: Sequence[int], forecast: Floats | None, known: Adaptation | None) -> dict[int, Interval]:
+    """The intervals of a forecast by level, as wide as the stream has learned."""
+    if not levels or context.intervals is None or forecast is None:
+        return {}
+    bounds = context.intervals.bounds(forecast, levels, known.factors if known else None)
+    return dict(zip(levels, bounds, strict=True))
 
 
 def _unmoved(id: str, record: Record, old: Record | None) -> SessionStatus:

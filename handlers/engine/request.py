@@ -3,10 +3,11 @@
 import hashlib
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from handlers.arrays import Array, Floats
+from handlers.forecasting.intervals import Interval
 from handlers.forecasting.observations import Times
 from handlers.sessions import state as state_format
 from handlers.sessions.reference import Action, SessionRef
@@ -14,6 +15,7 @@ from handlers.sessions.state import State
 from handlers.sessions.status import SessionStatus
 
 OPAQUE = "state"  # in `returns`: the whole state, as a client may hold it
+BOUND, SIDES = "bound.", ("lower", "upper")  # in a recorded answer: the names of intervals
 IMPUTED = "imputed"  # in a recorded answer: how many values were imputed
 
 
@@ -36,6 +38,7 @@ class Request:
     commit: bool = True
     close: bool = False  # end the session after the step
     missing: int = 0  # NaN among the inputs
+    levels: tuple[int, ...] = ()  # of the forecast's intervals, in percent, in the order of the answer
     times: Times | None = None  # [T, 2], the first and last reading of each input's time, where the inputs are observations
 
     @property
@@ -50,7 +53,7 @@ class Request:
         session's rules compare them), `commit`, `close`, and `missing`, which the inputs tell.
         For a fork, import or rewind nothing but the fork's target is left out.
         """
-        head = _step_head(self.returns, self.horizon)
+        head = _step_head(self.returns, self.horizon, self.levels)
         ref = self.session
         if ref is not None and ref.action is not Action.STEP:
             head += f"|{ref.action}|{ref.id}|{ref.step}|{ref.from_step}".encode()
@@ -69,8 +72,8 @@ class Request:
 
 
 @lru_cache(maxsize=256)
-def _step_head(returns: tuple[str, ...], horizon: int) -> bytes:
-    return f"{returns}|{horizon}".encode()
+def _step_head(returns: tuple[str, ...], horizon: int, levels: tuple[int, ...]) -> bytes:
+    return f"{returns}|{horizon}|{levels}".encode() if levels else f"{returns}|{horizon}".encode()
 
 
 @dataclass(slots=True)
@@ -83,3 +86,15 @@ class Result:
     session: SessionStatus | None = None
     times: Sequence[str] = ()  # of the forecast, or of the prediction, where the stream has times
     imputed: int = 0  # missing values of the inputs that predictions stood in for
+    intervals: Mapping[int, Interval] = field(default_factory=dict)  # of the forecast, by level
+
+
+def interval_arrays(intervals: Mapping[int, Interval]) -> dict[str, Floats]:
+    """Return intervals as arrays by name, for a record."""
+    return {f"{BOUND}{side}.{level}": bound for level, pair in intervals.items() for side, bound in zip(SIDES, pair, strict=True)}
+
+
+def take_intervals(arrays: dict[str, Floats]) -> dict[int, Interval]:
+    """Take the intervals out of the arrays of a record."""
+    levels = [int(name.rpartition(".")[2]) for name in arrays if name.startswith(f"{BOUND}{SIDES[0]}.")]
+    return {level: (arrays.pop(f"{BOUND}{SIDES[0]}.{level}"), arrays.pop(f"{BOUND}{SIDES[1]}.{level}")) for level in levels}

@@ -13,9 +13,9 @@ def waves(tasks: Iterable[Task]) -> list[list[Task]]:
     levels: dict[str, int] = {}
     result: list[list[Task]] = []
     for task in tasks:
-        level = max([levels.get(id, 0) for id in task.ids], default=0)
-        for id in task.ids:
-            levels[id] = level + 1
+        level = max([levels.get(name, 0) for name in task.names], default=0)
+        for name in task.names:
+            levels[name] = level + 1
         if level == len(result):
             result.append([])
         result[level].append(task)

@@ -17,6 +17,7 @@ from handlers.engine.request import Request, Result
 from handlers.engine.request_metrics import record_request_metrics
 from handlers.engine.task import Task, fail
 from handlers.errors import CellstateError, Draining, InternalError, Overloaded
+from handlers.keys import ANYONE, Caller
 from handlers.sessions.sweeper import Sweeper
 
 log = logging.getLogger("cellstate")
@@ -40,13 +41,13 @@ class Service:
         self._long_requests = LongRequests(turns, self._settings.long_steps, self._settings.max_long_steps)
         self._sweeper = Sweeper(context.store, context.settings, context.telemetry, clock())
 
-    def task(self, request: Request | CellstateError, encode: Callable[[Result], Any]) -> Task:
-        """Make the task of one request; `encode` turns its result into the reply. What could not be decoded is an error already."""
+    def task(self, request: Request | CellstateError, encode: Callable[[Result], Any], caller: Caller = ANYONE) -> Task:
+        """Make the task of one request of `caller`; `encode` turns its result into the reply. A refused request is an error already."""
         if isinstance(request, CellstateError):
-            return Task(Request(), encode, error=request)
+            return Task(Request(), encode, caller, error=request)
         if request.session is None:
-            return Task(request, encode)
-        return Task(request, encode, request.session.id or secrets.token_urlsafe(16), request.request_hash())
+            return Task(request, encode, caller)
+        return Task(request, encode, caller, request.session.id or secrets.token_urlsafe(16), request.request_hash())
 
     def serve(self, tasks: Sequence[Task], batch_size: int) -> None:
         """Give every task its reply or error. Raises nothing: a defect of the service is the error of the tasks that it concerns."""
@@ -61,7 +62,7 @@ class Service:
             log.exception("internal_error")
             failed = True
         fail(
-            [task for task in live if task.waiting or (failed and task.ids)],
+            [task for task in live if task.waiting or (failed and task.names)],
             InternalError("the service failed on this request; whether it was applied is not known: send the same step again"),
         )
         self._look_after(tasks, now, batch_size)
@@ -102,6 +103,8 @@ class Service:
             session, error = task.request.session, task.error
             fields = {
                 "model": self.context.signature.label,
+                "key": task.caller.name or None,
+                "tenant": task.caller.tenant,
                 "session": task.id or None,
                 "action": session.action if session else None,
                 "steps": task.request.steps,

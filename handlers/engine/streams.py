@@ -7,8 +7,11 @@ from handlers.engine.batch import Batch
 from handlers.engine.context import ServiceContext
 from handlers.engine.task import ModelRun, Task
 from handlers.errors import TooLarge
-from handlers.forecasting import memory, missing
+from handlers.forecasting import adaptation, memory, missing
+from handlers.forecasting.adaptation import Adaptation
+from handlers.forecasting.intervals import Doubles
 from handlers.forecasting.memory import StreamMemory
+from handlers.signature import Signature
 
 
 def prepare(batch: Batch, task: Task) -> None:
@@ -22,14 +25,17 @@ def prepare(batch: Batch, task: Task) -> None:
     if run is None:
         return
     run.missing = request.missing
-    if run.record is not None and (run.missing or context.timeline is not None):
+    if run.record is not None and (run.missing or context.timeline is not None or context.intervals is not None):
         run.memory = memory.decode(run.record.state.forecast, len(context.signature.feedback))
     if request.times is not None:
         _place(context, task, run)
     elif run.memory.time is not None and context.timeline is not None:
         run.time = run.memory.time + len(run.inputs[run.rewarmed :]) * context.timeline.calendar.step
+    own = run.inputs[run.rewarmed :]
+    if context.intervals is not None and (request.levels or run.memory.learned):
+        fed = [feature for _, feature in context.signature.feedback_columns]
+        run.observed = by_output(context.signature, own[:, fed]).astype(np.float32)
     if run.missing:
-        own = run.inputs[run.rewarmed :]
         missing.check(own, run.memory, run.rewarmed > 0, context.settings.max_imputed, context.signature)
         run.missing_in_a_row = missing.trailing(missing.missing_steps(own), run.memory.missing)
 
@@ -49,12 +55,41 @@ def _place(context: ServiceContext, task: Task, run: ModelRun) -> None:
         run.future = timeline.future(run.time, request.horizon, request.future)
 
 
-def remembered(context: ServiceContext, run: ModelRun, y: Floats | None) -> bytes:
+def remembered(context: ServiceContext, run: ModelRun, y: Floats | None, learned: Adaptation | None) -> bytes:
     """Encode what the stream remembers after the run."""
     signature = context.signature
     if y is None or not signature.feedback:
         return b""
-    return StreamMemory(missing.fed_back(y, signature), run.missing_in_a_row, run.time).encode()
+    return StreamMemory(missing.fed_back(y, signature), run.missing_in_a_row, run.time, _encoded(context, learned)).encode()
+
+
+def _encoded(context: ServiceContext, learned: Adaptation | None) -> bytes:
+    return b"" if learned is None or context.intervals is None else learned.encode(context.intervals)
+
+
+def learned(context: ServiceContext, task: Task, run: ModelRun, y: Floats | None) -> Adaptation | None:
+    """Return what the stream knows about its errors after the run's observations; None where nobody has asked for intervals so far.
+
+    A prediction one step ahead is known for the first observation; for the others only where the model predicts at every step.
+    """
+    intervals, memory = context.intervals, run.memory
+    if intervals is None or task.request.session is None or (not memory.learned and not task.request.levels):
+        return None
+    known = adaptation.decode(memory.learned, intervals) if memory.learned and not run.rewarmed else None
+    known = Adaptation.new() if known is None else known
+    expected = None if memory.prediction is None or run.rewarmed else by_output(context.signature, memory.prediction)
+    assert run.observed is not None  # `prepare` found it
+    for step, value in enumerate(run.observed.astype(np.float64)):
+        known = known.observed(intervals, expected, value)
+        expected = None if y is None or y.ndim == 1 else y[run.rewarmed + step].astype(np.float64)
+    return known
+
+
+def by_output(signature: Signature, values: Floats) -> Doubles:
+    """Return values that are in the order of the columns that feed back, `[…, P]`, in the order of the outputs."""
+    result = np.full((*values.shape[:-1], len(signature.outputs)), np.nan)
+    result[..., [output for output, _ in signature.feedback_columns]] = values
+    return result
 
 
 def times(context: ServiceContext, time: int | None, horizon: int) -> list[str]:

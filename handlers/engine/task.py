@@ -8,9 +8,11 @@ from handlers.arrays import Array, Floats, Vector
 from handlers.engine.request import Request, Result
 from handlers.errors import CellstateError
 from handlers.forecasting.memory import EMPTY, StreamMemory
+from handlers.keys import ANYONE, Caller
 from handlers.sessions.machine import Transition
 from handlers.sessions.record import Record
 from handlers.sessions.reference import SessionRef
+from handlers.sessions.tenancy import session_name
 
 
 @dataclass(slots=True)
@@ -27,6 +29,7 @@ class ModelRun:
     missing: int = 0  # values among the request's own inputs that are to be imputed
     missing_in_a_row: int = 0  # steps up to the last one that lack a value
     time: int | None = None  # of the last input, where the stream has times
+    observed: Floats | None = None  # [T, O], what came for each output, NaN where it is missing, where the stream learns from it
     future: Floats | None = None  # [horizon, K], the inputs known in advance, where the service derives some
 
 
@@ -40,19 +43,21 @@ class Task:
 
     request: Request
     encode: Callable[[Result], Any]
+    caller: Caller = ANYONE
     id: str = ""  # the session's, made by the server where the client gave none
     request_hash: bytes = b""
     reply: Any = None
     error: CellstateError | None = None
     transition: Transition | None = None  # what happened to the session
     run: ModelRun | None = None  # what is still to run
-    ids: tuple[str, ...] = field(init=False)  # sessions that the request touches
-    depends_on: tuple[str, ...] = field(init=False)  # sessions whose commit must succeed for the reply to be valid
+    names: tuple[str, ...] = field(init=False)  # of the sessions that the request touches: its own, then the one that a fork makes
+    depends_on: tuple[str, ...] = field(init=False)  # names of the sessions whose commit must succeed for the reply to be valid
 
     def __post_init__(self) -> None:
         session = self.request.session
-        self.ids = () if session is None else (self.id,) if session.to is None else (self.id, session.to)
-        self.depends_on = self.ids
+        ids = () if session is None else (self.id,) if session.to is None else (self.id, session.to)
+        self.names = tuple([session_name(self.caller.tenant, id) for id in ids])
+        self.depends_on = self.names
 
     @property
     def ref(self) -> SessionRef:
@@ -66,7 +71,7 @@ class Task:
 
     def reset(self) -> None:
         """Forget an attempt that lost: another worker changed the session first."""
-        self.reply, self.error, self.transition, self.run, self.depends_on = None, None, None, None, self.ids
+        self.reply, self.error, self.transition, self.run, self.depends_on = None, None, None, None, self.names
 
 
 def fail(tasks: Iterable[Task], error: CellstateError) -> None:
@@ -75,6 +80,6 @@ def fail(tasks: Iterable[Task], error: CellstateError) -> None:
         task.reply, task.error = None, error
 
 
-def depending_on(tasks: Iterable[Task], ids: Collection[str]) -> list[Task]:
+def depending_on(tasks: Iterable[Task], names: Collection[str]) -> list[Task]:
     """Return the tasks whose reply is valid only if the commit of one of these sessions succeeds."""
-    return [task for task in tasks if any(id in ids for id in task.depends_on)]
+    return [task for task in tasks if any(name in names for name in task.depends_on)]

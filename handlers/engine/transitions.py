@@ -10,7 +10,7 @@ import numpy as np
 
 from handlers.arrays import Array, Vector
 from handlers.engine.batch import Batch
-from handlers.engine.request import IMPUTED, OPAQUE, Result
+from handlers.engine.request import IMPUTED, OPAQUE, Result, take_intervals
 from handlers.engine.streams import prepare, times
 from handlers.engine.task import ModelRun, Task
 from handlers.errors import InvalidInput, SessionUnreadable
@@ -34,7 +34,7 @@ def plan(batch: Batch, task: Task) -> None:
         task.run = ModelRun(_inputs(task), _initial(batch, state), state.position if state else 0)
         prepare(batch, task)
         return
-    session, ref = batch.sessions[task.id], task.ref
+    session, ref = batch.sessions[task.names[0]], task.ref
     phase = session.phase
     asked = machine.operation(ref, task.request_hash, session.record, phase)
     task.transition = machine.decide(asked, phase, task.id, ref, session.record)
@@ -58,7 +58,7 @@ def _recorded(session: LoadedSession) -> Record:
 
 def _create(batch: Batch, task: Task, session: LoadedSession) -> None:
     if task.request.commit:
-        batch.admit(task.id)
+        batch.admit(session.name)
     generation = session.record.generation + 1 if task.ref.restart and session.record is not None else 0
     task.run = ModelRun(_inputs(task), _initial(batch, task.request.state), 0, generation=generation)
 
@@ -83,14 +83,15 @@ def _replay(batch: Batch, task: Task, session: LoadedSession) -> None:
     except CorruptState as e:
         raise SessionUnreadable(f"session {task.id}: its record cannot be read ({e}); it was left as it is", session=task.id) from e
     opaque, imputed = arrays.pop(OPAQUE, None), int(arrays.pop(IMPUTED, 0))
+    intervals = take_intervals(arrays)
     state = None if opaque is None else State(opaque, record.state.position, record.state.digest)
     version = record.version or batch.context.signature.version
     if task.request.close and not record.closed:
         record = record.tombstone(batch.now)
-        batch.sessions.put(task.id, record)
+        batch.sessions.put(session.name, record)
     time = memory.decode(record.state.forecast, 0).time if batch.context.timeline else None
     at = times(batch.context, time, task.request.horizon)
-    task.reply = task.encode(Result(version, arrays, state, status(task.id, record, replayed=True), at, imputed))
+    task.reply = task.encode(Result(version, arrays, state, status(task.id, record, replayed=True), at, imputed, intervals))
 
 
 def _describe(batch: Batch, task: Task, session: LoadedSession) -> None:
@@ -122,41 +123,48 @@ def _rewind(batch: Batch, task: Task, session: LoadedSession) -> None:
         raise InvalidInput(f"session.step: {step} is not kept; kept: {kept} (keep_versions is {keep_versions})")
     rewound = record.rewound(target, task.request_hash, batch.expires_at)
     _answer(batch, task, status(task.id, rewound))
-    batch.sessions.put(task.id, rewound)
+    batch.sessions.put(session.name, rewound)
 
 
 def _fork(batch: Batch, task: Task, session: LoadedSession) -> None:
     """Copy the state into the session that the fork creates, which has a row of its own in the table."""
     source, target_id = _recorded(session), task.ref.to
     assert target_id is not None  # the codec demands one
-    target = batch.sessions[target_id]
+    target = batch.sessions[task.names[1]]
     asked = machine.creation(task.request_hash, target.record, target.phase)
     task.transition = machine.decide(asked, target.phase, target_id, task.ref, target.record)
     if task.transition is Transition.CONFIRM:
         _answer(batch, task, status(target_id, _recorded(target), replayed=True))
         return
-    _put_new(batch, task, target_id, source.state, source.version, source.recent, copied_from=task.id)
-    task.depends_on = (target_id,)  # a source that loses its own commit takes the copy along
+    _put_new(batch, task, target, target_id, source.state, source.version, source.recent, copied_from=session.name)
+    task.depends_on = (target.name,)  # a source that loses its own commit takes the copy along
 
 
 def _create_from_state(batch: Batch, task: Task, session: LoadedSession) -> None:
     assert task.request.state is not None  # the codec demands a state of an import
-    _put_new(batch, task, task.id, task.request.state, batch.context.signature.version)
+    _put_new(batch, task, session, task.id, task.request.state, batch.context.signature.version)
 
 
 def _put_new(
-    batch: Batch, task: Task, id: str, state: State, version: str, recent: Array | None = None, copied_from: str | None = None
+    batch: Batch,
+    task: Task,
+    session: LoadedSession,
+    id: str,
+    state: State,
+    version: str,
+    recent: Array | None = None,
+    copied_from: str | None = None,
 ) -> None:
-    batch.admit(id)
+    batch.admit(session.name)
     record = Record(state, batch.now, batch.expires_at, state.position, task.request_hash, version=version, recent=recent)
     _answer(batch, task, status(id, record))
-    batch.sessions.put(id, record, copied_from)
+    batch.sessions.put(session.name, record, copied_from)
 
 
 def _close(batch: Batch, task: Task, session: LoadedSession) -> None:
     closed = _recorded(session).tombstone(batch.now)
     _answer(batch, task, status(task.id, closed))
-    batch.sessions.put(task.id, closed)
+    batch.sessions.put(session.name, closed)
 
 
 def _answer(batch: Batch, task: Task, session: SessionStatus, state: State | None = None) -> None:

@@ -1,6 +1,7 @@
 """What a stream remembers for its forecasts, beside its hidden state, and that memory's bytes.
 
-Layout, little-endian: format (1 byte), missing (2), time (8), number of predicted values (2), then the values, float32.
+Layout, little-endian: format (1 byte), missing (2), time (8), number of predicted values (2), then the values, float32, then what
+the stream has learned about its errors (handlers/forecasting/adaptation.py).
 """
 
 import struct
@@ -23,12 +24,13 @@ class StreamMemory:
     prediction: Floats | None = None  # [P], of the outputs that feed back: what the stream expects at its next step; None: not known
     missing: int = 0  # steps in a row, up to this position, that had to be imputed
     time: int | None = None  # of the last step, as the model's calendar counts; None: not known
+    learned: bytes = b""  # about the errors of its forecasts; empty where nobody asked for intervals
 
     def encode(self) -> bytes:
         """Encode the memory."""
         values = b"" if self.prediction is None else self.prediction.tobytes()
         time = NO_TIME if self.time is None else self.time
-        return HEADER.pack(FORMAT, min(self.missing, MAX_MISSING), time, len(values) // 4) + values
+        return HEADER.pack(FORMAT, min(self.missing, MAX_MISSING), time, len(values) // 4) + values + self.learned
 
 
 EMPTY = StreamMemory()
@@ -42,7 +44,8 @@ def decode(data: bytes, columns: int) -> StreamMemory:
     if len(data) < HEADER.size:
         return EMPTY
     version, missing, time, count = HEADER.unpack_from(data)
-    if version != FORMAT or len(data) != HEADER.size + 4 * count:
+    end = HEADER.size + 4 * count
+    if version != FORMAT or len(data) < end:
         return EMPTY
     prediction = np.frombuffer(data, "<f4", count, HEADER.size) if count == columns else None
-    return StreamMemory(prediction, missing, None if time == NO_TIME else time)
+    return StreamMemory(prediction, missing, None if time == NO_TIME else time, data[end:])

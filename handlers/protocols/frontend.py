@@ -3,12 +3,11 @@
 import logging
 from collections.abc import Sequence
 
-import orjson
-
 from handlers.engine.context import ServiceContext
 from handlers.engine.service import Service
 from handlers.engine.task import Task
-from handlers.errors import CellstateError, InternalError
+from handlers.errors import AccessError, CellstateError, InternalError
+from handlers.keys import ANYONE, PREDICT, Caller, KeyRing
 from handlers.protocols.base import Call, HttpRequest, HttpResponse
 from handlers.protocols.kserve_v1 import KServeV1Codec
 from handlers.protocols.native.codec import NativeCodec
@@ -18,12 +17,11 @@ log = logging.getLogger("cellstate")
 
 
 class Frontend:
-    """Decodes, serves and encodes for one model."""
+    """Authenticates, decodes, serves and encodes for one model. Without `keys` everybody may do everything."""
 
-    def __init__(self, service: Service) -> None:
-        self.service, self._telemetry = service, service.context.telemetry
+    def __init__(self, service: Service, keys: KeyRing | None = None) -> None:
+        self.service, self._telemetry, self._keys = service, service.context.telemetry, keys
         signature, settings = service.context.signature, service.context.settings
-        self.description = orjson.dumps(signature.raw)  # the whole signature, for those who ask TorchServe for it
         self._native = NativeCodec(signature, settings)
         self._recognised = (OpenInferenceCodec(signature, settings), KServeV1Codec(signature, settings))
 
@@ -34,24 +32,34 @@ class Frontend:
 
     def handle_batch(self, requests: Sequence[HttpRequest]) -> list[HttpResponse]:
         """Answer each request, in order. Raises nothing: whatever goes wrong with one request is its own answer."""
+        if self._keys is not None:
+            self._keys.refresh()
         with self._telemetry.timing("decode"):
             calls = [self._decode(request) for request in requests]
-            groups = [[self.service.task(request, call.encode) for request in call.requests] for call in calls]
+            groups = [[self.service.task(request, call.encode, caller) for request in call.requests] for call, caller in calls]
         self.service.serve([task for group in groups for task in group], len(requests))
-        return [_respond(call, group) for call, group in zip(calls, groups, strict=True)]
+        return [_respond(call, group) for (call, _), group in zip(calls, groups, strict=True)]
 
-    def _decode(self, request: HttpRequest) -> Call:
+    def _decode(self, request: HttpRequest) -> tuple[Call, Caller]:
+        """Authenticate one request, then decode it: the body of a request without a key is not looked at, but for its protocol."""
         codec = next((codec for codec in self._recognised if codec.recognises(request)), self._native)
         try:
-            return codec.decode(request)
+            caller = ANYONE if self._keys is None else self._keys.authenticate(request.headers, PREDICT)
+            return codec.decode(request), caller
+        except AccessError as e:
+            return codec.failed(e), ANYONE
         except Exception:
             log.exception("internal_error")
-            return codec.failed(InternalError("the service failed to decode this request; nothing was applied"))
+            return codec.failed(InternalError("the service failed to decode this request; nothing was applied")), ANYONE
 
 
 def _respond(call: Call, tasks: Sequence[Task]) -> HttpResponse:
     try:
-        return call.respond([task.error or task.reply for task in tasks])
+        response = call.respond([task.error or task.reply for task in tasks])
+        error = next((task.error for task in tasks if task.error and task.error.status == response.status), None)
+        if error is not None and error.headers:
+            response.headers = {**response.headers, **error.headers}
+        return response
     except Exception:
         log.exception("internal_error")
         return call.respond([_unanswerable() for _ in tasks])

@@ -1,8 +1,13 @@
 """What a request may ask of a model, whatever the protocol: the signature's shapes and the configured limits."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
+
+from handlers.arrays import Floats
 from handlers.engine.request import OPAQUE, Request
 from handlers.errors import InvalidInput, TooLarge
 from handlers.protocols.validation import join_names
@@ -11,12 +16,51 @@ from handlers.settings import Settings
 from handlers.signature import Signature
 
 
+@dataclass(frozen=True, slots=True)
+class ColumnRule:
+    """What the exporter found a feature to be: values outside it were never measured, or index no row of a table."""
+
+    column: int
+    feature: str
+    expected: str  # for the message
+    min_value: float = -math.inf
+    max_value: float = math.inf
+    whole: bool = False
+
+    def check(self, values: Floats, where: str, column: int) -> None:
+        """Check the values `[T]` of the feature, which stands in that column of the array. A missing value is NaN, and passes."""
+        wrong = (values < self.min_value) | (values > self.max_value)
+        if self.whole:
+            wrong |= (values != np.round(values)) & ~np.isnan(values)
+        if wrong.any():
+            i = int(np.flatnonzero(wrong)[0])
+            raise InvalidInput(f"{where}[{i}][{column}]: expected {self.expected} for {self.feature}, got {values[i]:.9g}")
+
+
+def column_rules(signature: Signature) -> tuple[ColumnRule, ...]:
+    """Return the rules for the features of which the signature says more than that they are numbers."""
+    at = {feature: column for column, feature in enumerate(signature.features)}
+    limit = signature.MAX_INTEGER
+    rules = [ColumnRule(at[f], f, f"an id from 0 to {rows - 1}", 0, rows - 1, whole=True) for f, rows in signature.ids.items()]
+    rules += [
+        ColumnRule(at[f], f, f"an integer within ±{limit}", -limit, limit, True) for f in signature.integers if f not in signature.ids
+    ]
+    rules += [ColumnRule(at[f], f, "no negative number, as none was measured", min_value=0) for f in signature.nonnegative]
+    rules += [ColumnRule(at[f], f, "no positive number, as none was measured", max_value=0) for f in signature.nonpositive]
+    return tuple(rules)
+
+
 @dataclass(frozen=True)
 class RequestRules:
     """The rules for one model under one set of limits. Every check raises a RequestError that names field, value, limit and remedy."""
 
     signature: Signature
     limits: Settings
+
+    @cached_property
+    def columns(self) -> tuple[ColumnRule, ...]:
+        """The rules for single features."""
+        return column_rules(self.signature)
 
     @property
     def returns(self) -> tuple[str, ...]:
@@ -58,6 +102,13 @@ class RequestRules:
         if horizon and not self.signature.feedback:
             raise InvalidInput(f"horizon: {self.signature.label} has no output that feeds back into its inputs; leave it out")
 
+    def check_levels(self, horizon: int) -> None:
+        """Check that a forecast of this model can have intervals."""
+        if not self.signature.intervals:
+            raise InvalidInput(f"levels: {self.signature.label} was exported without --calibrate, so it knows no intervals; leave them out")
+        if not horizon:
+            raise InvalidInput("levels: go with a horizon, of 1 for the next step alone")
+
     def check_future(self, rows: int | None, horizon: int, got: str, known: Sequence[int] | None = None) -> None:
         """Check the number of rows of `future`, None where it is missing; `got` is what came, for the message.
 
@@ -98,10 +149,21 @@ class RequestRules:
             raise InvalidInput(
                 f"session, state: {signature.label} cannot stream ({signature.streaming_reason}): send whole sequences as inputs"
             )
+        if self.columns:
+            self._check_columns(request)
         if action is Action.STEP:
             self._check_step(request)
         else:
             self._check_action(request, action)
+
+    def _check_columns(self, request: Request) -> None:
+        known = self.signature.future_columns
+        for rule in self.columns:
+            if request.inputs is not None:
+                rule.check(request.inputs[:, rule.column], "inputs", rule.column)
+            if request.future is not None and rule.column in known:
+                column = known.index(rule.column)
+                rule.check(request.future[:, column], "future", column)
 
     def _check_step(self, request: Request) -> None:
         session = request.session

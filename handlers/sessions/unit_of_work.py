@@ -7,6 +7,7 @@ from handlers.errors import SessionUnreadable
 from handlers.sessions.machine import Phase, PhaseRules
 from handlers.sessions.record import Record
 from handlers.sessions.state import CorruptState
+from handlers.sessions.tenancy import session_id
 from handlers.stores.base import Change, Entry, Store
 
 VERSION_STEPS = 1_024  # versions rise by a random step up to this
@@ -17,7 +18,7 @@ class LoadedSession:
     """One session in an attempt: the version that was read, and the record as it now is in memory."""
 
     unit: "UnitOfWork"
-    id: str
+    name: str  # the tenant's and the session's: tenancy.py
     key: bytes  # in the store
     version: int | None = None
     record: Record | None = None
@@ -36,7 +37,8 @@ class LoadedSession:
             SessionUnreadable: the stored bytes are corrupt or of a newer release. They are left as they are.
         """
         if self.problem:
-            raise SessionUnreadable(f"session {self.id}: its record cannot be read ({self.problem}); it was left as it is", session=self.id)
+            id = session_id(self.name)
+            raise SessionUnreadable(f"session {id}: its record cannot be read ({self.problem}); it was left as it is", session=id)
         return self
 
 
@@ -49,15 +51,16 @@ class UnitOfWork:
         self._sessions: dict[str, LoadedSession] = {}
         self._changed: dict[str, LoadedSession] = {}
 
-    def read(self, ids: Iterable[str]) -> None:
+    def read(self, names: Iterable[str]) -> None:
         """Read the sessions in one round trip.
 
         Raises:
             StoreUnavailable: the store does not answer.
         """
-        sessions = [LoadedSession(self, id, self._prefix + id.encode("ascii")) for id in sorted(ids)]  # a store reads neighbours faster
+        wanted = sorted(names)  # a store reads neighbours faster
+        sessions = [LoadedSession(self, name, self._prefix + name.encode("ascii")) for name in wanted]
         for session, entry in zip(sessions, self._store.get_many([session.key for session in sessions]), strict=True):
-            self._sessions[session.id] = session
+            self._sessions[session.name] = session
             if entry is not None:
                 session.version = entry.version
                 try:
@@ -65,12 +68,12 @@ class UnitOfWork:
                 except CorruptState as e:
                     session.problem = str(e)
 
-    def __getitem__(self, id: str) -> LoadedSession:
-        return self._sessions[id].readable()
+    def __getitem__(self, name: str) -> LoadedSession:
+        return self._sessions[name].readable()
 
-    def put(self, id: str, record: Record, source: str | None = None) -> None:
+    def put(self, name: str, record: Record, source: str | None = None) -> None:
         """Change a session in memory; later requests of the attempt see the change. `source` is the session it was copied from."""
-        session = self._changed[id] = self._sessions[id]
+        session = self._changed[name] = self._sessions[name]
         session.record = record
         if source in self._changed:
             session.copied_from = source
@@ -81,7 +84,7 @@ class UnitOfWork:
         return self._changed.keys()
 
     def commit(self) -> Collection[str]:
-        """Commit what changed, and return the ids of the sessions that another worker changed first. Of those nothing was applied.
+        """Commit what changed, and return the names of the sessions that another worker changed first. Of those nothing was applied.
 
         Usually this is one pass. A fork of a session that this attempt changed is committed after its source, and is dropped if the
         source lost.
@@ -92,19 +95,19 @@ class UnitOfWork:
         waiting, lost = dict(self._changed), set[str]()
         while waiting:
             ready = [session for session in waiting.values() if session.copied_from not in waiting]
-            lost.update(session.id for session in ready if session.copied_from in lost)
-            self._commit([session for session in ready if session.id not in lost], lost)
+            lost.update(session.name for session in ready if session.copied_from in lost)
+            self._commit([session for session in ready if session.name not in lost], lost)
             for session in ready:
-                del waiting[session.id]
+                del waiting[session.name]
         return lost
 
     def _commit(self, sessions: Sequence[LoadedSession], lost: set[str]) -> None:
         applied = self._store.commit_many([self._change(session) for session in sessions])
         for session, done in zip(sessions, applied, strict=True):
             if done:
-                del self._changed[session.id]
+                del self._changed[session.name]
             else:
-                lost.add(session.id)
+                lost.add(session.name)
 
     def _change(self, session: LoadedSession) -> Change:
         record = session.record

@@ -5,12 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from handlers.protocols.base import HttpRequest, HttpResponse
-from handlers.torchserve import streams
-
-
-def asks_for_description(context: Any) -> bool:
-    """Whether the batch is `GET /models/{model}?customized=true`, which TorchServe passes to the handler as one empty row."""
-    return bool(context.get_request_header(0, "describe") == "True")
 
 
 def read_request(row: Mapping[str, Any], context: Any, i: int) -> HttpRequest:
@@ -29,7 +23,6 @@ def _body(row: Mapping[str, Any]) -> bytes:
 
 def write_head(context: Any, i: int, response: HttpResponse) -> None:
     """Set content type, headers and status of response i. TorchServe sends a status other than 200 only with a phrase."""
-    streams.end(context, i)
     context.set_response_content_type(i, response.content_type)
     for name, value in response.headers.items():
         context.set_response_header(i, name, value)

@@ -12,6 +12,8 @@ from handlers.clock import ClockGuard
 from handlers.engine.context import ServiceContext
 from handlers.engine.factory import open_backend, open_store
 from handlers.engine.service import Service
+from handlers.errors import ConfigurationError
+from handlers.keys import KeyRing
 from handlers.metrics import Telemetry
 from handlers.protocols.frontend import Frontend
 from handlers.settings import Settings
@@ -43,7 +45,17 @@ def start(folder: Path, config: Mapping[str, Any], environment: Mapping[str, str
         MetricsReporter(telemetry, settings.metrics_interval).start()
     garbage.tune()
     log.warning("started model=%s device=%s settings=%s", signature.label, backend.device, json.dumps(settings.effective()))
-    return Frontend(service)
+    return Frontend(service, _key_ring(settings))
+
+
+def _key_ring(settings: Settings) -> KeyRing | None:
+    """Return the keys that requests need; None where no key file is configured. Raises ConfigurationError."""
+    if not settings.key_file:
+        return None
+    try:
+        return KeyRing(Path(settings.key_file), bytes.fromhex(settings.host_key_sha256))
+    except ValueError as e:
+        raise ConfigurationError(f"host_key_sha256: {e}") from e
 
 
 def _configure_logging(settings: Settings) -> None:

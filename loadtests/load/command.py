@@ -138,7 +138,7 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
     add("--store", type=Path, default=Path("model_store"), help="folder with .mar archives (default: %(default)s)")
     add("--model", default="", help="its name (default: traffic, else the first that streams)")
     add("--url", default="", help="a running server of the same archives; default: start one")
-    add("--token", default="", help="inference token of that server; @FILE reads it from its key_file.json")
+    add("--token", default="", help="API key for that server; @FILE reads it from a file")
     add("--metrics", default="", help="URL of that server's Prometheus metrics, to show beside the client's numbers")
     add("--insecure", action="store_true", help="accept any certificate")
     add("--authority", default="", help="file with the certificates to trust")
@@ -165,7 +165,7 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
 def _parsed(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.url and not options.token:
-        parser.error("--url needs --token: the inference key in the server's key_file.json, or @ and that file's name")
+        parser.error("--url needs --token: an API key, or @ and the name of a file that holds one")
     parse_mix(options.scenarios)
     if options.rate:
         profile(options.rate, options.seconds)

@@ -125,9 +125,7 @@ class Faults:
         server.start()
 
     def _scale(self, server: TorchServe, workers: int) -> None:
-        url = f"{server.management_url}/models/{self._model}"
-        query: dict[str, str | int] = {"min_worker": workers, "max_worker": workers, "synchronous": "true"}
-        httpx.put(url, params=query, headers=server.headers("management"), timeout=60).raise_for_status()
+        server.management.scale(self._model, workers)
 
     def _worker(self, server: TorchServe) -> int:
         """Return the process id of one of the server's own workers."""

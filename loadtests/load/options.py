@@ -12,7 +12,7 @@ def add_options(parser: ArgumentParser) -> None:
     add("--store", default="model_store", help="folder with the served archive; answers are compared with its offline run")
     add("--model", default="", help="the model's name (default: traffic, else the first one that streams)")
     add("--expected", default="", help="file with sequences and offline answers (default: computed now from the archive)")
-    add("--token", env_var="LOADTEST_TOKEN", is_secret=True, default="", help="bearer token")
+    add("--token", env_var="LOADTEST_TOKEN", is_secret=True, default="", help="API key")
     add("--insecure", action="store_true", default=False, help="accept any certificate")
     add("--authority", default="", help="file with the certificates to trust")
     add("--totals", default="", help="file for all numbers of the run, as JSON")

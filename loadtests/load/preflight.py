@@ -45,8 +45,8 @@ def preflight(target: Target, checker: Checker) -> str:
 
 def _refusal(response: httpx.Response, target: Target) -> str:
     text = response.text[:200]
-    if response.status_code in (401, 403) or "InvalidKey" in text:
-        return f"{target.url} refuses the token ({response.status_code}): give --token the inference key of the server's key_file.json"
+    if response.status_code in (401, 403):
+        return f"{target.url} refuses the key ({response.status_code}): give --token an API key of the server (python -m host keys add)"
     if response.status_code == 404:
         return f"{target.url} has no model {target.model!r} (404): give --model its name"
     return f"{target.url} refuses a prediction of {target.model!r}: {response.status_code} {text}"

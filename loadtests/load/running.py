@@ -21,6 +21,7 @@ from loadtests.load.measurements import Measurements
 from loadtests.load.objectives import Objective
 from loadtests.load.result import Result, judged, machine
 from loadtests.load.server_metrics import Scraper
+from loadtests.load.transport import authorization
 
 ROOT = Path(__file__).resolve().parents[2]
 GRACE = 12.0  # seconds in which Locust finishes what is open, and ends
@@ -104,7 +105,7 @@ def deployed(
     with tempfile.TemporaryDirectory(prefix="cellstate-load-") as folder:
         try:
             with serving(Path(folder), store, environment=environment or {}) as server:
-                yield Deployment(server.url, f"@{server.folder / 'key_file.json'}", server.metrics_url, server)
+                yield Deployment(server.url, f"@{server.first_key}", server.metrics_url, server)
         finally:
             if (log := Path(folder) / "server.log").exists():
                 shutil.copy(log, report / log.name)
@@ -126,7 +127,10 @@ def run(plan: Plan, deployment: Deployment, report: Path, objectives: Sequence[O
     totals, started = report / "totals.json", report / "totals.json.started"
     for path in (totals, started):
         path.unlink(missing_ok=True)
-    faults, scraper = Faults(plan.faults, deployment.server, plan.model, plan.seed), Scraper(deployment.metrics)
+    faults, scraper = (
+        Faults(plan.faults, deployment.server, plan.model, plan.seed),
+        Scraper(deployment.metrics, authorization(deployment.token)),
+    )
     command = [sys.executable, "-m", "locust", "-f", str(ROOT / "loadtests" / "locustfile.py"), "--host", deployment.url, "--headless"]
     quiet = ["--skip-log-setup", "--totals", str(totals), *plan.locust_options()]
     environment = {**os.environ, "LOADTEST_TOKEN": deployment.token}

@@ -2,6 +2,7 @@
 
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
@@ -39,10 +40,10 @@ def parse(text: str) -> dict[str, float]:
 
 
 class Scraper:
-    """Takes samples of one server's metrics."""
+    """Takes samples of one server's metrics. `headers` hold an API key with the scope `operate`."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, url: str, headers: Mapping[str, str]) -> None:
+        self._url, self._headers = url, headers
         self.samples: list[dict[str, Any]] = []
 
     def sample(self, at: float) -> None:
@@ -50,7 +51,7 @@ class Scraper:
         if not self._url:
             return
         try:
-            response = httpx.get(self._url, timeout=2.0)
+            response = httpx.get(self._url, headers=self._headers, timeout=2.0)
         except httpx.HTTPError:
             return
         if response.status_code == 200 and (metrics := parse(response.text)):

@@ -7,18 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import gevent
-import orjson
 from geventhttpclient import HTTPClient
 
 from loadtests.load.checks import Reply
 
 TIMEOUT = 60.0  # seconds for a connection, and for each part of an answer
-TOKEN_REFUSED = frozenset({400, 401, 403})  # TorchServe: 400 InvalidKeyException
+KEY_REFUSED = frozenset({401, 403})
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where requests go. A token `@FILE` is read from a server's `key_file.json`, and read again when it is refused."""
+    """Where requests go. A token `@FILE` is the API key in that file, and is read again when it is refused."""
 
     url: str
     model: str
@@ -34,22 +33,21 @@ class Target:
     @property
     def headers(self) -> dict[str, str]:
         """The headers of a request, with the token as it is now."""
-        token = read_token(self.token)
-        return {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+        return {"Content-Type": "application/json", **authorization(self.token)}
 
     def verify(self) -> ssl.SSLContext | bool:
         """Return what httpx takes as `verify`."""
         return ssl.create_default_context(cafile=self.authority) if self.authority else not self.insecure
 
 
-def read_token(token: str) -> str:
-    """Return a token, or the inference key in the file that `@FILE` names; empty while the file cannot be read."""
-    if not token.startswith("@"):
-        return token
-    try:
-        return str(orjson.loads(Path(token[1:]).read_bytes())["inference"]["key"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+def authorization(token: str) -> dict[str, str]:
+    """Return the header for an API key, or for the one in the file that `@FILE` names; none without a key that can be read."""
+    if token.startswith("@"):
+        try:
+            token = Path(token[1:]).read_text().strip()
+        except OSError:
+            token = ""
+    return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 class Connection:
@@ -77,7 +75,7 @@ class Connection:
             return Reply(0, f"{type(e).__name__}: {e}".encode(), attempt)
 
     def _reply(self, status: int, content: bytes, attempt: int) -> Reply:
-        renewed = status in TOKEN_REFUSED and self._target.token.startswith("@") and (status != 400 or b"InvalidKey" in content)
+        renewed = status in KEY_REFUSED and self._target.token.startswith("@")
         if renewed:
             self._headers = self._target.headers
         return Reply(status, content, attempt, renewed)

@@ -30,15 +30,16 @@ class Applied(NamedTuple):
 class Session(NamedTuple):
     """One session. `kept` are the earlier states that it can be rewound to, newest first.
 
-    `last` is the step that a retry repeats; a rewind to the current position leaves it as it was. `action` is the request applied last
-    where that is a rewind, or the fork or import that began the session.
+    `last` is the step that a retry repeats, `beginning` the fork or import that began the session: until a step follows, and a rewind to
+    the current position leaves both as they were. `rewind` is the rewind that left the session as it is.
     """
 
     phase: str
     at: Lineage
     generation: int = 0
     last: Applied | None = None
-    action: Request | None = None
+    beginning: Request | None = None
+    rewind: Request | None = None
     kept: tuple[Lineage, ...] = ()
 
 
@@ -142,7 +143,7 @@ class Specification:
         if not asked.commit:
             return state, Reply(200, "", asked.session, here, generation=session.generation, after=after)
         last = Applied(here, session.generation, request)
-        applied = Session(LIVE, after, session.generation, last, None, (session.at, *session.kept)[: self.keep])
+        applied = Session(LIVE, after, session.generation, last, None, None, (session.at, *session.kept)[: self.keep])
         return self._with(state, asked.session, applied), _told(asked.session, applied, after=after)
 
     def _describe(self, state: ModelState, asked: Invocation) -> tuple[ModelState, Reply]:
@@ -151,7 +152,7 @@ class Specification:
 
     def _rewind(self, state: ModelState, asked: Invocation) -> tuple[ModelState, Reply]:
         session, request = self._session(state, asked.session), ("rewind", asked.step, asked.from_step, asked.generation)
-        if session.action == request:
+        if session.rewind == request:
             return state, _told(asked.session, session, replayed=True, closed=session.phase == CLOSED)
         if (refused := _refusal(session)) is not None:
             return state, refused
@@ -161,8 +162,8 @@ class Specification:
         if target is None:
             return state, Reply(422, "invalid_input")
         earlier = tuple(kept for kept in session.kept if kept.position < target.position)
-        last = session.last if self.generations and target is session.at else None
-        back = Session(LIVE, target, session.generation + 1, last, request, earlier)
+        last, beginning = (session.last, session.beginning) if self.generations and target is session.at else (None, None)
+        back = Session(LIVE, target, session.generation + 1, last, beginning, request, earlier)
         return self._with(state, asked.session, back), _told(asked.session, back)
 
     def _fork(self, state: ModelState, asked: Invocation) -> tuple[ModelState, Reply]:
@@ -183,10 +184,10 @@ class Specification:
         if session.phase == CLOSED:
             return state, Reply(410, "session_closed")
         if session.phase == LIVE:
-            if session.action == request:
+            if session.beginning == request:
                 return state, _told(name, session, replayed=True)
             return state, _conflict(session, "session_exists")
-        begun = Session(LIVE, at, action=request)
+        begun = Session(LIVE, at, beginning=request)
         return self._with(state, name, begun), _told(name, begun)
 
     def _close(self, state: ModelState, asked: Invocation) -> tuple[ModelState, Reply]:

@@ -8,15 +8,23 @@ import orjson
 
 from tests.conftest import ask, make_service
 from tests.contract.test_sessions_page import told
+from tests.support.calibrated import calibrated, write_series
 
 PAGE = (Path(__file__).parents[2] / "docs" / "forecasts.md").read_text()
 EXAMPLES = re.findall(r"^(\{.*\})\n    (\d{3}) (\{.*\})$", PAGE, re.MULTILINE)
 
 
-def test_what_the_page_says_is_answered(exported):
+def meter(exported, folder):
+    """The page's model: its calendar has hours, and it was calibrated."""
     model = exported("one")
-    service = make_service(replace(model, signature=replace(model.signature, frequency="1h", calendar={"gaps": "fill"})))
-    assert len(EXAMPLES) == PAGE.count('\n{"') == 6
+    model = replace(model, signature=replace(model.signature, frequency="1h"))
+    model = calibrated(model, write_series(folder / "load.csv", model.sequence(400, seed=3)), 6)
+    return replace(model, signature=replace(model.signature, calendar={"gaps": "fill"}))
+
+
+def test_what_the_page_says_is_answered(exported, tmp_path):
+    service = make_service(meter(exported, tmp_path))
+    assert len(EXAMPLES) == PAGE.count('\n{"') == 7
     for request, status, page in EXAMPLES:
         [(found, reply)] = ask(service, request.encode())
         expected = orjson.loads(page)

@@ -35,7 +35,7 @@ def server(lone_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture
 def client(server: TorchServe) -> Iterator[Client]:
-    with Client(server.url, server.folder / "key_file.json") as client:
+    with Client(server.url, server.first_key) as client:
         yield client
 
 
@@ -79,7 +79,7 @@ def test_many_streams_run_side_by_side(server: TorchServe, zoo: dict[str, Model]
             return await stream.step(inputs[number][10:])
 
     async def run() -> list[Result]:
-        async with AsyncClient(server.url, server.folder / "key_file.json") as client:
+        async with AsyncClient(server.url, server.first_key) as client:
             return await asyncio.gather(*(feed(client, number) for number in range(16)))
 
     for number, result in enumerate(asyncio.run(run())):
@@ -96,7 +96,7 @@ def test_a_stream_survives_its_worker_and_then_the_whole_server(server: TorchSer
         failed.set()
 
     policy = RetryPolicy(deadline=120.0, on_retry=remember)
-    with Client(server.url, server.folder / "key_file.json", policy=policy) as client, client.stream("one", session) as stream:
+    with Client(server.url, server.first_key, policy=policy) as client, client.stream("one", session) as stream:
 
         def feed() -> None:
             for row in inputs[:-1]:
@@ -127,7 +127,7 @@ def test_a_client_that_is_killed_twenty_times_goes_on_where_the_session_is(
 ) -> None:
     inputs, draw, reached = zoo["one"].inputs(5_000, seed=4), random.Random(4), 0
     (tmp_path / "inputs.json").write_text(json.dumps(inputs))
-    program = [sys.executable, "-m", "tests.support.streaming_program", server.url, str(server.folder / "key_file.json")]
+    program = [sys.executable, "-m", "tests.support.streaming_program", server.url, str(server.first_key)]
     for _ in range(KILLS):
         command = [*program, "one", session, str(tmp_path / "inputs.json")]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": "client"}) as process:

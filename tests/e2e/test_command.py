@@ -86,15 +86,15 @@ def running(lone_store: Path, tmp_path: Path) -> Iterator[Running]:
 
 
 def test_serve_says_where_it_is_answers_tells_its_health_and_stops_on_an_interrupt(running: Running, zoo: dict[str, Model]) -> None:
-    assert health(running.folder) == 2, "there is no server in that folder yet"
+    assert health(running.folder.parent) == 2, "there is no server in that folder"
     url = until(lambda: running.process.poll() is not None or running.said(r"^ready at (\S+)$"), "ready")
     assert isinstance(url, re.Match), "".join(running.lines)
-    token_file = until(lambda: running.said(r"^token +(.+)$"), "the file of the token")[1]
-    token = printed("token", "--folder", running.folder)
-    assert token == json.loads(Path(token_file).read_text())["inference"]["key"]
-    assert token not in "".join(running.lines)
+    assert running.said(r"^keys +.+; a key for every request: (.+)$")[1] == str(running.folder.resolve() / "key")
+    key = (running.folder / "key").read_text().strip()
+    assert key not in "".join(running.lines)
+    assert [entry["name"] for entry in json.loads(printed("keys", "list", "--json", "--folder", running.folder))] == ["first"]
     inputs = zoo["one"].inputs(7, seed=1)
-    answer = httpx.post(f"{url[1]}/predictions/one", json={"inputs": inputs}, headers={"Authorization": f"Bearer {token}"}, timeout=30)
+    answer = httpx.post(f"{url[1]}/predictions/one", json={"inputs": inputs}, headers={"Authorization": f"Bearer {key}"}, timeout=30)
     assert_close(answer.json()["prediction"], zoo["one"].whole(inputs), "prediction")
     assert health(running.folder) == 0
     began = time.monotonic()
@@ -150,7 +150,7 @@ def test_versions_are_served_side_by_side_with_the_options_of_the_command_and_st
         url = until(lambda: running.process.poll() is not None or running.said(r"^ready at (\S+)$"), "ready")
         assert isinstance(url, re.Match), "".join(running.lines)
         assert running.said(r"left out: .*half\.mar cannot be read as an archive")
-        headers = {"Authorization": f"Bearer {printed('token', '--folder', running.folder)}"}
+        headers = {"Authorization": f"Bearer {(running.folder / 'key').read_text().strip()}"}
         inputs = zoo["one"].inputs(5, seed=2)
         for path, model in (("one", "one"), ("one/1.10", "one"), ("one/1.9", "projected")):
             answer = httpx.post(f"{url[1]}/predictions/{path}", json={"inputs": inputs}, headers=headers, timeout=30)

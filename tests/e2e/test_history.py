@@ -11,11 +11,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from handlers.keys import Caller, dump, generate, parse
 from host.ports import HostError, Ports
 from host.torchserve.launcher import TorchServe, serving
 from loadtests import history
@@ -34,11 +35,11 @@ Kill = tuple[str, Callable[[], None]]
 
 
 @contextmanager
-def chaos(path: Path, servers: Sequence[TorchServe], seed: int) -> Iterator[Recorder]:
+def chaos(path: Path, servers: Sequence[TorchServe], seed: int, key: Path | None = None, *more: str) -> Iterator[Recorder]:
     """The chaos client over all servers while the block runs, and a hand on its history; at the end it has settled what was open."""
-    urls = [word for s in servers for word in ("--url", s.url, "--token", f"@{s.folder / 'key_file.json'}")]
+    urls = [word for s in servers for word in ("--url", s.url, "--token", f"@{key or s.first_key}")]
     size = ["--sessions", SESSIONS, "--requests", REQUESTS, "--seconds", SECONDS, "--seed", seed]
-    options = [*urls, "--store", servers[0].store, "--model", "two", "--record", path, *size]
+    options = [*urls, *more, "--store", servers[0].store, "--model", "two", "--record", path, *size]
     client = subprocess.Popen([sys.executable, "-m", "loadtests.chaos", *map(str, options)], cwd=ROOT)
     try:
         until(lambda: path.exists() and path.stat().st_size > 10_000, "the first operations")
@@ -53,10 +54,10 @@ def chaos(path: Path, servers: Sequence[TorchServe], seed: int) -> Iterator[Reco
 def lasting() -> Ports:
     """Below those of outgoing connections: none of them must take the port of a server that is down for a moment."""
     found: set[int] = set()
-    while len(found) < 5:
+    while len(found) < 4:
         found.add(valkeys.free_port())
-    inference, management, metrics, *grpc = found
-    return Ports(inference, management, metrics, (grpc[0], grpc[1]))
+    inference, metrics, *grpc = found
+    return Ports(inference, metrics, (grpc[0], grpc[1]))
 
 
 def strike(recorder: Recorder, kills: Sequence[Kill], draw: random.Random) -> None:
@@ -143,3 +144,19 @@ def test_two_servers_over_one_valkey_and_all_of_them_killed(pair_store: Path, tm
             with chaos(path, [one, other], seed=102) as recorder:
                 strike(recorder, kills, draw)
     proves_something(*judged(path, pair_store), kills)
+
+
+def test_tenants_whose_sessions_have_the_same_ids_do_not_meet(pair_store: Path, tmp_path: Path) -> None:
+    """Three clients send the same moves under the same ids at once; to each, the server is its own."""
+    tenants = ("default", "acme", "rival")
+    with serving(tmp_path / "server", pair_store, environment=KEPT, ports=lasting()) as server, ExitStack() as clients:
+        for tenant in tenants:
+            text, key = generate(Caller(f"chaos-{tenant}", tenant), time.time())
+            (tmp_path / f"{tenant}.key").write_text(text)
+            server.key_file.write_bytes(dump([*parse(server.key_file.read_bytes()), key]))
+            path = tmp_path / f"{tenant}.jsonl"
+            clients.enter_context(chaos(path, [server], 103, tmp_path / f"{tenant}.key", "--names", "same"))
+    for tenant in tenants:
+        recorded, report = judged(tmp_path / f"{tenant}.jsonl", pair_store)
+        assert all(o.invocation.session.startswith("same-") for o in recorded.operations)
+        assert report.answers["session_closed"] > 0, report.answers

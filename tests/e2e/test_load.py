@@ -32,7 +32,7 @@ def run(report: Path, *arguments: object, seconds: float = 4) -> subprocess.Comp
 
 
 def at(server: TorchServe) -> list[object]:
-    return ["--url", server.url, "--token", f"@{server.folder / 'key_file.json'}", "--store", server.store, "--model", "two", "--users", 8]
+    return ["--url", server.url, "--token", f"@{server.first_key}", "--store", server.store, "--model", "two", "--users", 8]
 
 
 def test_every_answer_is_right_and_a_stopped_worker_shows_in_the_latency(lone_store: Path, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_plain_locust_counts_the_same_from_one_process_or_several(served: TorchS
     command = [str(Path(sys.executable).with_name("locust")), "-f", "loadtests/locustfile.py", "--host", served.url, "--headless"]
     options = ["-u", "4", "-r", "4", "-t", "4s", "--store", str(served.store), "--model", "two", "--totals", str(totals)]
     options += ["--processes", str(processes)] if processes > 1 else []
-    environment = {**os.environ, "LOADTEST_TOKEN": served.token()}
+    environment = {**os.environ, "LOADTEST_TOKEN": f"@{served.first_key}"}
     done = subprocess.run([*command, *options], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stdout + done.stderr
     found: dict[str, Any] = json.loads(totals.read_text())["measurements"]

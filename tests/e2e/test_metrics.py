@@ -1,4 +1,4 @@
-"""What Prometheus would scrape: the counts of both workers of a model, added up by the host, on a port that asks for no token."""
+"""What Prometheus would scrape: the counts of both workers of a model, added up by the host, for a caller with a key."""
 
 import re
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def counting(pair_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def scrape(server: TorchServe) -> dict[str, float]:
     """`name/label/label` to value, without the labels that all share."""
     found = {}
-    for line in httpx.get(server.metrics_url).text.splitlines():
+    for line in httpx.get(server.metrics_url, headers=server.headers()).text.splitlines():
         if not line.startswith("#") and (match := SAMPLE.fullmatch(line)):
             labels = [v for k, v in re.findall(r'(\w+)="([^"]*)"', match[2] or "") if k not in ("model_name", "model_version", "Hostname")]
             found["/".join([match[1], *labels])] = float(match[3])
@@ -65,7 +65,7 @@ def test_the_metrics_say_nothing_of_a_session(counting: TorchServe) -> None:
     with Client(counting, "two") as client:
         client.send(inputs=[[0.0] * 3], session={"id": "a-name-of-its-own", "step": 0})
     until(lambda: any("unread" in name or "quota" in name for name in scrape(counting)), "a count")
-    assert "a-name-of-its-own" not in httpx.get(counting.metrics_url).text
+    assert "a-name-of-its-own" not in httpx.get(counting.metrics_url, headers=counting.headers()).text
 
 
 def test_the_host_understood_every_line(counting: TorchServe) -> None:

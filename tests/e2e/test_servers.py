@@ -42,7 +42,7 @@ def test_two_servers_on_one_machine_do_not_meet_and_one_that_stops_leaves_nothin
         there.refusal(404, "session_not_found", session={"id": session, "action": "describe"})
         there.ask(inputs=others, session={"id": session, "step": 0})
         assert (here.position(session), there.position(session)) == (3, 9)
-        assert neighbour.token() != served.token()
+        assert neighbour.headers() != served.headers()
         assert not set(neighbour.worker_pids("one")) & set(served.worker_pids("one"))
     until(lambda: not list(group(number)), "every process of the stopped server to be gone", deadline=10)
     assert not (tmp_path / "tmp").exists()
@@ -54,7 +54,7 @@ def test_two_servers_on_one_machine_do_not_meet_and_one_that_stops_leaves_nothin
 def test_a_folder_that_is_being_served_is_not_served_a_second_time(
     lone_store: Path, zoo: dict[str, Model], connect: Connect, session: str, tmp_path: Path
 ) -> None:
-    """A second server there would take the first one's token, its gate and its sockets."""
+    """A second server there would take the first one's keys, its gate and its sockets."""
     inputs = zoo["one"].inputs(4, seed=3)
     with serving(tmp_path, lone_store) as first:
         client, second = connect(first, "one"), TorchServe(tmp_path, lone_store)

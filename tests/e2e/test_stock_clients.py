@@ -27,7 +27,8 @@ def inputs(zoo: dict[str, Model]) -> np.ndarray:
 def run(program: str, server: TorchServe, address: str, inputs: np.ndarray, folder: Path) -> dict[str, Any]:
     """Run a program of tests/support/stock in the other environment."""
     (folder / "inputs.json").write_text(json.dumps(inputs.tolist()))
-    command = [str(PYTHON), "-m", f"tests.support.stock.{program}", address, server.token(), "two", str(folder / "inputs.json")]
+    key = server.first_key.read_text().strip()
+    command = [str(PYTHON), "-m", f"tests.support.stock.{program}", address, key, "two", str(folder / "inputs.json")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120, env=os.environ | {"PYTHONPATH": "."})
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

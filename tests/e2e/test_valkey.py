@@ -130,7 +130,7 @@ def next_step(x, session):
 
 
 def metrics(server):
-    return httpx.get(server.metrics_url).text
+    return httpx.get(server.metrics_url, headers=server.headers()).text
 
 
 def available(server):

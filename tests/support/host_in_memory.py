@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import httpx
 import orjson
 
+from handlers.errors import Unauthenticated
 from tests.support.in_process import InProcess
 
 Fault: TypeAlias = httpx.Response | str | None  # answered instead; "unsent", "unanswered": see HostInMemory; None: no fault
@@ -52,7 +53,7 @@ class HostInMemory:
 
     def _serve(self, request: httpx.Request) -> httpx.Response:
         if self.token is not None and request.headers.get("authorization") != f"Bearer {self.token}":
-            return host_error(400, "InvalidKeyException", "Token Authorization failed. Token either incorrect, expired, or not provided")
+            return httpx.Response(401, json={"error": Unauthenticated("the key is not known").body()})
         if not re.fullmatch(rf"/predictions/{self.model}(/[^/]+)?", request.url.path):
             return host_error(404, "ModelNotFoundException", f"Model not found: {request.url.path}")
         self.bodies.append(request.content)

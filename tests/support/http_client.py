@@ -1,4 +1,4 @@
-"""A client of one model over HTTP: one connection, and the token of the server as it now runs."""
+"""A client of one model over HTTP: one connection, and a key of the server as it now runs."""
 
 import json
 import time

@@ -25,7 +25,7 @@ class Stream:
         self.model, self.id = model, id
         self.client = Client(server, model.name)
         policy = cellstate.RetryPolicy(deadline=120.0, max_pause=0.5, on_retry=self._count)
-        self._library = cellstate.Client(server.url, server.folder / "key_file.json", policy=policy)
+        self._library = cellstate.Client(server.url, server.first_key, policy=policy)
         self.unanswered = 0  # tries that brought no answer, or one that promised nothing
         self.position = 0  # steps acknowledged
         self.inputs = model.inputs(self.LENGTH, seed)

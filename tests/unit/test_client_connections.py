@@ -59,15 +59,15 @@ def test_a_cancelled_step_can_be_made_again(host, two):
     assert (result.session.replayed, position) == (True, 2)
 
 
-def test_a_server_that_was_started_anew_has_another_token(host, two, tmp_path):
-    keys = tmp_path / "key_file.json"
-    keys.write_text('{"inference": {"key": "first"}}')
+def test_a_key_that_is_replaced_is_read_again(host, two, tmp_path):
+    keys = tmp_path / "key"
+    keys.write_text("first\n")
     host.token = "first"
     with httpx.Client(transport=host.transport) as http, Client("http://cellstate.test", keys, policy=POLICY, http=http) as client:
         stream = client.stream("two", "a", position=0)
         stream.step(two.sequence(1))
         host.token = "second"
-        keys.write_text('{"inference": {"key": "second"}}')
+        keys.write_text("second\n")
         assert stream.step(two.sequence(1)).session.step == 2
         assert not http.is_closed
     assert http.is_closed

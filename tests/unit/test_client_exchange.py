@@ -13,7 +13,7 @@ from cellstate.wire import Response
 from handlers import errors as served
 
 DOCUMENT = {"inputs": [1.0], "session": {"id": "a", "step": 0}}
-REFUSED = Response(400, {}, b'{"code": 400, "type": "InvalidKeyException", "message": "Token Authorization failed."}')
+REFUSED = Response(401, {}, b'{"error": {"code": "unauthenticated", "message": "the key is not known", "details": {}}}')
 
 
 class Draw:
@@ -206,14 +206,14 @@ def test_without_a_token_none_is_sent():
 
 
 def test_a_refused_token_is_read_again_and_the_request_repeated(tmp_path):
-    path = tmp_path / "key_file.json"
+    path = tmp_path / "key"
     tokens = iter(["old", "new"])
     for token in (lambda: next(tokens), path):
-        path.write_text('{"inference": {"key": "old"}, "management": {"key": "no"}}')
+        path.write_text("old\n")
         draw = Draw(token)
         exchange = draw.caller.post("/", DOCUMENT)
         draw.sent.append(next(exchange))
-        path.write_text('{"inference": {"key": "new"}}')
+        path.write_text("new\n")
         wait = exchange.send(REFUSED)
         assert isinstance(wait, Wait)
         draw.sent.append(exchange.send(None))
@@ -222,12 +222,12 @@ def test_a_refused_token_is_read_again_and_the_request_repeated(tmp_path):
 
 
 def test_a_token_file_that_cannot_be_read_now_leaves_the_old_token(tmp_path):
-    path = tmp_path / "key_file.json"
-    path.write_text('{"inference": {"key": "old"}}')
+    path = tmp_path / "key"
+    path.write_text("old\n")
     draw = Draw(path)
     exchange = draw.caller.post("/", DOCUMENT)
     draw.sent.append(next(exchange))
-    path.write_text('{"infer')
+    path.write_text("")
     exchange.send(REFUSED)
     draw.sent.append(exchange.send(None))
     assert authorizations(draw) == ["Bearer old"] * 2
@@ -242,7 +242,7 @@ def test_a_token_that_is_refused_however_often_it_is_read_is_an_error():
 
 def test_a_token_file_that_is_not_there_at_first_says_so(tmp_path):
     with pytest.raises(FileNotFoundError):
-        Draw(tmp_path / "key_file.json").post()
+        Draw(tmp_path / "key").post()
 
 
 # Rows.

@@ -20,7 +20,7 @@ def server(exported, monkeypatch, tmp_path):
     """What the page's URL and token lead to."""
     host = HostInMemory("meter", make_service(exported("one"), keep_versions=3), token="secret")
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "key_file.json").write_text('{"inference": {"key": "secret"}}')
+    (tmp_path / "run" / "key").write_text("secret\n")
     monkeypatch.chdir(tmp_path)
     for kind in (httpx.Client, httpx.AsyncClient):
         monkeypatch.setattr(httpx, kind.__name__, functools.partial(kind, transport=host.transport))

@@ -15,7 +15,7 @@ from loadtests.load.exchange import Flow, encode
 from loadtests.load.flows import meter, stream
 from loadtests.load.preflight import PreflightError, preflight
 from loadtests.load.scenarios import SCENARIOS, parse_mix
-from loadtests.load.transport import Target, read_token
+from loadtests.load.transport import Target, authorization
 from loadtests.offline import STEPS, WINDOW, OfflineModel
 from tests.conftest import Exported, answer, make_service
 from tests.support.flawed_proxy import Answer, Flaw, flawed
@@ -175,8 +175,8 @@ def refusing(status: int, body: bytes) -> Answer:
 
 WRONG = orjson.dumps({"prediction": [0.123], "model": {"name": "two", "version": "1.0"}})
 REFUSALS = {
-    "token": (refusing(400, b'{"code": 400, "type": "InvalidKeyException"}'), "refuses the token"),
-    "forbidden": (refusing(403, b"{}"), "refuses the token"),
+    "key": (refusing(401, b'{"error": {"code": "unauthenticated"}}'), "refuses the key"),
+    "forbidden": (refusing(403, b"{}"), "refuses the key"),
     "model": (refusing(404, b"{}"), "has no model 'two'"),
     "failing": (refusing(500, b"worker died"), "500 worker died"),
     "html": (refusing(200, b"<html>"), "not JSON"),
@@ -203,12 +203,11 @@ def test_the_preflight_passes_and_tells_the_version(two: Exported, checker: Chec
         assert preflight(Target(url, "two", "key"), checker) == "1.0"
 
 
-def test_a_token_is_read_from_a_key_file(tmp_path: Path) -> None:
-    path = tmp_path / "key_file.json"
-    assert read_token(f"@{path}") == ""
-    path.write_text('{"inference": {"key": "abc"}}')
-    assert read_token(f"@{path}") == "abc"
-    assert read_token("plain") == "plain"
+def test_a_key_is_read_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    assert authorization(f"@{path}") == {}
+    path.write_text("abc\n")
+    assert authorization(f"@{path}") == authorization("abc") == {"Authorization": "Bearer abc"}
 
 
 def test_arrays_are_written_as_float32(answers: Answers) -> None:

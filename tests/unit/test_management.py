@@ -1,9 +1,12 @@
 """The management API as the launcher asks it: what an answer, an error and silence of TorchServe mean."""
 
 import json
+import socket
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import TCPServer
 
 import pytest
 
@@ -15,21 +18,25 @@ ARCHIVE = Archive(Path("one.mar"), {"name": "one", "version": "1.0", "inputs": {
 
 
 class Api(ThreadingHTTPServer):
-    """Answers every request with `status` and `document`, and remembers what was asked."""
+    """Answers every request with `status` and `document`, and remembers what was asked. Management is asked at a Unix socket."""
 
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, path=None):
+        self.address_family = socket.AF_UNIX if path else socket.AF_INET
+        super().__init__(str(path) if path else ("127.0.0.1", 0), Handler)
         self.status, self.document, self.asked = 200, [{}], []
+
+    def server_bind(self):
+        TCPServer.server_bind(self)
 
     @property
     def url(self):
-        return f"http://127.0.0.1:{self.server_port}"
+        return f"http://127.0.0.1:{self.server_address[1]}"
 
 
 class Handler(BaseHTTPRequestHandler):
     def answer(self):
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.asked.append((self.command, self.path, self.headers.get("Authorization")))
+        self.server.asked.append((self.command, self.path))
         body = json.dumps(self.server.document).encode()
         self.send_response(self.server.status)
         self.send_header("Content-Length", str(len(body)))
@@ -42,9 +49,9 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def api():
-    with Api() as server:
+@contextmanager
+def serving(path=None):
+    with Api(path) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server
@@ -53,15 +60,20 @@ def api():
 
 
 @pytest.fixture
-def management(api, tmp_path):
-    (tmp_path / "key_file.json").write_text(json.dumps({"inference": {"key": "predict"}, "management": {"key": "manage"}}))
-    return Management(api.url, tmp_path / "key_file.json")
+def api():
+    with serving() as server:
+        yield server
 
 
-def test_tokens_outlive_their_file(management, tmp_path):
-    assert management.token("inference") == "predict"
-    (tmp_path / "key_file.json").unlink()
-    assert management.headers("management") == {"Authorization": "Bearer manage"}
+@pytest.fixture
+def managed(tmp_path):
+    with serving(tmp_path / "management.sock") as server:
+        yield server
+
+
+@pytest.fixture
+def management(managed, tmp_path):
+    return Management(tmp_path / "management.sock", {})
 
 
 @pytest.mark.parametrize(
@@ -69,7 +81,7 @@ def test_tokens_outlive_their_file(management, tmp_path):
     [
         (200, {}, None),
         (503, {"error": {"code": "store_unavailable"}}, "store_unavailable"),
-        (400, {"code": 400, "type": "InvalidKeyException"}, "status 400"),
+        (400, {"code": 400, "type": "BadRequestException"}, "status 400"),
         (500, [], "status 500"),
     ],
 )
@@ -84,20 +96,20 @@ def test_silence_is_no_answer():
 
 
 @pytest.mark.parametrize(("statuses", "ready"), [(["READY"], True), (["READY", "UNLOADING"], False), ([], True)])
-def test_a_model_is_ready_when_all_its_workers_are_and_it_answers(api, management, statuses, ready):
-    api.document = [{"workers": [{"status": status} for status in statuses]}]
+def test_a_model_is_ready_when_all_its_workers_are_and_it_answers(api, managed, management, statuses, ready):
+    managed.document = [{"workers": [{"status": status} for status in statuses]}]
     assert management.is_ready(api.url, ARCHIVE) is ready
 
 
 @pytest.mark.parametrize(("statuses", "some"), [(["READY", "UNLOADING"], True), (["UNLOADING"], False), ([], False)])
-def test_one_ready_worker_is_enough_to_be_alive(api, management, statuses, some):
-    api.document = [{"workers": [{"status": status} for status in statuses]}]
+def test_one_ready_worker_is_enough_to_be_alive(managed, management, statuses, some):
+    managed.document = [{"workers": [{"status": status} for status in statuses]}]
     assert management.has_ready_worker("one") is some
 
 
 @pytest.mark.parametrize("document", [[], {}, [{"jobQueueStatus": {}}], "no"])
-def test_an_answer_that_cannot_be_read_is_neither_ready_nor_an_empty_queue(api, management, document):
-    api.document = document
+def test_an_answer_that_cannot_be_read_is_neither_ready_nor_an_empty_queue(api, managed, management, document):
+    managed.document = document
     assert not management.is_ready(api.url, ARCHIVE)
     assert not management.queue_is_empty("one")
     with pytest.raises(HostError, match="did not describe one"):
@@ -106,15 +118,14 @@ def test_an_answer_that_cannot_be_read_is_neither_ready_nor_an_empty_queue(api, 
         management.restart_workers("one")
 
 
-def test_workers_are_restarted_as_many_as_there_should_be(api, management):
-    api.document = [{"minWorkers": 3}]
+def test_workers_are_restarted_as_many_as_there_should_be(managed, management):
+    managed.document = [{"minWorkers": 3}]
     management.restart_workers("one/1.0")
-    puts = [path for method, path, _ in api.asked if method == "PUT"]
+    puts = [path for method, path in managed.asked if method == "PUT"]
     assert puts == [f"/models/one/1.0?min_worker={count}&max_worker={count}&synchronous=true" for count in (0, 3)]
-    assert {token for *_, token in api.asked} == {"Bearer manage"}
 
 
-def test_a_default_that_is_refused_is_named(api, management):
-    api.status = 404
+def test_a_default_that_is_refused_is_named(managed, management):
+    managed.status = 404
     with pytest.raises(HostError, match=r"TorchServe did not make one/1\.0 the default version \(HTTPStatusError\)"):
         management.set_default(ARCHIVE)

@@ -74,7 +74,7 @@ def session(**fields):
 
 FIELDS = {
     "unknown field": ({"input": []}, "UnknownField", ["unknown field 'input'", "did you mean 'inputs'?"]),
-    "unknown field, nothing near": ({"q": 1}, "UnknownField", ["'q'", "known: inputs, return, state, session"]),
+    "unknown field, nothing near": ({"q": 1}, "UnknownField", ["'q'", "known: inputs, observations, return, state, session"]),
     "no inputs": ({}, "InvalidInput", ["inputs: missing", "T lists of 3 numbers (flow, hour, rain)", "traffic-1.0"]),
     "inputs of another kind": ({"inputs": "x"}, "InvalidInput", ["inputs: ", "got a string", "traffic-1.0"]),
     "no steps": ({"inputs": []}, "InvalidInput", ["inputs: ", "got an empty list"]),

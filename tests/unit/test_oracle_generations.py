@@ -39,6 +39,15 @@ RIGHT: dict[str, Callable[[], Told]] = {
     "a rewind that was lost and applied": lambda: (
         started().act("describe", 3, generation=0).add(REWIND, Answer(detail="ReadTimeout")).act("describe", 2, generation=1)
     ),
+    "a fork repeated after a rewind in place": lambda: (
+        started()
+        .act("fork", 3, "b", to="b", generation=0)
+        .act("rewind", 3, "b", "b", sent=0, generation=1)
+        .act("fork", 3, "b", to="b", generation=1, replayed=True)
+    ),
+    "a rewind repeated after the close": lambda: (
+        rewound().act("close", 2, closed=True, generation=1).act("rewind", 2, sent=0, generation=1, replayed=True, closed=True)
+    ),
     "a fork begins at generation 0": lambda: rewound().act("fork", 2, "b", to="b", generation=0),
 }
 

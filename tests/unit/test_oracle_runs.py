@@ -28,8 +28,8 @@ class Simulated:
     rows: list[int] = field(default_factory=list)
     kept: list[list[int]] = field(default_factory=list)
     generation: int = 0
-    last: tuple[Invocation, int, int] | None = None  # the step applied last, the position and the generation before it
-    action: Invocation | None = None  # the request applied last, where that is a rewind or the fork that began the session
+    last: tuple[Invocation, int, int] | None = None  # the step or fork applied last, the position and the generation before it
+    rewound: Invocation | None = None  # the request applied last, where that is a rewind
     closed: bool = False
 
 
@@ -69,7 +69,7 @@ class Simulator:
             return self.conflict(session) if asked.step else self.exists(session)
         rows = session.rows + list(range(*asked.inputs))
         if asked.commit:
-            session.last, session.action = (asked, len(session.rows), session.generation), None
+            session.last, session.rewound = (asked, len(session.rows), session.generation), None
             session.rows, session.kept = rows, [session.rows, *session.kept][:KEEP]
             self.sessions[asked.session] = session
         return self.at(asked, session, prediction=prediction(rows))
@@ -82,7 +82,7 @@ class Simulator:
         return self.at(asked, session)
 
     def rewind(self, asked: Invocation, session: Simulated) -> Answer:
-        if session.action == asked:
+        if session.rewound == asked:
             return self.at(asked, session, replayed=True)
         if session.closed:
             return Answer(410, "session_closed")
@@ -93,7 +93,7 @@ class Simulator:
             return Answer(422, "invalid_input")
         session.last = session.last if found is session.rows else None
         session.rows, session.kept = found, [rows for rows in session.kept if len(rows) < len(found)]
-        session.generation, session.action = session.generation + 1, asked
+        session.generation, session.rewound = session.generation + 1, asked
         return self.at(asked, session)
 
     def fork(self, asked: Invocation, session: Simulated) -> Answer:
@@ -101,11 +101,11 @@ class Simulator:
             return Answer(410, "session_closed")
         target = self.sessions.get(asked.to or "")
         if target is None:
-            target = self.sessions[asked.to or ""] = Simulated(session.rows, action=asked)
+            target = self.sessions[asked.to or ""] = Simulated(session.rows, last=(asked, len(session.rows), 0))
             return self.at(asked, target)
         if target.closed:
             return Answer(410, "session_closed")
-        if target.action == asked:
+        if target.last is not None and target.last[:2] == (asked, len(target.rows)):
             return self.at(asked, target, replayed=True)
         return self.exists(target)
 

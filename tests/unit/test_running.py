@@ -26,31 +26,24 @@ def sleeper(tmp_path):
 def describe(folder, **changes):
     document = {
         "url": "http://127.0.0.1:1",
-        "management": "http://127.0.0.1:1",
+        "management": str(folder / "management.sock"),
+        "headers": {},
         "metrics": "",
         "sessions": "",
         "pid": 1,
         "models": {"one/1.0": {}},
     }
     (folder / "server.json").write_text(json.dumps(document | changes))
-    (folder / "key_file.json").write_text(json.dumps({name: {"key": name} for name in ("inference", "management")}))
 
 
-@pytest.mark.parametrize("verb", ["status", "health", "token"])
+@pytest.mark.parametrize("verb", ["status", "health"])
 def test_a_folder_without_a_server_is_exit_2_and_named(tmp_path, capsys, verb):
     assert main([verb, "--folder", str(tmp_path)]) == 2
     assert f"no server was started in {tmp_path}" in capsys.readouterr().err
 
 
-def test_a_server_whose_tokens_are_gone_says_so(tmp_path, capsys):
-    describe(tmp_path)
-    (tmp_path / "key_file.json").unlink()
-    assert main(["token", "--folder", str(tmp_path)]) == 2
-    assert f"{tmp_path} has no tokens" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
-    ("pid", "said"), [(1, "TorchServe did not describe one (ConnectError)"), (2**22, "has ended")], ids=["silent", "ended"]
+    ("pid", "said"), [(1, "TorchServe did not describe one (TransportError)"), (2**22, "has ended")], ids=["silent", "ended"]
 )
 def test_a_server_that_does_not_answer_is_not_healthy_and_has_no_status(tmp_path, capsys, pid, said):
     describe(tmp_path, pid=pid)

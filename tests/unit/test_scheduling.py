@@ -29,11 +29,11 @@ def test_waves_hold_every_task_once_and_keep_each_sessions_order(asked):
     assert sorted(map(id, itertools.chain(*split))) == sorted(map(id, tasks))
     assert all(split)
     for wave in split:
-        touched = [name for item in wave for name in item.ids]
+        touched = [name for item in wave for name in item.names]
         assert len(set(touched)) == len(touched)
     level = {id(item): n for n, wave in enumerate(split) for item in wave}
     for first, second in itertools.combinations(tasks, 2):
-        if set(first.ids) & set(second.ids):
+        if set(first.names) & set(second.names):
             assert level[id(first)] < level[id(second)]
 
 

@@ -10,6 +10,7 @@ import orjson
 from handlers.arrays import Array, Floats
 from handlers.engine.request import Request
 from handlers.errors import CellstateError, InvalidInput, MalformedJson
+from handlers.forecasting.intervals import MAX_LEVEL, MIN_LEVEL
 from handlers.protocols import validation
 from handlers.protocols.native.observations import ObservationParser
 from handlers.protocols.rules import RequestRules
@@ -20,10 +21,11 @@ from handlers.sessions.state import State
 from handlers.settings import Settings
 from handlers.signature import Signature
 
-FIELDS = ("inputs", "observations", "return", "state", "session", "horizon", "future", "commit")
+FIELDS = ("inputs", "observations", "return", "state", "session", "horizon", "future", "levels", "commit")
 SESSION_FIELDS = ("id", "step", "action", "to", "from", "generation")
 ACTIONS = tuple(action.value for action in (Action.STEP, *NAMED_ACTIONS))
 PREDICTION = ("prediction",)
+MAX_LEVELS = 20
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ class Parser:
             commit=validation.boolean(document, "commit", default=True),
             missing=missing,
             times=times,
+            levels=self._levels(document["levels"], horizon) if "levels" in document else (),
         )
         self.rules.check(request)
         return request
@@ -173,6 +176,17 @@ class Parser:
         horizon = validation.integer(document, "horizon", "horizon")
         self.rules.check_horizon(horizon)
         return horizon
+
+    def _levels(self, value: Any, horizon: int) -> tuple[int, ...]:
+        self.rules.check_levels(horizon)
+        if not isinstance(value, list) or not value or not all(type(level) is int for level in value):
+            raise InvalidInput(f"levels: expected a list of percentages such as [80, 95], got {json_type(value)}")
+        for level in value:
+            if not MIN_LEVEL <= level <= MAX_LEVEL:
+                raise InvalidInput(f"levels: expected {MIN_LEVEL} to {MAX_LEVEL} percent, got {level}")
+        if len(set(value)) < len(value) or len(value) > MAX_LEVELS:
+            raise InvalidInput(f"levels: expected at most {MAX_LEVELS}, each once, got {len(value)}")
+        return tuple(value)
 
     def _future(self, document: Mapping[str, Any], horizon: int, known: Sequence[int] | None) -> Floats | None:
         """Return the inputs known in advance, in the feature columns `known`, or in all that do not feed back."""

@@ -8,6 +8,7 @@ import orjson
 
 from handlers.engine.request import OPAQUE, Result
 from handlers.errors import CellstateError
+from handlers.forecasting.intervals import Interval
 from handlers.sessions import state as state_format
 from handlers.sessions.status import SessionStatus, timestamp
 from handlers.signature import Signature
@@ -26,6 +27,8 @@ class Encoder:
         parts = [_field(name) + _array(array) for name, array in result.arrays.items()]
         if result.state is not None:
             parts.append(b'"%b":"%b"' % (OPAQUE.encode(), state_format.to_text(result.state, self.key).encode()))
+        if result.intervals:
+            parts.append(b'"intervals":{%b}' % b",".join([_interval(level, pair) for level, pair in result.intervals.items()]))
         if result.times:
             parts.append(b'"times":%b' % orjson.dumps(result.times))
         if result.imputed:
@@ -68,6 +71,11 @@ def encode_session(session: SessionStatus) -> bytes:
 @lru_cache(maxsize=64)
 def _field(name: str) -> bytes:
     return b'"%b":' % name.encode()
+
+
+def _interval(level: int, interval: Interval) -> bytes:
+    lower, upper = interval
+    return b'"%d":{"lower":%b,"upper":%b}' % (level, _array(lower), _array(upper))
 
 
 def _array(array: np.ndarray) -> bytes:
