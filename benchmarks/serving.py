@@ -75,7 +75,9 @@ def asgi(name: str, application: str, environment: Mapping[str, str], sessions: 
         port = s.getsockname()[1]
     command = [sys.executable, "-m", "uvicorn", "--factory", f"benchmarks.{application}:application", "--port", str(port)]
     process = subprocess.Popen(
-        [*command, "--log-level", "warning", "--no-access-log"], env={**os.environ, "OMP_NUM_THREADS": "1", **environment}
+        [*command, "--log-level", "warning", "--no-access-log"],
+        stdout=sys.stderr,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )
     host = Host(name, f"http://127.0.0.1:{port}/", sessions=sessions)
     try:
