@@ -45,7 +45,7 @@ class Report:
     streaming_reason: str  # empty when any cut of a sequence gives what the whole sequence gives
     input_limit: float = UNLIMITED  # the largest magnitude of an input for which every artefact agreed with the eager model; 0 for none
     signed: bool = True  # whether that holds for both signs; else for those that the example's columns have
-    most_steps: int | None = None  # the largest T that was measured or that the model takes; None for no bound
+    max_steps: int | None = None  # the largest T that was measured or that the model takes; None for no bound
     dropped: Mapping[str, str] = field(default_factory=dict)  # artefacts that no server runs and that disagree, with the reason
 
     def check(self) -> None:

@@ -47,7 +47,7 @@ class Signature:
     version: str
     task: str  # forecast | regress | classify
     outputs: tuple[str, ...]
-    per: str  # y: "sequence" [B, O] or "step" [B, T, O]
+    output_mode: str  # y: "sequence" [B, O] or "step" [B, T, O]
     state: tuple[StateEntry, ...]  # in the order of the graph's inputs and of its outputs
     output_size: int  # D*P
     model_digest: str  # hexadecimal; a state belongs to exactly one
@@ -60,8 +60,8 @@ class Signature:
     nonpositive: tuple[str, ...] = ()
     example: tuple[Any, ...] = ()  # `inputs` of a request that is answered; empty in archives of earlier releases
     initial: tuple[float, ...] = ()  # what a new stream begins with, [S]; empty for zeros
-    least_steps: int = 1  # T that the model takes at once
-    most_steps: int | None = None
+    min_steps: int = 1  # T that the model takes at once
+    max_steps: int | None = None
     streaming: bool = True
     streaming_reason: str = ""
     feedback: Mapping[str, str] = field(default_factory=dict)  # output name -> feature name
@@ -133,7 +133,7 @@ class Signature:
             version=document["version"],
             task=document["task"],
             outputs=tuple(outputs["names"]),
-            per=outputs["per"],
+            output_mode=outputs["per"],
             state=tuple(StateEntry(e["name"], e["rows"], e["size"]) for e in document["state"]),
             output_size=outputs["output_size"],
             model_digest=document["digests"]["model"],
@@ -146,8 +146,8 @@ class Signature:
             nonpositive=tuple(inputs.get("nonpositive", ())),
             example=tuple(inputs.get("example", ())),
             initial=tuple(document["initial"]),
-            least_steps=document["steps"]["least"],
-            most_steps=document["steps"]["most"],
+            min_steps=document["steps"]["least"],
+            max_steps=document["steps"]["most"],
             streaming=streaming["possible"],
             streaming_reason=streaming["reason"],
             feedback=document.get("feedback", {}),

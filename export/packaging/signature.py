@@ -32,7 +32,7 @@ def signature_document(
         "outputs": {"names": list(spec.outputs), "per": lifted.output_mode, "output_size": lifted.output_size},
         "state": [{"name": entry.name, "rows": entry.rows, "size": entry.size, "dtype": "float32"} for entry in lifted.state],
         "initial": lifted.initial.tolist() if lifted.initial.any() else [],
-        "steps": {"least": lifted.steps[0], "most": report.most_steps},
+        "steps": {"least": lifted.steps[0], "most": report.max_steps},
         **lifted.description,
         "feedback": dict(spec.feedback),
         "frequency": spec.frequency,

@@ -39,7 +39,7 @@ def check(inputs: Floats, memory: StreamMemory, fed_first: bool, max_imputed: in
     missing = missing_steps(inputs)
     if not missing.any():
         return
-    if not signature.streaming or signature.least_steps > 1:
+    if not signature.streaming or signature.min_steps > 1:
         raise InvalidInput(
             f"inputs: null, and {signature.label} does not run step by step, so it cannot predict what is missing: fill it in"
         )
@@ -144,7 +144,7 @@ class _ImputedRun:
 
     def _finish(self, i: int) -> None:
         """Put the pieces of row i together."""
-        self._results.y[i] = np.concatenate(self._y[i]) if self._signature.per == "step" else self._y[i][-1]
+        self._results.y[i] = np.concatenate(self._y[i]) if self._signature.output_mode == "step" else self._y[i][-1]
         self._results.output[i] = np.concatenate(self._output[i]) if self._output[i] else None
 
 

@@ -135,7 +135,7 @@ class _BatchRun:
         given = self._backend.run(x, split(results.states[index], signature), want_output)
         states = results.states[index] = join(given.states)
         # With one y per sequence only the last run's y counts; earlier ones may be non-finite.
-        earlier = self._finite[index] if signature.per == "step" else True
+        earlier = self._finite[index] if signature.output_mode == "step" else True
         self._finite[index] = _finite(states) & _finite(given.y) & earlier
         for row, y in zip(rows, given.y, strict=True):
             self._y[row].append(y)
@@ -145,7 +145,7 @@ class _BatchRun:
 
     def _finish(self) -> None:
         """Put together what the runs of each row gave."""
-        results, last_only = self._results, self._signature.per == "sequence"
+        results, last_only = self._results, self._signature.output_mode == "sequence"
         results.finite = self._finite.tolist()
         for row, error in enumerate(results.errors):
             if error is not None:

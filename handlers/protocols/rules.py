@@ -87,7 +87,7 @@ class RequestRules:
         """Check the number of time steps, before any memory is taken for them."""
         if steps > self.limits.max_steps:
             raise TooLarge(f"inputs: {steps} steps, at most {self.limits.max_steps} in one request: cut the sequence, a session carries on")
-        fewest, most = self.signature.least_steps, self.signature.most_steps
+        fewest, most = self.signature.min_steps, self.signature.max_steps
         if steps < fewest or (most is not None and steps > most):
             bound = f"at least {fewest}" if steps < fewest else f"at most {most}"
             wanted = f"exactly {fewest}" if most == fewest else bound

@@ -93,7 +93,7 @@ def test_the_signature_says_what_the_model_is(exported):
         rows = lstm.num_layers * directions
         assert [(e.name, e.rows, e.size) for e in signature.state] == [("h", rows, p), ("c", rows, lstm.hidden_size)], name
         assert signature.output_size == directions * p
-        assert signature.per == ("step" if name == "step" else "sequence")
+        assert signature.output_mode == ("step" if name == "step" else "sequence")
         assert signature.streaming == (not lstm.bidirectional)
         assert signature.streaming or signature.streaming_reason.startswith("cut at [")
 

@@ -31,7 +31,7 @@ def shorter(monkeypatch):
 def check_served(service, signature, model, lifted, seed):
     """Compare the service with the unmodified module on inputs beyond the example's."""
     generator = torch.Generator().manual_seed(seed)
-    steps = [max(n, signature.least_steps) for n in LENGTHS]
+    steps = [max(n, signature.min_steps) for n in LENGTHS]
     rows = [lifted.sampler.widened(3, n, generator)[i : i + 1] for i, n in enumerate(steps)]
     expected = [lifted.unmodified(model, x)[0].numpy() for x in rows]
     for (status, reply), y in zip(ask(service, *({"inputs": x[0].tolist()} for x in rows)), expected, strict=True):
@@ -53,7 +53,7 @@ def check_sessions(service, signature, rows, expected, random):
                 got[i].append(answer(service, {"inputs": inputs, "session": {"id": f"s{i}", "step": positions[i]}})["prediction"])
                 positions[i] = stop
     for pieces, y in zip(got, expected, strict=True):
-        assert_close(np.concatenate(pieces) if signature.per == "step" else pieces[-1], y, "a session in pieces")
+        assert_close(np.concatenate(pieces) if signature.output_mode == "step" else pieces[-1], y, "a session in pieces")
 
 
 @pytest.mark.parametrize("name", HARD)

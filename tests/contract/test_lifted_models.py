@@ -58,7 +58,7 @@ def test_a_session_in_pieces_is_the_unmodified_module_on_the_whole(name, backend
         inputs = x[0, position : position + piece].tolist()
         predictions.append(answer(service, {"inputs": inputs, "session": {"id": "s", "step": position}})["prediction"])
         position += piece
-    whole = np.concatenate(predictions) if signature.per == "step" else predictions[-1]
+    whole = np.concatenate(predictions) if signature.output_mode == "step" else predictions[-1]
     assert_close(whole, expected, f"{name}, {backend}")
 
 

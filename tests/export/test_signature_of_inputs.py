@@ -53,14 +53,14 @@ def test_a_model_of_one_sign_keeps_it_and_its_own_numbers(tmp_path):
     assert signature.input_limit >= 5000
 
 
-def test_the_least_steps_are_those_at_which_y_has_its_width(tmp_path):
-    assert signature_of(LastTwelve(), torch.randn(2, 24, F), tmp_path).least_steps == 12
+def test_the_min_steps_are_those_at_which_y_has_its_width(tmp_path):
+    assert signature_of(LastTwelve(), torch.randn(2, 24, F), tmp_path).min_steps == 12
 
 
 def test_a_model_that_does_not_stream_is_bounded_by_the_longest_window_compared(tmp_path):
     signature = signature_of(LastTwelve(), torch.randn(2, 24, F), tmp_path)
     assert not signature.streaming
-    assert signature.most_steps == 70
+    assert signature.max_steps == 70
 
 
 def test_the_example_is_a_window_that_the_model_takes(tmp_path):

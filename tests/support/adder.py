@@ -13,14 +13,14 @@ ADDER = Signature(
     version="1.0",
     task="forecast",
     outputs=("sum", "count"),
-    per="sequence",
+    output_mode="sequence",
     state=(StateEntry("h", 2, 1), StateEntry("c", 2, 3)),  # S = 8; the rows differ, so that none can stand for another
     output_size=1,
     model_digest="ef" * 32,
     features=("sum",),
     feedback={"sum": "sum"},
 )
-PER_STEP = replace(ADDER, per="step")
+PER_STEP = replace(ADDER, output_mode="step")
 WHOLE = replace(ADDER, streaming=False, streaming_reason="it reads the future")
 POISON = -1.0
 

@@ -11,7 +11,7 @@ TRAFFIC = Signature(
     version="1.0",
     task="forecast",
     outputs=("flow",),
-    per="sequence",
+    output_mode="sequence",
     state=STATE,
     output_size=5,
     model_digest="ab" * 32,
@@ -22,5 +22,5 @@ RETRAINED = replace(TRAFFIC, version="2.0", model_digest="cd" * 32)
 METER = replace(TRAFFIC, name="meter", features=("flow",))
 WORDS = replace(TRAFFIC, name="words", features=(), vocabulary=11, feedback={}, task="classify")
 WHOLE = replace(TRAFFIC, name="whole", streaming=False, streaming_reason="cut at [1], y differs by 2.8e-02")
-FIXED = replace(WHOLE, name="fixed", least_steps=3, most_steps=3)
-KERNEL = replace(WHOLE, name="kernel", least_steps=2)
+FIXED = replace(WHOLE, name="fixed", min_steps=3, max_steps=3)
+KERNEL = replace(WHOLE, name="kernel", min_steps=2)

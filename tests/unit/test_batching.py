@@ -21,13 +21,13 @@ def run(sequences, signature=ADDER, wanted=None, max_batch=64, backend=None, dea
     inputs = [np.array(values, np.float32)[:, None] for values in sequences]
     states = np.repeat(np.arange(len(inputs), dtype=np.float32)[:, None], signature.state_length, axis=1)
     wanted = [False] * len(inputs) if wanted is None else wanted
-    return batching.run(backend or Adder(signature.per), signature, inputs, states, wanted, max_batch, deadline)
+    return batching.run(backend or Adder(signature.output_mode), signature, inputs, states, wanted, max_batch, deadline)
 
 
 def alone(values, signature=ADDER, want_output=False, start=0):
     """One row's y, output and state."""
     inputs, state = [np.array(values, np.float32)[:, None]], np.full((1, signature.state_length), start, np.float32)
-    results = batching.run(Adder(signature.per), signature, inputs, state, [want_output], 64)
+    results = batching.run(Adder(signature.output_mode), signature, inputs, state, [want_output], 64)
     return results.y[0], results.output[0], results.states[0]
 
 

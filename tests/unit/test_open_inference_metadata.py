@@ -14,7 +14,7 @@ LSTM = Signature(
     version="1.0",
     task="forecast",
     outputs=("volume",),
-    per="sequence",
+    output_mode="sequence",
     state=(StateEntry("h", 2, 5), StateEntry("c", 2, 8)),
     output_size=5,
     model_digest="00" * 32,
@@ -60,6 +60,6 @@ def test_what_a_model_cannot_do_is_left_out(change, inputs, outputs):
 
 
 def test_token_ids_and_predictions_at_every_step():
-    found = model_metadata(replace(LSTM, features=(), vocabulary=9, per="step", feedback={}), ["1.0"], "onnxruntime")
+    found = model_metadata(replace(LSTM, features=(), vocabulary=9, output_mode="step", feedback={}), ["1.0"], "onnxruntime")
     assert shapes(found["inputs"])["x"] == ("INT64", [-1, -1])
     assert shapes(found["outputs"])["y"] == ("FP32", [-1, -1, 1])

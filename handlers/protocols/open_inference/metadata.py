@@ -39,7 +39,7 @@ def _x(signature: Signature) -> dict[str, Any]:
 
 
 def _y(signature: Signature) -> dict[str, Any]:
-    steps = (ANY,) if signature.per == "step" else ()
+    steps = (ANY,) if signature.output_mode == "step" else ()
     return _tensor(Y, FP32, ANY, *steps, len(signature.outputs))
 
 
