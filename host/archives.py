@@ -12,6 +12,8 @@ import yaml
 
 from host.ports import HostError
 
+KEYS_MODULE = "handlers/keys.py"  # in an archive whose handlers ask for API keys
+
 
 @dataclass(frozen=True, slots=True)
 class Archive:
@@ -46,21 +48,29 @@ class Archive:
         return self.example() | ({"session": {"id": "cellstate-health-check", "step": 0}, "commit": False} if streams else {})
 
 
-def find(store: Path, skipped: Callable[[str], None] | None = None) -> list[Archive]:
+class OutdatedArchive(Exception):
+    """The archive holds the handlers of a release that does not ask for API keys."""
+
+
+def find(store: Path, skipped: Callable[[str], None] | None = None, with_keys: bool = False) -> list[Archive]:
     """Return the archives in a model store, sorted by name and version.
 
-    `skipped` is told of each archive that cannot be read, which is then left out. Raises HostError for one that cannot be read when there
-    is no `skipped`, and for two of the same name and version; FileNotFoundError when there is no archive.
+    `skipped` is told of each archive that cannot be served, which is then left out: one that cannot be read, or, `with_keys`, one whose
+    handlers would answer without a key. Raises HostError for such an archive when there is no `skipped`, and for two of the same name and
+    version; FileNotFoundError when there is no archive.
     """
     archives = []
     for path in sorted(store.glob("*.mar")):
         try:
-            archives.append(_read(path))
+            archives.append(_read(path, with_keys))
+            continue
+        except OutdatedArchive:
+            message = f"{path} was built by a release without API keys: build it again with `python -m export build`, or use --no-auth"
         except (zipfile.BadZipFile, OSError, KeyError, ValueError, TypeError) as e:
             message = f"{path} cannot be read as an archive ({type(e).__name__}: {e}): build it again with `python -m export build`"
-            if skipped is None:
-                raise HostError(message) from e
-            skipped(message)
+        if skipped is None:
+            raise HostError(message)
+        skipped(message)
     if not archives:
         raise FileNotFoundError(f"{store} holds no .mar archive: build one with `python -m export build`")
     archives.sort(key=lambda archive: (archive.name, _version_key(archive.version)))
@@ -88,8 +98,10 @@ def with_options(archive: Archive, folder: Path, options: Mapping[str, int]) -> 
     return Archive(copy, archive.signature)
 
 
-def _read(path: Path) -> Archive:
+def _read(path: Path, with_keys: bool) -> Archive:
     with zipfile.ZipFile(path) as contents:
+        if with_keys and KEYS_MODULE not in contents.namelist():
+            raise OutdatedArchive
         archive = Archive(path, orjson.loads(contents.read("signature.json")))
         contents.getinfo("MAR-INF/MANIFEST.json")
     archive.name, archive.version, archive.health_check()  # raise KeyError for what is no signature

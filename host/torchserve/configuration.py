@@ -72,6 +72,10 @@ def _java_options() -> list[str]:
     return next((line.removeprefix("vmargs=").split() for line in lines if line.startswith("vmargs=")), [])
 
 
+# PYTHONPATH would win over the archive; whether requests need keys is for the command line to say
+NOT_INHERITED = ("PYTHONPATH", "CELLSTATE_KEY_FILE", "CELLSTATE_HOST_KEY_SHA256")
+
+
 def environment(folder: Path, logs: Path, sessions: str, keys: Mapping[str, str], more: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of TorchServe and its workers: this process's own, then what every server needs, then `keys` and `more`."""
     ours = {
@@ -84,7 +88,7 @@ def environment(folder: Path, logs: Path, sessions: str, keys: Mapping[str, str]
         "CELLSTATE_STORE": sessions,
         "CELLSTATE_GATE_FILE": str(folder / "gate"),
     }
-    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # it would win over the archive
+    inherited = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
     return inherited | ours | dict(keys) | dict(more)
 
 

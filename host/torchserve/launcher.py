@@ -64,7 +64,7 @@ class TorchServe:
     _metrics: MetricsServer | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
-        self.archives = find(self.store, self.skipped)
+        self.archives = find(self.store, self.skipped, with_keys=self.authenticate)
         self._host_key = generate(Caller("host"), 0.0)[0]
         self.management = Management(self.management_socket, self.headers())
         self._lock = DrainLock("")
@@ -187,9 +187,10 @@ class TorchServe:
             self._metrics = None
 
     def _key_settings(self) -> dict[str, str]:
-        """The workers' settings that say whether requests need keys."""
-        key_file = str(self.key_file) if self.authenticate else ""
-        return {"CELLSTATE_KEY_FILE": key_file, "CELLSTATE_HOST_KEY_SHA256": digest(self._host_key).hex()}
+        """The workers' settings by which requests need keys; none without keys, which archives of earlier releases do not know."""
+        if not self.authenticate:
+            return {}
+        return {"CELLSTATE_KEY_FILE": str(self.key_file), "CELLSTATE_HOST_KEY_SHA256": digest(self._host_key).hex()}
 
     def _model_store(self) -> tuple[Path, list[Archive]]:
         """Return the folder and the archives that TorchServe loads: those of the store, or copies with other options."""

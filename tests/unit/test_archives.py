@@ -63,6 +63,18 @@ def test_an_archive_that_cannot_be_read_is_named_and_left_out_unless_none_may_be
         find(tmp_path)
 
 
+def test_an_archive_that_would_answer_without_a_key_is_left_out_where_keys_are_asked_for(tmp_path):
+    archive(tmp_path, "old.mar", name="old")
+    with zipfile.ZipFile(archive(tmp_path, "new.mar", name="new"), "a") as contents:
+        contents.writestr("handlers/keys.py", "")
+    skipped = []
+    assert [found.name for found in find(tmp_path, skipped.append, with_keys=True)] == ["new"]
+    assert skipped == [
+        f"{tmp_path / 'old.mar'} was built by a release without API keys: build it again with `python -m export build`, or use --no-auth"
+    ]
+    assert len(find(tmp_path)) == 2
+
+
 def test_one_version_in_two_archives_is_refused(tmp_path):
     archive(tmp_path, "one.mar")
     archive(tmp_path, "copy.mar")
