@@ -98,7 +98,7 @@ def test_every_option_has_a_help(capsys):
         command.main(["build", "--help"])
     shown = capsys.readouterr().out
     page = (ROOT / "docs" / "export.md").read_text()
-    options = {word.strip("[],") for word in shown.split() if word.strip("[]").startswith("--")}
+    options = {word.strip("[],:") for word in shown.split() if word.strip("[]").startswith("--")}
     assert [option for option in sorted(options) if option not in page and option not in ("--help", "--verbose")] == []
 
 
