@@ -33,6 +33,8 @@ is safe and may succeed.
 from http import HTTPStatus
 from typing import Any, ClassVar
 
+RETRY_AFTER = "1"  # seconds
+
 
 class CellstateError(Exception):
     """Base of every error the service raises; `status` is the HTTP status, `code` the stable machine-readable name."""
@@ -53,8 +55,8 @@ class CellstateError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers of the HTTP response, beside those of every response."""
-        return {}
+        """The headers of the HTTP response, beside those of every response: when to send the request again, where that may help."""
+        return {"Retry-After": RETRY_AFTER} if self.retryable else {}
 
     def body(self) -> dict[str, Any]:
         """The `error` object of the HTTP contract."""

@@ -9,7 +9,6 @@ from handlers.engine.request import Request, Result
 from handlers.errors import CellstateError
 
 JSON = "application/json"
-RETRY_AFTER = "1"  # seconds
 
 
 @dataclass(slots=True)
@@ -34,11 +33,6 @@ class HttpResponse:
     def phrase(self) -> str:
         """The reason phrase of the status."""
         return HTTPStatus(self.status).phrase
-
-
-def error_headers(error: CellstateError) -> dict[str, str]:
-    """Return the headers of an error: after how many seconds to send the same request again, where that may help."""
-    return {"Retry-After": RETRY_AFTER} if error.retryable else {}
 
 
 def error_text(error: CellstateError) -> str:

@@ -55,11 +55,7 @@ class Frontend:
 
 def _respond(call: Call, tasks: Sequence[Task]) -> HttpResponse:
     try:
-        response = call.respond([task.error or task.reply for task in tasks])
-        error = next((task.error for task in tasks if task.error and task.error.status == response.status), None)
-        if error is not None and error.headers:
-            response.headers = {**response.headers, **error.headers}
-        return response
+        return call.respond([task.error or task.reply for task in tasks])
     except Exception:
         log.exception("internal_error")
         return call.respond([_unanswerable() for _ in tasks])

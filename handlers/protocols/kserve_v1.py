@@ -14,7 +14,7 @@ import orjson
 from handlers.engine.request import Request, Result
 from handlers.errors import CellstateError, InvalidInput, MalformedJson, TooLarge
 from handlers.protocols import validation
-from handlers.protocols.base import HttpRequest, HttpResponse, error_headers, error_text
+from handlers.protocols.base import HttpRequest, HttpResponse, error_text
 from handlers.protocols.rules import RequestRules
 from handlers.protocols.validation import json_type
 from handlers.settings import Settings
@@ -43,7 +43,7 @@ class KServeV1Call:
             if isinstance(reply, CellstateError):
                 where = f"instances[{i}]: " if len(replies) > 1 else ""
                 message = orjson.dumps({"error": f"{where}{error_text(reply)}"})
-                return HttpResponse(reply.status, message, headers=error_headers(reply))
+                return HttpResponse(reply.status, message, headers=reply.headers)
         return HttpResponse(200, b'{"predictions":[%b]}' % b",".join(reply for reply in replies if isinstance(reply, bytes)))
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from handlers.engine.request import Request, Result
 from handlers.errors import CellstateError, TooLarge
-from handlers.protocols.base import HttpRequest, HttpResponse, error_headers
+from handlers.protocols.base import HttpRequest, HttpResponse
 from handlers.protocols.native.decode import Parser
 from handlers.protocols.native.encode import Encoder
 from handlers.settings import Settings
@@ -37,7 +37,7 @@ class NativeCall:
             return HttpResponse(200, b'{"predictions":[' + b",".join(bodies) + b"]}")
         [reply] = replies
         if isinstance(reply, CellstateError):
-            return HttpResponse(reply.status, self.encoder.error(reply), headers=error_headers(reply))
+            return HttpResponse(reply.status, self.encoder.error(reply), headers=reply.headers)
         return HttpResponse(200, reply)
 
 

@@ -7,7 +7,7 @@ import orjson
 
 from handlers.engine.request import Request, Result
 from handlers.errors import CellstateError, TooLarge
-from handlers.protocols.base import HttpRequest, HttpResponse, error_headers, error_text
+from handlers.protocols.base import HttpRequest, HttpResponse, error_text
 from handlers.protocols.open_inference.binary import HEADER_LENGTH
 from handlers.protocols.open_inference.decode import FORECAST, SESSION, Decoder, Y
 from handlers.protocols.open_inference.encode import (
@@ -51,7 +51,7 @@ class OpenInferenceCall:
     def respond(self, replies: Sequence[Row | CellstateError]) -> HttpResponse:
         """Put the rows together."""
         if not self.rows_fail_alone and (failed := next((e for e in replies if isinstance(e, CellstateError)), None)):
-            return HttpResponse(failed.status, orjson.dumps({"error": error_text(failed)}), headers=error_headers(failed))
+            return HttpResponse(failed.status, orjson.dumps({"error": error_text(failed)}), headers=failed.headers)
         outputs = [output for wanted in self.wanted if (output := stack(wanted, replies)) is not None]
         outputs += imputed_output(replies, self.infer.binary_outputs)
         parameters = {}
