@@ -7,7 +7,6 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from handlers.settings import masked
 from host import keys
 from host.ports import HostError, Ports, is_loopback
 from host.running import RunningServer, record_command, stop
+from host.table import align
 from host.torchserve.launcher import PRIVATE, TorchServe
 from host.watch import Watch
 
@@ -183,13 +183,7 @@ def _status(options: argparse.Namespace) -> int:
 def _status_text(status: dict[str, Any]) -> str:
     models = status.pop("models")
     lines = [f"{name:<10}  {value}" for name, value in status.items()]
-    return "\n".join([*lines, "", *_table([[*models[0]], *([*model.values()] for model in models)])])
-
-
-def _table(rows: Sequence[Sequence[object]]) -> list[str]:
-    """Pad the cells of each column to the same width."""
-    widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([*lines, "", *align([[*models[0]], *([*model.values()] for model in models)])])
 
 
 def _health(options: argparse.Namespace) -> int:

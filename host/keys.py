@@ -19,6 +19,7 @@ from pathlib import Path
 from handlers.keys import DEFAULT_TENANT, NAME, SCOPES, Caller, Key, dump, generate, parse
 from host.folder import private_file
 from host.ports import HostError
+from host.table import align
 
 COLUMNS = ("name", "id", "tenant", "scopes", "created_at", "expires_at")
 FIRST = "first"  # the name of the key that a first start makes
@@ -81,8 +82,7 @@ def _list(options: argparse.Namespace) -> int:
         print(json.dumps(rows))
         return 0
     lines = [COLUMNS, *(tuple(_cell(row[name]) for name in COLUMNS) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    print("\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines))
+    print("\n".join(align(lines)))
     return 0
 
 

@@ -25,6 +25,7 @@ from handlers.sessions.state import CorruptState
 from handlers.sessions.status import timestamp
 from handlers.settings import Settings
 from handlers.stores.base import Change, Entry, Store
+from host.table import align
 
 SOUND, PROBLEMS, NOT_OPEN = 0, 1, 2  # exit codes
 BATCH = 256  # sessions closed in one commit
@@ -164,12 +165,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
     oldest = min((row["oldest"] for row in rows if row["oldest"]), default=None)
     lines = [[*row.values()] for row in rows] + [["all", "", *summed.values(), oldest]]
     cells = [["model", "digest", *COLUMNS, "bytes", "oldest"], *([_cell(value) for value in line] for line in lines)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    right = {*range(2, 3 + len(COLUMNS))}
-    return "\n".join(
-        "  ".join(text.rjust(w) if i in right else text.ljust(w) for i, (text, w) in enumerate(zip(line, widths, strict=True))).rstrip()
-        for line in cells
-    )
+    return "\n".join(align(cells, right=range(2, 3 + len(COLUMNS))))
 
 
 def _cell(value: Any) -> str:
