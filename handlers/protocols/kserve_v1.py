@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from handlers.engine.request import Request, Result
-from handlers.errors import CellstateError, InvalidInput, MalformedJson, TooLarge
+from handlers.errors import CellstateError, InvalidInput, TooLarge
 from handlers.protocols import validation
 from handlers.protocols.base import HttpRequest, HttpResponse, error_text
 from handlers.protocols.rules import RequestRules
@@ -79,10 +79,7 @@ class KServeV1Codec:
 
     def _instances(self, body: bytes) -> list[Any]:
         self.rules.check_body(len(body))
-        try:
-            document = orjson.loads(body)
-        except orjson.JSONDecodeError as e:
-            raise MalformedJson(f"body: {e}; send one JSON object in UTF-8 (NaN and Infinity are not JSON)") from e
+        document = validation.parse_json(body)
         validation.reject_unknown_fields(document, ("instances",), "body")
         items = document["instances"]
         if not isinstance(items, list) or not items:  # of a name that is there twice the last value counts

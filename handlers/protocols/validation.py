@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import orjson
 
 from handlers.arrays import Array, Floats
 from handlers.errors import InvalidInput, MalformedJson, UnknownField
@@ -27,6 +28,14 @@ def reject_unknown_fields(document: Mapping[str, Any], known: Sequence[str], whe
             close = difflib.get_close_matches(name[:64], known, 1)
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
             raise UnknownField(f"{where}: unknown field {short_repr(name)}; {hint}")
+
+
+def parse_json(data: bytes) -> Any:
+    """Parse a JSON text. Raises MalformedJson."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as e:
+        raise MalformedJson(f"body: {e}; send one JSON object in UTF-8 (NaN and Infinity are not JSON)") from e
 
 
 def count_keys(value: Any) -> int:

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import orjson
 
 from handlers.arrays import Array, Floats
 from handlers.engine.request import Request
@@ -57,10 +56,7 @@ class Parser:
         self.rules.check_body(len(data))
         if not data:  # also what is left of a body that TorchServe took for a form
             raise MalformedJson("body: empty; send one JSON object, with the header Content-Type: application/json")
-        try:
-            document = orjson.loads(data)
-        except orjson.JSONDecodeError as e:
-            raise MalformedJson(f"body: {e}; send one JSON object in UTF-8 (NaN and Infinity are not JSON)") from e
+        document = validation.parse_json(data)
         if data.count(b":") != validation.count_keys(document):  # a colon in a text, or a field that is given twice
             validation.reject_duplicate_fields(data)
         if not isinstance(document, dict):
