@@ -5,7 +5,7 @@ Tensors are told apart by identity, never by their values: two equal tensors may
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -193,10 +193,3 @@ class Origins:
 
 def _storage(value: Tensor) -> int:
     return int(value.untyped_storage()._cdata)
-
-
-def tensors_by_id(values: Sequence[Any]) -> Iterator[tuple[int, int]]:
-    """Yield the id and the position of each tensor among `values`."""
-    for position, value in enumerate(values):
-        if isinstance(value, Tensor):
-            yield id(value), position

@@ -9,7 +9,6 @@ from export.lift.lifted import Lift
 from export.writers.tracing import exporting
 
 OPSET = 18
-OPSETS = range(15, 21)  # that the exporter writes and the pinned runtime reads
 
 
 def write_onnx(module: torch.nn.Module, lifted: Lift, x: torch.Tensor, target: Path, opset: int = OPSET) -> None:

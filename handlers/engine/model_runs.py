@@ -32,7 +32,7 @@ class FinishedRuns:
 
     def __init__(self, batch: Batch, tasks: Sequence[Task], deadline: float = math.inf) -> None:
         context, runs = batch.context, [_run_of(task) for task in tasks]
-        self._batch, self._most = batch, context.settings.max_batch
+        self._batch = batch
         states = np.concatenate([run.state for run in runs]).reshape(len(runs), -1)
         want_output, max_batch = ["output" in task.request.returns for task in tasks], context.settings.max_batch
         if any(run.missing for run in runs):
@@ -76,10 +76,9 @@ class FinishedRuns:
         position = run.position + len(run.inputs) - run.rewarmed
         if position > MAX_POSITION:
             raise InvalidInput(f"session, state: {position} would be beyond the last position, {MAX_POSITION}; start another stream")
-        signature = self._batch.context.signature
+        context, signature = self._batch.context, self._batch.context.signature
         state = State(results.states[i], position, signature.digest)
         arrays = _arrays(task, run, results.y[i], results.output[i], forecast, state.values, signature)
-        context = self._batch.context
         at, known = times(context, run.time, task.request.horizon), learned(context, task, run, results.y[i])
         intervals = _intervals(context, task.request.levels, forecast, known)
         if task.request.session is None:

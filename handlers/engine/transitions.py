@@ -56,6 +56,11 @@ def _recorded(session: LoadedSession) -> Record:
     return session.record
 
 
+def _version(batch: Batch, record: Record) -> str:
+    """The version of the model that made the state and the last answer; records of format 1 do not tell it."""
+    return record.version or batch.context.signature.version
+
+
 def _create(batch: Batch, task: Task, session: LoadedSession) -> None:
     if task.request.commit:
         batch.admit(session.name)
@@ -85,13 +90,12 @@ def _replay(batch: Batch, task: Task, session: LoadedSession) -> None:
     opaque, imputed = arrays.pop(OPAQUE, None), int(arrays.pop(IMPUTED, 0))
     intervals = take_intervals(arrays)
     state = None if opaque is None else State(opaque, record.state.position, record.state.digest)
-    version = record.version or batch.context.signature.version
     if task.request.close and not record.closed:
         record = record.tombstone(batch.now)
         batch.sessions.put(session.name, record)
     time = memory.decode(record.state.forecast, 0).time if batch.context.timeline else None
     at = times(batch.context, time, task.request.horizon)
-    task.reply = task.encode(Result(version, arrays, state, status(task.id, record, replayed=True), at, imputed, intervals))
+    task.reply = task.encode(Result(_version(batch, record), arrays, state, status(task.id, record, replayed=True), at, imputed, intervals))
 
 
 def _describe(batch: Batch, task: Task, session: LoadedSession) -> None:
@@ -102,8 +106,7 @@ def _describe(batch: Batch, task: Task, session: LoadedSession) -> None:
 def _export(batch: Batch, task: Task, session: LoadedSession) -> None:
     """Answer with the state, and with the version of the model that made it, which may be another than this one."""
     record = _recorded(session)
-    version = record.version or batch.context.signature.version
-    task.reply = task.encode(Result(version, {}, record.state, status(task.id, record)))
+    task.reply = task.encode(Result(_version(batch, record), {}, record.state, status(task.id, record)))
 
 
 def _confirm(batch: Batch, task: Task, session: LoadedSession) -> None:

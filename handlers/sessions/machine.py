@@ -72,7 +72,7 @@ class Transition(Word):
 
 NotFound, Conflict, Exists = errors.SessionNotFound, errors.StepConflict, errors.SessionExists
 Changed, Closed, Expired = errors.ModelChanged, errors.SessionClosed, errors.SessionExpired
-P, O, T = Phase, Operation, Transition  # noqa: E741
+O, T = Operation, Transition  # noqa: E741
 Outcome = Transition | type[errors.SessionError]
 
 

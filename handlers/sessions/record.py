@@ -38,7 +38,6 @@ FLOAT32 = np.dtype("<f4")
 KINDS: dict[int, np.dtype[Any]] = {0: FLOAT32, 1: np.dtype("<i8")}  # of the recent inputs: features, token ids
 CHECKSUM_BYTES = 8
 MAX_COLUMNS = 2**16 - 1  # of the recent inputs
-MAX_DIMENSIONS = 8
 NO_HASH = bytes(16)
 
 
