@@ -42,8 +42,8 @@ def prepare(batch: Batch, task: Task) -> None:
         fed = [feature for _, feature in context.signature.feedback_columns]
         run.observed = by_output(context.signature, own[:, fed]).astype(np.float32)
     if run.missing:
-        missing.check(own, run.memory, run.rewarmed > 0, context.settings.max_imputed, context.signature)
-        run.missing_in_a_row = missing.trailing(missing.missing_steps(own), run.memory.missing)
+        max_imputed = context.settings.max_imputed
+        run.missing_in_a_row = missing.check(own, run.memory, run.rewarmed > 0, max_imputed, context.signature)
 
 
 def _place(context: ServiceContext, task: Task, run: ModelRun) -> None:

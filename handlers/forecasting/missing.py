@@ -28,8 +28,8 @@ class ObservedRow:
     memory: StreamMemory
 
 
-def check(inputs: Floats, memory: StreamMemory, fed_first: bool, max_imputed: int, signature: Signature) -> None:
-    """Check that the missing values of `inputs` `[T, F]` can be imputed.
+def check(inputs: Floats, memory: StreamMemory, fed_first: bool, max_imputed: int, signature: Signature) -> int:
+    """Check that the missing values of `inputs` `[T, F]` can be imputed; return how many steps in a row are missing at the end.
 
     `fed_first` says that other inputs run before these, so that their first step has a prediction in any case.
 
@@ -38,7 +38,7 @@ def check(inputs: Floats, memory: StreamMemory, fed_first: bool, max_imputed: in
     """
     missing = missing_steps(inputs)
     if not missing.any():
-        return
+        return 0
     if not signature.streaming or signature.min_steps > 1:
         raise InvalidInput(
             f"inputs: null, and {signature.label} does not run step by step, so it cannot predict what is missing: fill it in"
@@ -51,6 +51,7 @@ def check(inputs: Floats, memory: StreamMemory, fed_first: bool, max_imputed: in
             f"inputs: {longest} steps in a row without a measurement, at most {max_imputed} (max_imputed): send a measurement, "
             "or start another stream after the gap"
         )
+    return _trailing(missing, memory.missing)
 
 
 def missing_steps(inputs: Floats) -> Array:
@@ -67,8 +68,8 @@ def _longest(missing: Array, before: int) -> int:
     return longest if missing.any() else 0
 
 
-def trailing(missing: Array, before: int) -> int:
-    """Return how many steps in a row are missing at the end, of which `before` steps lie before the first."""
+def _trailing(missing: Array, before: int) -> int:
+    """How many steps in a row are missing at the end, of which `before` steps lie before the first."""
     measured = np.flatnonzero(~missing)
     return len(missing) - 1 - int(measured[-1]) if len(measured) else before + len(missing)
 
@@ -95,13 +96,12 @@ class _ImputedRun:
     def __init__(
         self, backend: Backend, signature: Signature, rows: Sequence[ObservedRow], states: Floats, want_output: Sequence[bool]
     ) -> None:
-        count = len(rows)
         self._backend, self._signature, self._rows, self._want_output = backend, signature, rows, want_output
         self._pieces = [_pieces(row.inputs) for row in rows]
         self._columns = [feature for _, feature in signature.feedback_columns]
         self._y: list[list[Floats]] = [[] for _ in rows]  # of each piece so far
         self._output: list[list[Floats]] = [[] for _ in rows]
-        self._results = Results([None] * count, [None] * count, states.copy(), [True] * count, [None] * count)
+        self._results = Results.before(states)
 
     def run(self, max_batch: int, deadline: float) -> Results:
         for row, pieces in zip(self._rows, self._pieces, strict=True):

@@ -34,6 +34,12 @@ class Results:
     finite: list[bool]  # whether every value of the row is a number
     errors: list[BackendError | None]
 
+    @classmethod
+    def before(cls, states: Floats) -> "Results":
+        """Return the results of rows that have not run: nothing but a copy of their states `[B, S]`."""
+        count = len(states)
+        return cls([None] * count, [None] * count, states.copy(), [True] * count, [None] * count)
+
 
 def split(states: Floats, signature: Signature) -> tuple[Floats, ...]:
     """Cut `[B, S]` into one contiguous `[L*D, B, size]` for each state tensor."""
@@ -80,13 +86,12 @@ class _BatchRun:
     def __init__(
         self, backend: Backend, signature: Signature, inputs: Sequence[Array], states: Floats, want_output: Sequence[bool]
     ) -> None:
-        size = len(inputs)
         self._backend, self._signature, self._inputs, self._want_output = backend, signature, inputs, want_output
         self._lengths = [len(row) for row in inputs]
         self._y: list[list[Floats]] = [[] for _ in inputs]  # of each run so far
         self._output: list[list[Floats]] = [[] for _ in inputs]
-        self._results = Results([None] * size, [None] * size, states.copy(), [True] * size, [None] * size)
-        self._finite = np.ones(size, np.bool_)  # the states and y of each row
+        self._results = Results.before(states)
+        self._finite = np.ones(len(inputs), np.bool_)  # the states and y of each row
 
     def run(self, max_batch: int, deadline: float) -> Results:
         order = sorted(range(len(self._inputs)), key=self._lengths.__getitem__)
