@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from benchmarks.asgi import read_body
 from handlers.protocols.base import HttpRequest, HttpResponse
 from handlers.protocols.frontend import Frontend
 from handlers.torchserve import worker
@@ -50,10 +51,7 @@ def application() -> Any:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return
-        body, more = b"", True
-        while more:
-            message = await receive()
-            body, more = body + message.get("body", b""), message.get("more_body", False)
+        body = await read_body(receive)
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         response = await batcher.answer(HttpRequest(body, headers, scope["path"]))
         content_type = (b"content-type", response.content_type.encode())

@@ -96,16 +96,24 @@ class Prepared:
 
 
 @contextmanager
-def frontends(folder: Path, unzipped: Path, signature: Signature) -> Iterator[dict[str, Frontend]]:
-    """A front end over each kind of store, all over one backend."""
+def exported() -> Iterator[tuple[Path, Signature]]:
+    """The benchmarks' model: the folder of its unpacked archive, and its signature."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with zipfile.ZipFile(archive(folder / "store")) as contents:
+            contents.extractall(folder / "model")
+        yield folder / "model", Signature.load(folder / "model" / "signature.json")
+
+
+@contextmanager
+def frontends(model: Path, signature: Signature) -> Iterator[dict[str, Frontend]]:
+    """A front end over each kind of store, all over one backend. The stores lie beside the folder `model`."""
     made = {}
     with ExitStack() as stack:
         for name, (url, sync) in STORES.items():
-            place = stack.enter_context(tempfile.TemporaryDirectory(dir=folder))
+            place = stack.enter_context(tempfile.TemporaryDirectory(dir=model.parent))
             settings = Settings(device="cpu", store=url.format(place), store_bytes=4 << 30, store_sync=sync, max_instances=4096)
-            made[name] = Frontend.over(
-                ServiceContext(open_backend(unzipped, signature, settings), signature, open_store(settings), settings)
-            )
+            made[name] = Frontend.over(ServiceContext(open_backend(model, signature, settings), signature, open_store(settings), settings))
         yield made
 
 
@@ -119,12 +127,22 @@ def measure(works: dict[str, Work], rounds: int, size: int) -> dict[str, Times]:
             cpu, wall = time.process_time(), time.perf_counter()
             work(n)
             taken[name].append((time.process_time() - cpu, time.perf_counter() - wall))
-    return {name: Times(*(_lower_quartile(column) / size * 1e6 for column in zip(*rows, strict=True))) for name, rows in taken.items()}
+    return {name: Times(*(lower_quartile(column) / size * 1e6 for column in zip(*rows, strict=True))) for name, rows in taken.items()}
 
 
-def _lower_quartile(values: Sequence[float]) -> float:
+def lower_quartile(values: Sequence[float]) -> float:
     """Return what a quarter of the values lie below: others on the machine make a measurement longer, never shorter."""
     return statistics.quantiles(values, n=4)[0]
+
+
+def timed(work: Callable[[int], object], rounds: int) -> float:
+    """Return the lower quartile of the seconds that `work` takes, by the clock; its argument counts the rounds."""
+    taken = []
+    for n in range(rounds):
+        began = time.perf_counter()
+        work(n)
+        taken.append(time.perf_counter() - began)
+    return lower_quartile(taken)
 
 
 def main() -> int:
@@ -137,15 +155,11 @@ def main() -> int:
     print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores, {platform.machine()}")
     print("microseconds of processor time a row, its ratio to bare ONNX Runtime's; microseconds of wall time a row")
     results: dict[int, dict[str, Times]] = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        with zipfile.ZipFile(archive(folder / "store")) as contents:
-            contents.extractall(folder / "model")
-        signature = Signature.load(folder / "model" / "signature.json")
+    with exported() as (model, signature):
         for size in BATCHES:
             found = results[size] = {}
             for form in ("bodies", "one JSON body", "binary tensors")[: 3 if size > 1 else 1]:
-                with frontends(folder, folder / "model", signature) as made:
+                with frontends(model, signature) as made:
                     backend = made["memory"].service.context.backend
                     works: dict[str, Work] = {"bare ONNX Runtime": bare(backend, signature, size)}
                     works |= {f"{form}, {store}": FORMS[form](frontend, size) for store, frontend in made.items()}

@@ -8,6 +8,8 @@ import numpy as np
 import onnxruntime as ort
 import orjson
 
+from benchmarks.asgi import read_body
+
 
 def application() -> Any:
     """For `uvicorn --factory`; `MODEL_ONNX` names the graph."""
@@ -19,11 +21,7 @@ def application() -> Any:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return
-        body, more = b"", True
-        while more:
-            message = await receive()
-            body, more = body + message.get("body", b""), message.get("more_body", False)
-        x = np.array([orjson.loads(body)["inputs"]], np.float32)
+        x = np.array([orjson.loads(await read_body(receive))["inputs"]], np.float32)
         (y,) = session.run(["y"], {"x": x, **states})
         reply = orjson.dumps({"prediction": y[0].tolist()})
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})

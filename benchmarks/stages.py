@@ -5,21 +5,16 @@ tasks, counting, putting the response together. Reported is, for each stage, the
 """
 
 import argparse
-import statistics
 import sys
-import tempfile
 import time
-import zipfile
 from pathlib import Path
 
 import torch
 
-from benchmarks.core import FORMS, Prepared, bare, frontends
-from benchmarks.serving import archive
+from benchmarks.core import FORMS, Prepared, bare, exported, frontends, lower_quartile, timed
 from handlers import garbage
 from handlers.metrics import PREFIX
 from handlers.protocols.frontend import Frontend
-from handlers.signature import Signature
 
 PATHS = ((1, "bodies"), (64, "bodies"), (64, "one JSON body"), (64, "binary tensors"), (1024, "one JSON body"), (1024, "binary tensors"))
 STAGES = ("decode", "read", "run", "encode", "commit", "other")
@@ -38,7 +33,7 @@ def stages(frontend: Frontend, form: str, size: int, batches: int) -> dict[str, 
         whole = time.perf_counter() - began
         sums = {s.labels["stage"]: s.value for s in telemetry.take() if s.name == f"{PREFIX}stage_seconds_sum"}
         taken.append({**sums, "other": whole - sum(sums.values())})
-    return {name: statistics.quantiles([one.get(name, 0.0) for one in taken], n=4)[0] / size * 1e6 for name in STAGES}
+    return {name: lower_quartile([one.get(name, 0.0) for one in taken]) / size * 1e6 for name in STAGES}
 
 
 def plot(found: dict[str, dict[str, float]], file: Path) -> None:
@@ -70,16 +65,12 @@ def main() -> int:
     garbage.tune()
     found: dict[str, dict[str, float]] = {}
     print(f"{'':<24}" + "".join(f"{name:>8}" for name in (*STAGES, "whole", "bare")))
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        with zipfile.ZipFile(archive(folder / "store")) as contents:
-            contents.extractall(folder / "model")
-        signature = Signature.load(folder / "model" / "signature.json")
+    with exported() as (model, signature):
         for size, form in PATHS:
-            with frontends(folder, folder / "model", signature) as made:
+            with frontends(model, signature) as made:
                 batches = max(12, min(500, options.rows // size))
                 parts = stages(made["LMDB"], form, size, batches)
-                reference = _bare(made["LMDB"], signature, size, batches)
+                reference = timed(bare(made["LMDB"].service.context.backend, signature, size), batches) / size * 1e6
             found[f"{size:,} {form}"] = parts
             numbers = [*parts.values(), sum(parts.values()), reference]
             print(f"{size:>6,} {form:<17}" + "".join(f"{number:8.1f}" for number in numbers), flush=True)
@@ -87,15 +78,6 @@ def main() -> int:
     if options.plot:
         plot(found, options.plot)
     return 0
-
-
-def _bare(frontend: Frontend, signature: Signature, size: int, batches: int) -> float:
-    work, taken = bare(frontend.service.context.backend, signature, size), []
-    for n in range(batches):
-        began = time.perf_counter()
-        work(n)
-        taken.append(time.perf_counter() - began)
-    return statistics.quantiles(taken, n=4)[0] / size * 1e6
 
 
 if __name__ == "__main__":
