@@ -7,6 +7,8 @@ import numpy as np
 
 from examples.traffic_data import Series
 
+SHADES = ("#ffe8d3", "#ffd1a6", "#ffba79")  # of the intervals, from the widest to the narrowest
+
 
 def table(series: Series, predictions: Sequence[float], forecast: Sequence[float], hours: int) -> str:
     """The last day of the stream and the forecast of the next, hour by hour; then the mean errors. Vehicles per hour."""
@@ -49,9 +51,9 @@ def plot(
     axes.plot(stamps[begin:end], series.volume[begin:end], color="0.25", linewidth=1.4, label="observed")
     axes.plot(stamps[begin + 1 : hours], predictions[begin : hours - 1], color="tab:blue", linewidth=1.2, label="streamed, one step ahead")
     axes.plot(stamps[hours:end], forecast, color="tab:orange", linewidth=2, label=f"forecast of {len(forecast)} hours")
-    for level in sorted(intervals, reverse=True):
+    for shade, level in zip(SHADES, sorted(intervals, reverse=True), strict=False):
         lower, upper = intervals[level]
-        axes.fill_between(stamps[hours:end], lower, upper, color="tab:orange", alpha=0.18, linewidth=0, label=f"{level} %")
+        axes.fill_between(stamps[hours:end], lower, upper, color=shade, linewidth=0, zorder=0, label=f"{level} %")
     axes.axvline(stamps[hours], color="0.6", linestyle=":", linewidth=1)
     axes.set(ylabel="vehicles per hour", title="I-94 westbound: a session's predictions and its forecast")
     axes.legend(loc="upper left", ncols=6, frameon=False)
