@@ -20,13 +20,14 @@ from tests.conftest import answer, assert_close, left_out
 from tests.export.test_golden import NAMES as NAMED
 from tests.export.test_golden import as_torch
 from tests.export.test_golden import published as published
-from tests.support import model_zoo as zoo
+from tests.support import model_zoo, tutorial_zoo
 from tests.support.in_process import InProcess
 
 NAMES = (
     "several LSTMs", "two cells in a loop", "GRU", "packed sequences", "static covariates", "encoder and decoder", "learned initial state",
     "mean and scale", "state as an argument", "the same LSTM twice",
 )  # fmt: skip
+STREAMING = model_zoo.STREAMING | tutorial_zoo.STREAMING
 PIECES = (1, 4, 5, 2)
 
 
@@ -45,7 +46,7 @@ def served(model, spec, example, backend, place):
 def test_a_session_in_pieces_is_the_unmodified_module_on_the_whole(name, backend, tmp_path, monkeypatch):
     monkeypatch.setattr(torch_export, "write_program", left_out)
     torch.manual_seed(3)
-    specimen = zoo.STREAMING[name]
+    specimen = STREAMING[name]
     model, example = specimen.make().eval(), specimen.example()
     spec = ModelSpec(name="specimen", version="1.0", factory="zoo.py:specimen", task="regress", tokens=specimen.tokens)
     service, signature = served(model, spec, example, backend, tmp_path)

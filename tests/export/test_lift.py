@@ -18,12 +18,12 @@ from export.writers.onnx import write_onnx
 from export.writers.torch_export import write_program
 from export.writers.torchscript import write_torchscript
 from export.writers.tracing import graph_module
-from tests.support import model_zoo as zoo
-from tests.support import tutorial_zoo
+from tests.support import model_zoo, tutorial_zoo
+from tests.support.model_zoo import F
+from tests.support.refused_zoo import REFUSED
+from tests.support.whole_window_zoo import WHOLE
 
-STREAMING = zoo.STREAMING | tutorial_zoo.STREAMING
-WHOLE = zoo.WHOLE | tutorial_zoo.WHOLE
-REFUSED = zoo.REFUSED | tutorial_zoo.REFUSED
+STREAMING = model_zoo.STREAMING | tutorial_zoo.STREAMING
 EXPORTED_AS_PROGRAM = ("projection", "GRU", "GRU cell")
 
 
@@ -102,7 +102,7 @@ PLACE_AND_REMEDY = {
     "rows meet": (r"rows of a batch", "keep axis 0"),
     "remembers its input": (r"between calls", "make it a recurrent state"),
     "a coin": (r"two runs on the same input differ", "nothing random"),
-    "dropout that is never off": (r"tutorial_zoo\.py:\d+", "training=self.training"),
+    "dropout that is never off": (r"refused_zoo\.py:\d+", "training=self.training"),
     "batch_first forgotten": (r"no output of the model", "batch_first=True"),
     "no batch axis": (r"x is \[9\]", "wrap it"),
     "cells and a look back": (r"stepped one by one", "call an nn.LSTM over the whole sequence"),
@@ -144,7 +144,7 @@ def test_an_example_of_zeros_hides_nothing(tmp_path):
     """Any constant looks the same backwards: the probes do not rely on the example's variety."""
     for name in ("flipped", "convolution over time"):
         model, _ = made(WHOLE[name])
-        lifted = lift(model, torch.zeros(1, 12, zoo.F))
+        lifted = lift(model, torch.zeros(1, 12, F))
         assert "differs" in parity.verify(model, lifted, {"torchscript": written(lifted, tmp_path)}).streaming_reason
 
 
