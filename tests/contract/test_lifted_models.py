@@ -16,7 +16,7 @@ from handlers.engine.factory import open_backend
 from handlers.settings import Settings
 from handlers.signature import Signature
 from handlers.stores.memory import MemoryStore
-from tests.conftest import answer, assert_close, left_out
+from tests.conftest import BACKENDS, answer, assert_close, left_out
 from tests.export.test_golden import NAMES as NAMED
 from tests.export.test_golden import as_torch
 from tests.export.test_golden import published as published
@@ -31,14 +31,23 @@ STREAMING = model_zoo.STREAMING | tutorial_zoo.STREAMING
 PIECES = (1, 4, 5, 2)
 
 
-def served(model, spec, example, backend, place):
-    """The service over an archive built of the model, and its signature."""
+def served_by_all(model, spec, example, place):
+    """The signature of an archive built of the model, and a service over it on each backend that it has."""
     built = build_checkpoint(Checkpoint(model, spec, example if isinstance(example, tuple | dict) else (example,)), place)
     with zipfile.ZipFile(built.archive) as archive:
         archive.extractall(place / "unzipped")
-    settings, signature = Settings(backend=backend), Signature.load(place / "unzipped" / "signature.json")
-    backend = open_backend(place / "unzipped", signature, settings)
-    return InProcess(ServiceContext(backend, signature, MemoryStore(), settings)), signature
+    signature, services = Signature.load(place / "unzipped" / "signature.json"), {}
+    for name in set(BACKENDS) & set(signature.artefacts):
+        settings = Settings(backend=name)
+        backend = open_backend(place / "unzipped", signature, settings)
+        services[name] = InProcess(ServiceContext(backend, signature, MemoryStore(), settings))
+    return signature, services
+
+
+def served(model, spec, example, backend, place):
+    """The service over an archive built of the model, and its signature."""
+    signature, services = served_by_all(model, spec, example, place)
+    return services[backend], signature
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "torchscript"])

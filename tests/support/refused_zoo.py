@@ -144,11 +144,66 @@ class TakenFromData(LastStep):
         return self.head(self.lstm(x)[0].reshape(int(x.shape[0]), -1, H)[:, -1])
 
 
+class ListOfSteps(LastStep):
+    def forward(self, x: Tensor) -> Any:
+        return list(self.head(self.lstm(x)[0]).unbind(1))
+
+
+class EverySecondStep(LastStep):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.lstm(x)[0][:, ::2])
+
+
+class GivenToNumpy(LastStep):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(torch.as_tensor(x.numpy().clip(-1, 1)))
+
+
+class FromTheSecondStep(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.head = nn.GRUCell(F, H), nn.Linear(H, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.zeros(x.size(0), H)
+        for t in range(1, x.size(1)):
+            h = self.cell(x[:, t] - x[:, t - 1], h)
+        return self.head(h)
+
+
+class Nodes(LastStep):
+    """Five nodes a row, each with a state of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.transpose(1, 2).flatten(0, 1)).reshape(x.size(0), -1)
+
+
+class ForgetsOneStep(FromTheSecondStep):
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.zeros(x.size(0), H)
+        for t in range(x.size(1)):
+            h = self.cell(x[:, t], h * (t != 700))
+        return self.head(h)
+
+
+class SevenAtATime(LastStep):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.cat([self.lstm(chunk)[0] for chunk in x.split(7, 1)], 1))
+
+
 def with_id_column() -> Tensor:
     return torch.cat([torch.full((2, 12, 1), 3.0), torch.randn(2, 12, F - 1)], -1)
 
 
 REFUSED = {
+    "a list of steps": Specimen(ListOfSteps, series()),
+    "every second step": Specimen(EverySecondStep, series()),
+    "NumPy": Specimen(GivenToNumpy, series()),
+    "nothing at the first step": Specimen(FromTheSecondStep, series()),
+    "several rows for one": Specimen(Nodes, lambda: torch.randn(2, 12, 5, F)),
+    "a row without a number": Specimen(LastStep, lambda: torch.full((2, 12, F), torch.nan)),
+    "a bool among tensors": Specimen(ForgetsOneStep, series()),
+    "called for every seven steps": Specimen(SevenAtATime, series()),
     "branches on values": Specimen(Branches, series()),
     "random initial state": Specimen(RandomStart, series()),
     "custom autograd": Specimen(CustomAutograd, series()),
