@@ -138,7 +138,7 @@ def _ranges(
     found = {}
     for column in [c for c, flag in enumerate(integers) if flag and c not in ids]:
         values = window[..., column]
-        if not bool((values == values.round()).all()):
+        if not bool(((values == values.round()) & (values.abs() <= EXACT)).all()):
             continue
 
         def takes(value: int, column: int = column) -> bool:

@@ -2,13 +2,14 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
 from export.errors import CheckpointError
-from export.packaging.checkpoint import build_model
+from export.packaging.checkpoint import build_model, read_example
 from export.packaging.model_spec import ModelSpec
 
 SOURCE = """
@@ -69,6 +70,34 @@ def test_what_training_frameworks_save_beside_a_model_is_left_alone(build, name)
     weights = state("model.")
     model = built(weights | {name: torch.zeros(2)})
     assert torch.equal(model.state_dict()["head.weight"], weights["model.head.weight"])
+
+
+class Univariate(nn.Module):
+    """x is [B, T]."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(1, 4, batch_first=True)
+
+    def forward(self, x):
+        return self.lstm(x[..., None])[0][:, -1]
+
+
+def saved(path, array):
+    np.save(path, array)
+    return path
+
+
+@pytest.mark.parametrize(("model", "shape"), [(Univariate(), (5, 12)), (nn.LSTM(12, 4, batch_first=True), (1, 5, 12))])
+def test_two_axes_are_one_window_or_a_batch_of_series_as_the_model_takes_them(tmp_path, model, shape):
+    [x] = read_example(saved(tmp_path / "x.npy", np.zeros((5, 12), np.float32)), 0, model)
+    assert tuple(x.shape) == shape
+
+
+def test_large_numbers_are_no_integers_unless_float32_rounds_them(tmp_path):
+    read_example(saved(tmp_path / "x.npy", np.full((5, 12), 125_730_216.0, np.float32)), 0, Univariate())
+    with pytest.raises(CheckpointError, match="1700000001"):
+        read_example(saved(tmp_path / "y.npy", np.full((5, 12), 1_700_000_001)), 0, Univariate())
 
 
 def test_another_size_names_one_tensor_and_counts_the_others(build):

@@ -20,6 +20,9 @@ from export.packaging import mar as archive
 
 ROOT = Path(__file__).parents[2]
 SOURCE = """
+import warnings
+
+import torch
 from torch import nn
 
 
@@ -38,6 +41,24 @@ def broken():
 
 def number():
     return 3
+
+
+def leaves():
+    raise SystemExit("no data")
+
+
+def interrupted():
+    raise KeyboardInterrupt
+
+
+def quantized():
+    warnings.simplefilter("ignore")
+    return torch.ao.quantization.quantize_dynamic(Load(), {nn.LSTM}, dtype=torch.qint8)
+
+
+def traced():
+    warnings.simplefilter("ignore")
+    return torch.jit.trace(Load().eval(), torch.zeros(1, 12, 2))
 """
 
 
@@ -125,9 +146,12 @@ def spoil(place):
 
 
 ERRORS = {
-    "another width": ({"example": "wide.npy"}, "net.py:11"),
+    "another width": ({"example": "wide.npy"}, "net.py:14"),
     "missing weights": ({"weights": "few.pt"}, "are missing: "),
     "a factory that raises": ({"factory": "broken"}, "broken raised RuntimeError: no such data set"),
+    "a factory that ends the program": ({"factory": "leaves"}, "ended the program, by sys.exit('no data')"),
+    "a quantized model": ({"factory": "quantized"}, "lstm: a quantized LSTM"),
+    "a traced model": ({"factory": "traced"}, "a scripted LSTM"),
     "not a module": ({"factory": "number"}, "returned int"),
     "no such factory": ({"factory": "Nothing"}, "defines no 'Nothing'"),
     "pickled code": ({"weights": "code.pt"}, "save model.state_dict()"),
@@ -161,6 +185,11 @@ def test_an_error_is_one_line_and_leaves_the_store_as_it_was(place, name, capsys
     assert expected in lines[0]
     assert [(p.name, p.read_bytes()) for p in (place / "store").iterdir()] == [("load.mar", b"the old archive")]
     assert not (place / "ran").exists()
+
+
+def test_an_interrupt_is_one_line_too(place, capsys):
+    assert command.main(arguments(place, factory="interrupted")) == 130
+    assert capsys.readouterr().err == "export: interrupted; nothing was written\n"
 
 
 def test_the_process_says_so_too(place):

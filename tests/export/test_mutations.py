@@ -12,9 +12,12 @@ from export.lift import loop_state
 from export.lift.lifted import lift
 from export.verify import parity, streaming
 from export.writers.onnx import write_onnx
+from export.writers.torchscript import write_torchscript
 from export.writers.tracing import graph_module
 from tests.support import tutorial_zoo
 from tests.support.changed_states import ChangedState
+from tests.support.generated_models import Integers, Orders, Padding, Ranges, Shapes
+from tests.support.hard_models import OnAnExactNumber
 from tests.support.model_zoo import STREAMING, F, H, LastStep
 
 CASES = ("last step", "several LSTMs")
@@ -167,6 +170,76 @@ def test_a_fault_beyond_the_example_s_numbers_is_found(plain, tmp_path):
     path = written(lifted, tmp_path, Mutant(lifted.base, before=lambda x, states: (x.clamp(-6, 6), states)).eval())
     with pytest.raises(ParityError, match="ONNX Runtime, window"):
         check(model, lifted, path)
+
+
+def test_a_branch_on_an_exact_number_is_found_when_it_is_lost(plain, tmp_path):
+    """No example holds the number; it is drawn because the model compares with it."""
+    _, _, path = plain
+    torch.manual_seed(2)
+    model = OnAnExactNumber().eval()
+    with pytest.raises(ParityError, match="ONNX Runtime, window"):
+        check(model, lift(model, torch.randn(2, 12, F)), path)
+
+
+def test_padding_that_is_not_counted_is_found(tmp_path):
+    torch.manual_seed(2)
+    model = Padding(kind="gather", pad=-1, words=False).eval()
+    lifted = lift(model, model.example())
+    ignoring = {"before": lambda x, states: (torch.where(x == -1, -1.001, x), states)}
+    path = written(lifted, tmp_path, Mutant(lifted.base, **ignoring).eval())
+    with pytest.raises(ParityError, match="ONNX Runtime, window"):
+        check(model, lifted, path)
+
+
+def test_an_integer_that_the_example_does_not_hold_is_found_when_it_is_lost(tmp_path):
+    """The model takes 1 to 7, by a table that it indexes with the integer less one."""
+    torch.manual_seed(2)
+    model = Integers(kind="from one", place="column").eval()
+    x = model.example()[0]
+    x[..., -1] = x[..., -1].clamp(max=4)
+    lifted = lift(model, x)
+    assert lifted.sampler.ranges == {2: (1, 7)}
+    path = written(lifted, tmp_path, Mutant(lifted.base, before=lambda x, states: (x.clamp(max=6), states)).eval())
+    with pytest.raises(ParityError, match="ONNX Runtime"):
+        check(model, lifted, path)
+
+
+def test_a_sign_that_is_lost_is_found(tmp_path):
+    torch.manual_seed(2)
+    model = Ranges(kind="negative root", scale=5e3).eval()
+    lifted = lift(model, model.example())
+    path = written(lifted, tmp_path, Mutant(lifted.base, before=lambda x, states: (x.clamp(min=-9e3), states)).eval())
+    with pytest.raises(ParityError, match="ONNX Runtime"):
+        check(model, lifted, path)
+
+
+def test_axes_that_are_exchanged_are_found(tmp_path):
+    torch.manual_seed(2)
+    model = Orders(order="BFT", beside="nothing").eval()
+    lifted = lift(model, model.example())
+    path = written(lifted, tmp_path, Mutant(lifted.base, before=lambda x, states: (x.flip(-1), states)).eval())
+    with pytest.raises(ParityError, match="ONNX Runtime"):
+        check(model, lifted, path)
+
+
+def test_a_table_that_is_cut_is_found(tmp_path):
+    torch.manual_seed(2)
+    model = Shapes(kind="flat", n=5).eval()
+    lifted = lift(model, model.example())
+    only_four = {"before": lambda x, states: (torch.cat([x[:, :-4] * 0, x[:, -4:]], 1), states)}
+    path = written(lifted, tmp_path, Mutant(lifted.base, **only_four).eval())
+    with pytest.raises(ParityError, match="ONNX Runtime"):
+        check(model, lifted, path)
+
+
+def test_an_onnx_file_with_a_fault_is_left_out_beside_a_torchscript_file_that_is_right(plain, tmp_path):
+    model, lifted, _ = plain
+    path = written(lifted, tmp_path, Mutant(lifted.base, before=exchange_rows).eval())
+    write_torchscript(graph_module(lifted, lifted.window()), lifted, lifted.window(), tmp_path / "model.pt")
+    report = parity.verify(model, lifted, {"torchscript": tmp_path / "model.pt", "onnxruntime": path})
+    report.check()
+    assert list(report.dropped) == ["onnxruntime"]
+    assert "differs from the eager model" in report.dropped["onnxruntime"]
 
 
 def test_a_fault_after_five_hundred_steps_is_found(plain, tmp_path):

@@ -18,6 +18,7 @@ from export.writers import torch_export
 from export.writers.tracing import graph_module
 from handlers.signature import Signature
 from tests.conftest import left_out
+from tests.support.generated_models import Integers
 from tests.support.hard_models import HARD, Ids, LastTwelve, Roots
 from tests.support.model_zoo import STREAMING, F
 
@@ -45,6 +46,11 @@ def test_ids_and_integers_are_named_with_their_range(tmp_path):
     assert signature.ids == {"station": 20}
     assert signature.integers == ("station",)
     assert signature.nonnegative == ()
+
+
+def test_integers_that_index_a_table_after_some_arithmetic_have_a_range(tmp_path):
+    model = Integers(kind="from one", place="static")
+    assert signature_of(model, model.example(), tmp_path).ranges == {"x2": (1, 7)}
 
 
 def test_a_model_of_one_sign_keeps_it_and_its_own_numbers(tmp_path):
