@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 import yaml
 
+from handlers.versions import version_order
 from host.ports import HostError
 
 KEYS_MODULE = "handlers/keys.py"  # in an archive whose handlers ask for API keys
@@ -73,7 +74,7 @@ def find(store: Path, skipped: Callable[[str], None] | None = None, with_keys: b
         skipped(message)
     if not archives:
         raise FileNotFoundError(f"{store} holds no .mar archive: build one with `python -m export build`")
-    archives.sort(key=lambda archive: (archive.name, _version_key(archive.version)))
+    archives.sort(key=lambda archive: (archive.name, version_order(archive.version)))
     for one, other in pairwise(archives):
         if one.address == other.address:
             raise HostError(f"{one.path.name} and {other.path.name} are both version {one.version} of {one.name}: remove one of them")
@@ -106,8 +107,3 @@ def _read(path: Path, with_keys: bool) -> Archive:
         contents.getinfo("MAR-INF/MANIFEST.json")
     archive.name, archive.version, archive.health_check()  # raise KeyError for what is no signature
     return archive
-
-
-def _version_key(version: str) -> list[tuple[int, str]]:
-    """Order versions by their numbers: 1.10 is higher than 1.9."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in version.split(".")]
