@@ -27,7 +27,7 @@ ORDERED = [
 
 
 def test_numbers_are_compared_as_numbers_and_a_pre_release_comes_before_its_release():
-    assert sorted(ORDERED[::-1], key=version_order) == ORDERED
+    assert sorted(set(ORDERED), key=version_order) == ORDERED
 
 
 @pytest.mark.parametrize("version", ORDERED)
