@@ -12,7 +12,7 @@ from typing import Any
 
 from handlers.errors import ConfigurationError
 from handlers.settings import masked
-from host import keys
+from host import deploy, keys
 from host.ports import HostError, Ports, is_loopback
 from host.running import RunningServer, record_command, stop
 from host.table import align
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m host", description="Run a TorchServe over a model store.")
-    verbs = parser.add_subparsers(required=True, metavar="serve | status | health | keys | stop")
+    verbs = parser.add_subparsers(required=True, metavar="serve | deploy | rollback | retire | models | status | health | keys | stop")
     _add_serve(verbs.add_parser("serve", help="start, stay up, drain on Ctrl-C or SIGTERM"))
     status = verbs.add_parser("status", help="print addresses, models, versions, workers, queues and uptime")
     status.add_argument("--json", action="store_true", help="as one JSON object")
@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     end.set_defaults(run=_stop)
     for verb in verbs.choices.values():
         verb.add_argument("--folder", type=Path, default=Path("run"), help="keeps configuration, log, keys and sessions (default: run)")
+    deploy.add_parsers(verbs)
     keys.add_parser(verbs.add_parser("keys", help="add, list and revoke API keys"))
     return parser
 
@@ -92,6 +93,7 @@ def _serve(options: argparse.Namespace) -> int:
         _say(_greeting(server))
         watch = Watch(server, _say)
         while not stopping.wait(WATCH_INTERVAL):
+            server.refresh()
             watch.look()
         _say("stopping: no new requests, finishing those in flight …")
     except HostError:

@@ -75,7 +75,7 @@ def _name(key: bytes) -> str:
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
-        store = _open(options.url)
+        store = open_existing(options.url)
         try:
             return int(options.run(store, options, time.time()))
         finally:
@@ -118,7 +118,7 @@ def _closable(prefix: str) -> str:
     return prefix
 
 
-def _open(url: str) -> Store:
+def open_existing(url: str) -> Store:
     """The store that is there already. Raises ConfigurationError or StoreUnavailable."""
     scheme, _, place = url.partition("://")
     if scheme == "memory":

@@ -100,6 +100,7 @@ def properties(addresses: Addresses, store: Path, more: Mapping[str, str]) -> st
         "management_address": f"unix:{addresses.management}",
         "metrics_address": f"unix:{addresses.metrics}",
         "disable_token_authorization": "true",  # the handler authenticates: handlers/keys.py
+        "enable_model_api": "true",  # at the management socket: `python -m host deploy` registers models
         "enable_grpc_ssl": "true",
         "certificate_file": str(CONFIG / "no-grpc.pem"),
         "private_key_file": str(CONFIG / "no-grpc.pem"),
