@@ -13,7 +13,7 @@ IMAGE ?= docker build -t cellstate .
 setup: .venv/ready
 
 # torch first and alone: it decides which build of everything else fits.
-.venv/ready: requirements/serve.txt requirements/export.txt requirements/dev.txt client/pyproject.toml
+.venv/ready: requirements/serve.txt requirements/export.txt requirements/dev.txt client/pyproject.toml pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet $$(grep '^torch==' requirements/serve.txt)
 	$(BIN)/pip install --quiet -r requirements/dev.txt

@@ -12,7 +12,7 @@ from typing import Any
 
 from handlers.errors import ConfigurationError
 from handlers.settings import masked
-from host import deploy, keys
+from host import VERSION, deploy, keys
 from host.ports import HostError, Ports, is_loopback
 from host.running import RunningServer, record_command, stop
 from host.table import align
@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m host", description="Run a TorchServe over a model store.")
+    parser.add_argument("--version", action="version", version=f"cellstate {VERSION}")
     verbs = parser.add_subparsers(required=True, metavar="serve | deploy | rollback | retire | models | status | health | keys | stop")
     _add_serve(verbs.add_parser("serve", help="start, stay up, drain on Ctrl-C or SIGTERM"))
     status = verbs.add_parser("status", help="print addresses, models, versions, workers, queues and uptime")
