@@ -16,7 +16,8 @@ from host import VERSION, deploy, keys
 from host.ports import HostError, Ports, is_loopback
 from host.running import RunningServer, record_command, stop
 from host.table import align
-from host.torchserve.launcher import PRIVATE, TorchServe
+from host.torchserve.launcher import TorchServe
+from host.torchserve.process import PRIVATE, in_container
 from host.watch import Watch
 
 WATCH_INTERVAL = 2.0  # seconds between two looks at a running server
@@ -60,6 +61,14 @@ def _add_serve(serve: argparse.ArgumentParser) -> None:
     serve.add_argument("--metrics-address", default="127.0.0.1", help="address of the metrics port")
     serve.add_argument("--metrics-port", type=int, default=8082, help="for Prometheus; 0 picks a free one")
     serve.add_argument("--logs", type=Path, help="folder of the log (default: the server's folder)")
+    serve.add_argument("--log-format", choices=("text", "json"), default="text", help="of what the workers log (default: text)")
+    serve.add_argument("--access-log", choices=("none", "errors", "all"), help="which requests are logged (default: as log_requests says)")
+    serve.add_argument(
+        "--log-stdout",
+        action=argparse.BooleanOptionalAction,
+        default=in_container(),
+        help="log to standard output, too (default: in a container)",
+    )
     serve.add_argument("--keys", type=Path, help="file of the API keys, which servers may share (default: keys.json in the folder)")
     serve.add_argument("--no-auth", action="store_true", help="serve everybody who reaches the ports, without a key")
     serve.add_argument("--allow-anyone", action="store_true", help="with --no-auth, also on an address other than loopback")
@@ -128,8 +137,14 @@ def _server(options: argparse.Namespace) -> TorchServe:
         authenticate=not options.no_auth,
         model_options={name: value for name, value in chosen.items() if value is not None},
         queue_size=options.queue,
+        console=options.log_format if options.log_stdout else "",
+        environment={"CELLSTATE_LOG_FORMAT": options.log_format} | _access_log(options),
         skipped=None if options.strict else lambda message: print(f"host: left out: {message}", file=sys.stderr),
     )
+
+
+def _access_log(options: argparse.Namespace) -> dict[str, str]:
+    return {} if options.access_log is None else {"CELLSTATE_LOG_REQUESTS": options.access_log}
 
 
 def _check_no_auth(options: argparse.Namespace) -> None:

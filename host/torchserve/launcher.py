@@ -6,7 +6,6 @@ All processes of a server are in one process group, which is ended by its number
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,24 +24,23 @@ from host.keys import make_first
 from host.metrics import MetricsServer
 from host.model_folder import ModelFolder
 from host.ports import HostError, Ports, reachable
-from host.torchserve import configuration
+from host.torchserve import configuration, process
 from host.torchserve.configuration import Addresses
 from host.torchserve.drain import drain
 from host.torchserve.management import DEAD, Management, failure
 
 POLL = 0.1  # seconds between two looks while waiting
-TERMINATION = 10.0  # seconds that Java may take to end after SIGTERM
-PRIVATE = 0o077  # umask of the server: its files are its user's alone
 
 
 @dataclass
 class TorchServe:
     """A server over the archives in `store`. `folder` is its own: configuration, log, keys, temporary files, and the sessions.
 
-    `logs` is the folder of the log, by default `folder`. `keys` is the key file, by default one in `folder`; a launch makes it when it is
-    missing. Without `authenticate` everybody may send requests. `model_options` replace values of the archives' model configuration, such
-    as `batchSize`. `skipped` is told of archives that cannot be read and are left out; without it they raise HostError. `archives` are
-    those that are served: those of the store but for the retired ones, until something is deployed.
+    `logs` is the folder of the log, by default `folder`; `console`, "text" or "json", writes the log to standard output, too. `keys` is the
+    key file, by default one in `folder`; a launch makes it when it is missing. Without `authenticate` everybody may send requests.
+    `model_options` replace values of the archives' model configuration, such as `batchSize`. `skipped` is told of archives that cannot be
+    read and are left out; without it they raise HostError. `archives` are those that are served: those of the store but for the retired
+    ones, until something is deployed.
     """
 
     folder: Path
@@ -56,6 +54,7 @@ class TorchServe:
     authenticate: bool = True
     model_options: Mapping[str, int] = field(default_factory=dict)
     queue_size: int | None = None
+    console: str = ""
     skipped: Callable[[str], None] | None = None
     process: subprocess.Popen[bytes] | None = None
     archives: list[Archive] = field(init=False)
@@ -209,18 +208,9 @@ class TorchServe:
     def _run(self, lock: int) -> subprocess.Popen[bytes]:
         defaults = self._deployed.default_versions(self.archives)  # first: until told, TorchServe makes the first of a model its default
         archives = [*defaults, *(archive for archive in self.archives if archive not in defaults)]
-        with open(private_file(self.folder / "console.log"), "ab") as console:
-            return subprocess.Popen(
-                configuration.command(self.folder, self._models.path, archives),
-                cwd=self.folder,
-                env=configuration.environment(self.folder, self.log.parent, self.sessions, self._key_settings(), self.environment),
-                stdin=subprocess.DEVNULL,
-                stdout=console,
-                stderr=console,
-                start_new_session=True,
-                pass_fds=[lock],
-                umask=PRIVATE,
-            )
+        command = configuration.command(self.folder, self._models.path, archives, self.console)
+        environment = configuration.environment(self.folder, self.log.parent, self.sessions, self._key_settings(), self.environment)
+        return process.start(self.folder, command, environment, lock, bool(self.console))
 
     def _description(self, pid: int, ready: bool = False) -> Description:
         store, options, log = str(self.store), dict(self.model_options), str(self.log)
@@ -263,28 +253,20 @@ class TorchServe:
         try:
             return self.running and self.drain(drain)
         finally:
-            self._terminate()
+            if self.process is not None:
+                process.terminate(self.process)
             self.kill()
 
     def drain(self, seconds: float) -> bool:
         """Refuse new requests and wait for those accepted before; whether all were answered within `seconds`."""
         return drain(self._lock, self.management, time.monotonic() + seconds)
 
-    def _terminate(self) -> None:
-        """Ask Java to end; it ends its workers."""
-        if self.process is not None:
-            self.process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(TERMINATION)
-
     def kill(self) -> None:
         """Send SIGKILL to the process group that `launch` made, and remove its temporary files."""
         self._close_metrics()
         if self.process is None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(10)
+        process.kill(self.process)
         self.process = None
         self._lock.close()
         shutil.rmtree(self.folder / "tmp", ignore_errors=True)

@@ -1,6 +1,5 @@
 """Keys at the front end: each protocol refuses in its own form, nothing is applied, and one row's key is no other row's."""
 
-
 import orjson
 import pytest
 
