@@ -4,7 +4,8 @@ PORT ?= 8080
 METRICS_PORT ?= 8082
 BIN := .venv/bin
 CHECKPOINTS := $(patsubst %/model.json,%,$(wildcard model_store/*/model.json))
-ARCHIVES := $(addsuffix .mar,$(CHECKPOINTS))
+version = $(shell sed -n 's/.*"version": *"\([^"]*\)".*/\1/p' $(1)/model.json)
+ARCHIVES := $(foreach c,$(CHECKPOINTS),$(c)-$(call version,$(c)).mar)
 IMAGE ?= docker build -t cellstate .
 
 .PHONY: setup models demo serve test check bench load load-full image clean
@@ -12,7 +13,7 @@ IMAGE ?= docker build -t cellstate .
 setup: .venv/ready
 
 # torch first and alone: it decides which build of everything else fits.
-.venv/ready: requirements/serve.txt requirements/export.txt requirements/dev.txt client/pyproject.toml
+.venv/ready: requirements/serve.txt requirements/export.txt requirements/dev.txt client/pyproject.toml pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet $$(grep '^torch==' requirements/serve.txt)
 	$(BIN)/pip install --quiet -r requirements/dev.txt
@@ -26,8 +27,12 @@ setup: .venv/ready
 
 models: $(ARCHIVES)
 
-model_store/%.mar: model_store/%/model.json model_store/%/weights.safetensors config/model-config.yaml $(shell find handlers export -name '*.py') | .venv/ready
-	$(BIN)/python -m export build model_store/$*
+# An archive holds the handlers too: when they have changed, it replaces the one of the same version.
+define archive
+$(1)-$(call version,$(1)).mar: $(1)/model.json $(1)/weights.safetensors config/model-config.yaml $(shell find handlers export -name '*.py') | .venv/ready
+	$$(BIN)/python -m export build --replace $(1)
+endef
+$(foreach c,$(CHECKPOINTS),$(eval $(call archive,$(c))))
 
 demo: .venv/ready
 	$(BIN)/python -m examples.demo

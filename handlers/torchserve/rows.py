@@ -10,7 +10,7 @@ from handlers.protocols.base import HttpRequest, HttpResponse
 def read_request(row: Mapping[str, Any], context: Any, i: int) -> HttpRequest:
     """Return row i of a batch as it came over HTTP."""
     headers = {name.lower(): value for name, value in context.get_all_request_header(i).items()}
-    return HttpRequest(_body(row), headers)
+    return HttpRequest(_body(row), headers, id=context.get_request_id(i) or "")
 
 
 def _body(row: Mapping[str, Any]) -> bytes:
