@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from handlers.arrays import Floats
-from handlers.engine.request import OPAQUE, Request
+from handlers.engine.request import OPAQUE, PARAMETERS, SAMPLES, Request
 from handlers.errors import InvalidInput, TooLarge
 from handlers.protocols.validation import join_names
 from handlers.sessions.reference import Action, SessionRef
@@ -65,7 +65,8 @@ class RequestRules:
     @property
     def returns(self) -> tuple[str, ...]:
         """What may be asked for, in the order of the answer."""
-        return ("prediction", "output", *(entry.output for entry in self.signature.state), OPAQUE)
+        own = (PARAMETERS, SAMPLES) if self.signature.distribution else ()
+        return ("prediction", *own, "output", *(entry.output for entry in self.signature.state), OPAQUE)
 
     def shape(self) -> str:
         """Describe the inputs that the model takes."""
@@ -104,10 +105,28 @@ class RequestRules:
 
     def check_levels(self, horizon: int) -> None:
         """Check that a forecast of this model can have intervals."""
-        if not self.signature.intervals:
-            raise InvalidInput(f"levels: {self.signature.label} was exported without --calibrate, so it knows no intervals; leave them out")
+        if not self.signature.intervals and not self.signature.distribution:
+            raise InvalidInput(
+                f"levels: {self.signature.label} was exported without --calibrate and without --distribution, so it knows no intervals; "
+                "leave them out"
+            )
         if not horizon:
             raise InvalidInput("levels: go with a horizon, of 1 for the next step alone")
+
+    def check_paths(self, paths: int | None, is_sampled: bool, horizon: int) -> None:
+        """Check the number of sampled paths, None where it is missing; `is_sampled` says whether samples or levels are asked for."""
+        if not self.signature.distribution:
+            if paths is not None:
+                raise InvalidInput(f"paths: {self.signature.label} was exported without --distribution, so it samples none; leave them out")
+            return
+        if not is_sampled:
+            raise InvalidInput(f'paths: go with levels, or with "{SAMPLES}" in return')
+        if not horizon:
+            raise InvalidInput(f"{SAMPLES}: go with a horizon, of 1 for the next step alone")
+        if paths == 0:
+            raise InvalidInput("paths: expected at least 1, got 0")
+        if paths is not None and paths > self.limits.max_paths:
+            raise TooLarge(f"paths: {paths}, at most {self.limits.max_paths} (max_paths)")
 
     def check_future(self, rows: int | None, horizon: int, got: str, known: Sequence[int] | None = None) -> None:
         """Check the number of rows of `future`, None where it is missing; `got` is what came, for the message.

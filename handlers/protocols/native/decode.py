@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from handlers.arrays import Array, Floats
-from handlers.engine.request import Request
+from handlers.engine.request import SAMPLES, Request
 from handlers.errors import CellstateError, InvalidInput, MalformedJson
 from handlers.forecasting.intervals import MAX_LEVEL, MIN_LEVEL
 from handlers.protocols import validation
@@ -20,11 +20,12 @@ from handlers.sessions.state import State
 from handlers.settings import Settings
 from handlers.signature import Signature
 
-FIELDS = ("inputs", "observations", "return", "state", "session", "horizon", "future", "levels", "commit")
+FIELDS = ("inputs", "observations", "return", "state", "session", "horizon", "future", "levels", "paths", "commit")
 SESSION_FIELDS = ("id", "step", "action", "to", "from", "generation")
 ACTIONS = tuple(action.value for action in (Action.STEP, *NAMED_ACTIONS))
 PREDICTION = ("prediction",)
 MAX_LEVELS = 20
+PATHS = 200  # sampled where a request does not say how many
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,11 @@ class Parser:
         if "observations" in document:
             observed = self.observations.read(document)
             inputs, missing, times, known = observed.inputs, observed.missing, observed.times, observed.known_in_advance
+        returns = self._returns(document["return"]) if "return" in document else PREDICTION
+        levels = self._levels(document["levels"], horizon) if "levels" in document else ()
         request = Request(
             inputs=inputs,
-            returns=self._returns(document["return"]) if "return" in document else PREDICTION,
+            returns=returns,
             state=self._state(document["state"]) if "state" in document else None,
             session=session,
             horizon=horizon,
@@ -104,7 +107,8 @@ class Parser:
             commit=validation.boolean(document, "commit", default=True),
             missing=missing,
             times=times,
-            levels=self._levels(document["levels"], horizon) if "levels" in document else (),
+            levels=levels,
+            paths=self._paths(document, bool(levels) or SAMPLES in returns, horizon),
         )
         self.rules.check(request)
         return request
@@ -183,6 +187,15 @@ class Parser:
         if len(set(value)) < len(value) or len(value) > MAX_LEVELS:
             raise InvalidInput(f"levels: expected at most {MAX_LEVELS}, each once, got {len(value)}")
         return tuple(value)
+
+    def _paths(self, document: Mapping[str, Any], is_sampled: bool, horizon: int) -> int:
+        """Return along how many paths the forecast is sampled."""
+        paths = validation.integer(document, "paths", "paths") if "paths" in document else None
+        if paths is not None or is_sampled:
+            self.rules.check_paths(paths, is_sampled, horizon)
+        if not is_sampled or not self.signature.distribution:
+            return 0
+        return min(PATHS, self.limits.max_paths) if paths is None else paths
 
     def _future(self, document: Mapping[str, Any], horizon: int, known: Sequence[int] | None) -> Floats | None:
         """Return the inputs known in advance, in the feature columns `known`, or in all that do not feed back."""
