@@ -7,6 +7,8 @@ CHECKPOINTS := $(patsubst %/model.json,%,$(wildcard model_store/*/model.json))
 version = $(shell sed -n 's/.*"version": *"\([^"]*\)".*/\1/p' $(1)/model.json)
 ARCHIVES := $(foreach c,$(CHECKPOINTS),$(c)-$(call version,$(c)).mar)
 IMAGE ?= docker build -t cellstate .
+TRITON_EXAMPLE := https://raw.githubusercontent.com/triton-inference-server/client/58a44caa0dce77303115302e6dbdf64626b2b093/src/python/examples/simple_http_sequence_sync_infer_client.py
+TYPESCRIPT := $(if $(shell command -v npm),examples/typescript/node_modules/.package-lock.json)
 
 .PHONY: setup models demo serve test check bench load load-full image clean
 
@@ -19,11 +21,16 @@ setup: .venv/ready
 	$(BIN)/pip install --quiet -r requirements/dev.txt
 	touch $@
 
-# The clients that others wrote pin what the service does not.
+# The clients that others wrote pin what the service does not. Triton's example is in no package: its test is left out where GitHub is not reached.
 .clients/ready: requirements/clients.txt
 	$(PYTHON) -m venv .clients
 	.clients/bin/pip install --quiet -r requirements/clients.txt
+	curl -fsSL --max-time 30 -o .clients/$(notdir $(TRITON_EXAMPLE)) $(TRITON_EXAMPLE) || true
 	touch $@
+
+# The generated client, where npm is.
+examples/typescript/node_modules/.package-lock.json: examples/typescript/package-lock.json
+	cd examples/typescript && npm ci --no-audit --no-fund
 
 models: $(ARCHIVES)
 
@@ -40,7 +47,7 @@ demo: .venv/ready
 serve: models
 	@$(BIN)/python -m host serve --port $(PORT) --metrics-port $(METRICS_PORT)
 
-test: .venv/ready .clients/ready
+test: .venv/ready .clients/ready $(TYPESCRIPT)
 	$(BIN)/python -m pytest $(ARGS)
 
 check: .venv/ready
@@ -66,4 +73,4 @@ image:
 	$(IMAGE)
 
 clean:
-	rm -rf .venv .clients model_store/*.mar out run
+	rm -rf .venv .clients examples/typescript/node_modules model_store/*.mar out run

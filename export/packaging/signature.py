@@ -37,6 +37,7 @@ def signature_document(
         "feedback": dict(spec.feedback),
         "frequency": spec.frequency,
         "calendar": dict(spec.calendar),
+        "tensors": dict(spec.tensors),
         "streaming": {"possible": not report.streaming_reason, "reason": report.streaming_reason},
         "artefacts": {backend: path.name for backend, path in files.items()},
         "skipped": dict(skipped),
