@@ -45,7 +45,7 @@ class Running:
     def __init__(self, folder: Path, store: Path, *options: str) -> None:
         self.folder, self.lines = folder, [""]
         self.process = subprocess.Popen(
-            command("serve", "--port", "0", "--metrics-port", "0", "--folder", folder, "--store", store, *options),
+            command("serve", "--no-log-stdout", "--port", "0", "--metrics-port", "0", "--folder", folder, "--store", store, *options),
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
