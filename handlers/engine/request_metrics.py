@@ -21,10 +21,12 @@ def record_request_metrics(telemetry: Telemetry, tasks: Sequence[Task]) -> None:
     for task in tasks:
         action = requested_action(task)
         counts["requests_total", action, task.error.code if task.error else "ok"] += 1
+        tenant = telemetry.tenant_label(task.caller.tenant)
+        counts["tenant_requests_total", tenant, _outcome(task)] += 1
         if not task.request.commit:
             continue
         if task.error is None:
-            _count_applied(counts, task, action)
+            _count_applied(counts, task, action, tenant)
         elif action == Action.STEP:
             counts["steps_refused_total", task.error.code] += task.request.steps
     for (name, *labels), amount in counts.items():
@@ -37,10 +39,16 @@ def requested_action(task: Task) -> str:
     return session.action if session else "unread" if task.request.inputs is None else "predict"
 
 
-def _count_applied(counts: Counter[tuple[str, ...]], task: Task, action: str) -> None:
+def _outcome(task: Task) -> str:
+    return "ok" if task.error is None else "refused" if task.error.status < 500 else "failed"
+
+
+def _count_applied(counts: Counter[tuple[str, ...]], task: Task, action: str, tenant: str) -> None:
     if task.transition in APPLYING:
         run = task.run
-        counts["steps_applied_total",] += task.request.steps if run is None else len(run.inputs) - run.rewarmed
+        steps = task.request.steps if run is None else len(run.inputs) - run.rewarmed
+        counts["steps_applied_total",] += steps
+        counts["tenant_steps_applied_total", tenant] += steps
         counts["values_imputed_total",] += 0 if run is None else run.missing
         for name, amount in zip(SCORED, (0, 0, 0) if run is None else run.scored, strict=True):
             counts[name,] += amount
