@@ -4,7 +4,8 @@ PORT ?= 8080
 METRICS_PORT ?= 8082
 BIN := .venv/bin
 CHECKPOINTS := $(patsubst %/model.json,%,$(wildcard model_store/*/model.json))
-ARCHIVES := $(addsuffix .mar,$(CHECKPOINTS))
+version = $(shell sed -n 's/.*"version": *"\([^"]*\)".*/\1/p' $(1)/model.json)
+ARCHIVES := $(foreach c,$(CHECKPOINTS),$(c)-$(call version,$(c)).mar)
 IMAGE ?= docker build -t cellstate .
 TRITON_EXAMPLE := https://raw.githubusercontent.com/triton-inference-server/client/58a44caa0dce77303115302e6dbdf64626b2b093/src/python/examples/simple_http_sequence_sync_infer_client.py
 TYPESCRIPT := $(if $(shell command -v npm),examples/typescript/node_modules/.package-lock.json)
@@ -14,7 +15,7 @@ TYPESCRIPT := $(if $(shell command -v npm),examples/typescript/node_modules/.pac
 setup: .venv/ready
 
 # torch first and alone: it decides which build of everything else fits.
-.venv/ready: requirements/serve.txt requirements/export.txt requirements/dev.txt client/pyproject.toml
+.venv/ready: requirements/serve.txt requirements/export.txt requirements/dev.txt client/pyproject.toml pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet $$(grep '^torch==' requirements/serve.txt)
 	$(BIN)/pip install --quiet -r requirements/dev.txt
@@ -33,8 +34,12 @@ examples/typescript/node_modules/.package-lock.json: examples/typescript/package
 
 models: $(ARCHIVES)
 
-model_store/%.mar: model_store/%/model.json model_store/%/weights.safetensors config/model-config.yaml $(shell find handlers export -name '*.py') | .venv/ready
-	$(BIN)/python -m export build model_store/$*
+# An archive holds the handlers too: when they have changed, it replaces the one of the same version.
+define archive
+$(1)-$(call version,$(1)).mar: $(1)/model.json $(1)/weights.safetensors config/model-config.yaml $(shell find handlers export -name '*.py') | .venv/ready
+	$$(BIN)/python -m export build --replace $(1)
+endef
+$(foreach c,$(CHECKPOINTS),$(eval $(call archive,$(c))))
 
 demo: .venv/ready
 	$(BIN)/python -m examples.demo

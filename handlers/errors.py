@@ -86,6 +86,7 @@ class TooLarge(RequestError):
 
 class AccessError(CellstateError):
     status, code = 403, "access_denied"
+    key = ""  # name of the key, where it is known
 
 
 class Unauthenticated(AccessError):

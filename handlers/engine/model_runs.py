@@ -9,13 +9,14 @@ import numpy as np
 from handlers.arrays import Array, Floats, Vector
 from handlers.engine.batch import Batch
 from handlers.engine.context import ServiceContext
-from handlers.engine.request import IMPUTED, OPAQUE, Result, interval_arrays
+from handlers.engine.request import IMPUTED, OPAQUE, PARAMETERS, SAMPLES, Result, interval_arrays
 from handlers.engine.streams import Learned, learned, remembered, times
 from handlers.engine.task import ModelRun, Task
 from handlers.errors import InternalError, InvalidInput, NonFiniteResult, Overloaded
 from handlers.forecasting import missing
 from handlers.forecasting.intervals import Interval
-from handlers.forecasting.rollout import RolloutRow, rollout
+from handlers.forecasting.rollout import Rollout, RolloutRow, rollout
+from handlers.forecasting.sampling import sample_intervals, seed
 from handlers.inference import batching
 from handlers.inference.backends.base import BackendError
 from handlers.inference.batching import DeadlineExceeded
@@ -43,10 +44,10 @@ class FinishedRuns:
         else:
             inputs = [run.inputs for run in runs]
             self._results = batching.run(context.backend, context.signature, inputs, states, want_output, max_batch, deadline)
-        self._forecasts = self._roll_out(tasks, deadline)
+        self._rollouts = self._roll_out(tasks, deadline)
 
-    def _roll_out(self, tasks: Sequence[Task], deadline: float) -> dict[int, Floats | BackendError]:
-        """Forecasts by row, of the rows that asked for one."""
+    def _roll_out(self, tasks: Sequence[Task], deadline: float) -> dict[int, Rollout | BackendError]:
+        """Rollouts by row, of the rows that asked for a forecast."""
         wanted = [i for i, task in enumerate(tasks) if task.request.horizon and self._results.errors[i] is None]
         if not wanted:
             return {}
@@ -55,10 +56,12 @@ class FinishedRuns:
             y, request, run = self._results.y[i], tasks[i].request, _run_of(tasks[i])
             assert y is not None  # a row without an error has a y
             future = request.future if run.future is None else run.future
-            rows.append(RolloutRow(y if y.ndim == 1 else y[-1], self._results.states[i], request.horizon, future))
+            last = y if y.ndim == 1 else y[-1]
+            seeded = seed(tasks[i].id, run.position, tasks[i].request_hash or request.request_hash()) if request.paths else 0
+            rows.append(RolloutRow(last, self._results.states[i], request.horizon, future, request.paths, seeded))
         context = self._batch.context
-        forecasts = rollout(context.backend, context.signature, rows, context.settings.max_batch, deadline)
-        return dict(zip(wanted, forecasts, strict=True))
+        rollouts = rollout(context.backend, context.signature, rows, context.settings.max_batch, deadline)
+        return dict(zip(wanted, rollouts, strict=True))
 
     def complete(self, i: int, task: Task) -> None:
         """Check the result of row i, make the reply, and put the session's new record into the unit of work.
@@ -66,28 +69,31 @@ class FinishedRuns:
         Raises:
             CellstateError: the result cannot be served; nothing is changed.
         """
-        results, forecast, run = self._results, self._forecasts.get(i), _run_of(task)
-        error = forecast if isinstance(forecast, BackendError) else results.errors[i]
+        results, rollout, run = self._results, self._rollouts.get(i), _run_of(task)
+        error = rollout if isinstance(rollout, BackendError) else results.errors[i]
         if error is not None:
             self._raise_failed(error)
-        assert not isinstance(forecast, BackendError)
-        if not results.finite[i] or (forecast is not None and not np.isfinite(forecast).all()):
-            raise NonFiniteResult("inputs: the model's result for them is not finite; nothing was applied: send inputs in its range")
+        assert not isinstance(rollout, BackendError)
+        if not results.finite[i] or (rollout is not None and not rollout.is_finite):
+            sampled = ", or its distribution has parameters out of range" if task.request.paths else ""
+            raise NonFiniteResult(
+                f"inputs: the model's result for them is not finite{sampled}; nothing was applied: send inputs in its range"
+            )
         position = run.position + len(run.inputs) - run.rewarmed
         if position > MAX_POSITION:
             raise InvalidInput(f"session, state: {position} would be beyond the last position, {MAX_POSITION}; start another stream")
         context, signature = self._batch.context, self._batch.context.signature
         state = State(results.states[i], position, signature.digest)
-        arrays = _arrays(task, run, results.y[i], results.output[i], forecast, state.values, signature)
+        arrays = _arrays(task, run, results.y[i], results.output[i], rollout, state.values, signature)
         at, known = times(context, run.time, task.request.horizon), learned(context, task, run, results.y[i])
-        intervals = _intervals(context, task.request.levels, forecast, known)
+        intervals = _intervals(context, task.request.levels, rollout, known)
         if task.request.session is None:
             held = state if OPAQUE in task.request.returns else None
             task.reply = task.encode(Result(signature.version, arrays, held, None, at, run.missing, intervals))
         else:
-            if known is not None and known.adaptation is not None and intervals and forecast is not None:
+            if known is not None and known.adaptation is not None and intervals and rollout is not None:
                 assert context.intervals is not None  # it gave the intervals
-                known.adaptation = known.adaptation.forecast(context.intervals, forecast)
+                known.adaptation = known.adaptation.forecast(context.intervals, rollout.forecast)
             state.forecast = remembered(context, run, results.y[i], known)
             self._advance(task, run, state, arrays, at, intervals)
 
@@ -138,14 +144,20 @@ def _run_of(task: Task) -> ModelRun:
 
 
 def _arrays(
-    task: Task, run: ModelRun, y: Floats | None, output: Floats | None, forecast: Floats | None, state: Vector, signature: Signature
+    task: Task, run: ModelRun, y: Floats | None, output: Floats | None, rollout: Rollout | None, state: Vector, signature: Signature
 ) -> dict[str, Floats]:
     """The arrays that were asked for, by name. Steps that ran only to rebuild the state are left out."""
     arrays, returns = {}, task.request.returns
+    if y is not None and y.ndim == 2:
+        y = y[run.rewarmed :]
     if "prediction" in returns and y is not None:
-        arrays["prediction"] = y[run.rewarmed :] if y.ndim == 2 else y
-    if forecast is not None:
-        arrays["forecast"] = forecast
+        arrays["prediction"] = _predictions(y, signature)
+    if PARAMETERS in returns and y is not None:
+        arrays[PARAMETERS] = y
+    if rollout is not None:
+        arrays["forecast"] = _predictions(rollout.forecast, signature)
+    if rollout is not None and SAMPLES in returns:
+        arrays[SAMPLES] = rollout.samples
     if "output" in returns and output is not None:
         arrays["output"] = output[run.rewarmed :]
     wanted = [name for name in signature.state_outputs if name in returns]
@@ -155,11 +167,20 @@ def _arrays(
     return arrays
 
 
-def _intervals(context: ServiceContext, levels: Sequence[int], forecast: Floats | None, known: Learned | None) -> dict[int, Interval]:
-    """The intervals of a forecast by level, as wide as the stream has learned."""
-    if not levels or context.intervals is None or forecast is None:
+def _predictions(y: Floats, signature: Signature) -> Floats:
+    """The outputs `[…, O]` that are predictions: all, or of a model of distributions their means or medians."""
+    columns = signature.prediction_columns
+    return y if columns is None else np.take(y, columns, axis=-1)
+
+
+def _intervals(context: ServiceContext, levels: Sequence[int], rollout: Rollout | None, known: Learned | None) -> dict[int, Interval]:
+    """The intervals of a forecast by level: from its sampled paths, or as wide as the stream has learned."""
+    if not levels or rollout is None:
         return {}
-    bounds = context.intervals.bounds(forecast, levels, known.factors if known else None)
+    if context.signature.distribution:
+        return dict(zip(levels, sample_intervals(rollout.samples, levels), strict=True))
+    assert context.intervals is not None  # the codec takes levels only where the model has intervals
+    bounds = context.intervals.bounds(rollout.forecast, levels, known.factors if known else None)
     return dict(zip(levels, bounds, strict=True))
 
 

@@ -18,6 +18,7 @@ class HttpRequest:
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
     path: str = ""  # of the URL, or its beginning; empty where the server does not tell
+    id: str = ""  # the server's, for the log; empty where it gives none
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ def read_request(row: Mapping[str, Any], context: Any, i: int) -> HttpRequest:
     """Return row i of a batch as it came over HTTP."""
     headers = {name.lower(): value for name, value in context.get_all_request_header(i).items()}
     body = _body(row)
-    return HttpRequest(body, headers, _path(headers, body))
+    return HttpRequest(body, headers, _path(headers, body), context.get_request_id(i) or "")
 
 
 def _path(headers: Mapping[str, str], body: bytes) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from handlers.arrays import Array, Floats
-from handlers.engine.request import Request
+from handlers.engine.request import SAMPLES, Request
 from handlers.errors import CellstateError, InvalidInput, MalformedJson
 from handlers.protocols import validation
 from handlers.protocols.native.observations import ObservationParser
@@ -19,7 +19,7 @@ from handlers.sessions.state import State
 from handlers.settings import Settings
 from handlers.signature import Signature
 
-FIELDS = ("inputs", "observations", "return", "state", "session", "horizon", "future", "levels", "commit")
+FIELDS = ("inputs", "observations", "return", "state", "session", "horizon", "future", "levels", "paths", "commit")
 SESSION_FIELDS = ("id", "step", "action", "to", "from", "generation")
 ACTIONS = tuple(action.value for action in (Action.STEP, *NAMED_ACTIONS))
 PREDICTION = ("prediction",)
@@ -88,9 +88,11 @@ class Parser:
         if "observations" in document:
             observed = self.observations.read(document)
             inputs, missing, times, known = observed.inputs, observed.missing, observed.times, observed.known_in_advance
+        returns = self._returns(document["return"]) if "return" in document else PREDICTION
+        levels = self._levels(document["levels"], horizon) if "levels" in document else ()
         request = Request(
             inputs=inputs,
-            returns=self._returns(document["return"]) if "return" in document else PREDICTION,
+            returns=returns,
             state=self._state(document["state"]) if "state" in document else None,
             session=session,
             horizon=horizon,
@@ -98,7 +100,8 @@ class Parser:
             commit=validation.boolean(document, "commit", default=True),
             missing=missing,
             times=times,
-            levels=self._levels(document["levels"], horizon) if "levels" in document else (),
+            levels=levels,
+            paths=self._paths(document, bool(levels) or SAMPLES in returns, horizon),
         )
         self.rules.check(request)
         return request
@@ -172,6 +175,10 @@ class Parser:
             raise InvalidInput(f"levels: expected a list of percentages such as [80, 95], got {json_type(value)}")
         self.rules.check_levels(value, horizon)
         return tuple(value)
+
+    def _paths(self, document: Mapping[str, Any], is_sampled: bool, horizon: int) -> int:
+        paths = validation.integer(document, "paths", "paths") if "paths" in document else None
+        return self.rules.paths(paths, is_sampled, horizon)
 
     def _future(self, document: Mapping[str, Any], horizon: int, known: Sequence[int] | None) -> Floats | None:
         """Return the inputs known in advance, in the feature columns `known`, or in all that do not feed back."""
