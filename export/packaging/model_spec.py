@@ -118,6 +118,8 @@ class ModelSpec:
 
 def check_tensors(tensors: Mapping[str, str]) -> None:
     """Check the names of tensors that clients of the Open Inference Protocol use. Raises CheckpointError."""
+    if not isinstance(tensors, Mapping):
+        raise CheckpointError(f'tensors: expected names such as {{"x": "INPUT", "y": "OUTPUT"}}, got {tensors!r}')
     for tensor, name in tensors.items():
         if tensor not in RENAMED:
             raise CheckpointError(f"tensors: expected names for {' and '.join(RENAMED)}, got one for {tensor!r}")
@@ -125,3 +127,5 @@ def check_tensors(tensors: Mapping[str, str]) -> None:
             raise CheckpointError(
                 f"tensors.{tensor}: expected 1 to 64 of the characters A-Z a-z 0-9 _ . : / -, and no name of another tensor, got {name!r}"
             )
+    if len(set(tensors.values())) < len(tensors):
+        raise CheckpointError(f"tensors: x and y are both called {tensors['x']!r}")
