@@ -1,6 +1,7 @@
 """The HTTP face of the service, without a server: HTTP requests of one batch in, HTTP responses out."""
 
 import logging
+import time
 from collections.abc import Sequence
 
 from handlers.engine.context import ServiceContext
@@ -8,6 +9,7 @@ from handlers.engine.service import Service
 from handlers.engine.task import Task
 from handlers.errors import AccessError, CellstateError, InternalError
 from handlers.keys import ANYONE, PREDICT, Caller, KeyRing
+from handlers.protocols.access_log import AccessLog
 from handlers.protocols.base import Call, HttpRequest, HttpResponse
 from handlers.protocols.kserve_v1 import KServeV1Codec
 from handlers.protocols.native.codec import NativeCodec
@@ -22,6 +24,7 @@ class Frontend:
     def __init__(self, service: Service, keys: KeyRing | None = None) -> None:
         self.service, self._telemetry, self._keys = service, service.context.telemetry, keys
         signature, settings = service.context.signature, service.context.settings
+        self._access_log = AccessLog(settings.log_requests, signature.label)
         self._native = NativeCodec(signature, settings)
         self._recognised = (OpenInferenceCodec(signature, settings), KServeV1Codec(signature, settings))
 
@@ -32,13 +35,19 @@ class Frontend:
 
     def handle_batch(self, requests: Sequence[HttpRequest]) -> list[HttpResponse]:
         """Answer each request, in order. Raises nothing: whatever goes wrong with one request is its own answer."""
+        began = time.monotonic()
         if self._keys is not None:
             self._keys.refresh()
         with self._telemetry.timing("decode"):
             calls = [self._decode(request) for request in requests]
             groups = [[self.service.task(request, call.encode, caller) for request in call.requests] for call, caller in calls]
-        self.service.serve([task for group in groups for task in group], len(requests))
-        return [_respond(call, group) for (call, _), group in zip(calls, groups, strict=True)]
+        self.service.serve([task for group in groups for task in group])
+        responses = [_respond(call, group) for (call, _), group in zip(calls, groups, strict=True)]
+        try:
+            self._access_log.write(requests, [caller for _, caller in calls], groups, responses, began)
+        except Exception:  # the requests are answered by now
+            log.exception("internal_error")
+        return responses
 
     def _decode(self, request: HttpRequest) -> tuple[Call, Caller]:
         """Authenticate one request, then decode it: the body of a request without a key is not looked at, but for its protocol."""
@@ -47,7 +56,7 @@ class Frontend:
             caller = ANYONE if self._keys is None else self._keys.authenticate(request.headers, PREDICT)
             return codec.decode(request), caller
         except AccessError as e:
-            return codec.failed(e), ANYONE
+            return codec.failed(e), Caller(e.key, tenant="")
         except Exception:
             log.exception("internal_error")
             return codec.failed(InternalError("the service failed to decode this request; nothing was applied")), ANYONE

@@ -57,7 +57,7 @@ def check(service, text, count):
 
 
 def test_what_the_page_says_is_answered(exported, tmp_path):
-    check(make_service(meter(exported, tmp_path)), BEFORE.partition("\n## The examples of this page")[2] + AFTER, 8)
+    check(make_service(meter(exported, tmp_path)), BEFORE.partition("\n## The examples of this page")[2] + AFTER, 9)
 
 
 def test_what_the_page_says_of_a_model_of_distributions_is_answered(tmp_path):

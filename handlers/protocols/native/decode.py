@@ -9,7 +9,6 @@ import numpy as np
 from handlers.arrays import Array, Floats
 from handlers.engine.request import SAMPLES, Request
 from handlers.errors import CellstateError, InvalidInput, MalformedJson
-from handlers.forecasting.intervals import MAX_LEVEL, MIN_LEVEL
 from handlers.protocols import validation
 from handlers.protocols.native.observations import ObservationParser
 from handlers.protocols.rules import RequestRules
@@ -24,8 +23,6 @@ FIELDS = ("inputs", "observations", "return", "state", "session", "horizon", "fu
 SESSION_FIELDS = ("id", "step", "action", "to", "from", "generation")
 ACTIONS = tuple(action.value for action in (Action.STEP, *NAMED_ACTIONS))
 PREDICTION = ("prediction",)
-MAX_LEVELS = 20
-PATHS = 200  # sampled where a request does not say how many
 
 
 @dataclass(frozen=True)
@@ -55,11 +52,7 @@ class Parser:
 
     def _document(self, data: bytes) -> dict[str, Any]:
         self.rules.check_body(len(data))
-        if not data:  # also what is left of a body that TorchServe took for a form
-            raise MalformedJson("body: empty; send one JSON object, with the header Content-Type: application/json")
         document = validation.parse_json(data)
-        if data.count(b":") != validation.count_keys(document):  # a colon in a text, or a field that is given twice
-            validation.reject_duplicate_fields(data)
         if not isinstance(document, dict):
             raise MalformedJson(f'body: expected a JSON object, got {json_type(document)}; for example {{"inputs": [[…]]}}')
         return document
@@ -178,24 +171,14 @@ class Parser:
         return horizon
 
     def _levels(self, value: Any, horizon: int) -> tuple[int, ...]:
-        self.rules.check_levels(horizon)
         if not isinstance(value, list) or not value or not all(type(level) is int for level in value):
             raise InvalidInput(f"levels: expected a list of percentages such as [80, 95], got {json_type(value)}")
-        for level in value:
-            if not MIN_LEVEL <= level <= MAX_LEVEL:
-                raise InvalidInput(f"levels: expected {MIN_LEVEL} to {MAX_LEVEL} percent, got {level}")
-        if len(set(value)) < len(value) or len(value) > MAX_LEVELS:
-            raise InvalidInput(f"levels: expected at most {MAX_LEVELS}, each once, got {len(value)}")
+        self.rules.check_levels(value, horizon)
         return tuple(value)
 
     def _paths(self, document: Mapping[str, Any], is_sampled: bool, horizon: int) -> int:
-        """Return along how many paths the forecast is sampled."""
         paths = validation.integer(document, "paths", "paths") if "paths" in document else None
-        if paths is not None or is_sampled:
-            self.rules.check_paths(paths, is_sampled, horizon)
-        if not is_sampled or not self.signature.distribution:
-            return 0
-        return min(PATHS, self.limits.max_paths) if paths is None else paths
+        return self.rules.paths(paths, is_sampled, horizon)
 
     def _future(self, document: Mapping[str, Any], horizon: int, known: Sequence[int] | None) -> Floats | None:
         """Return the inputs known in advance, in the feature columns `known`, or in all that do not feed back."""
