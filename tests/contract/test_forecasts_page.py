@@ -117,7 +117,8 @@ class TestFromACsvToAForecast:
 
     def served(self, place):
         """The archive as a server has it."""
-        with zipfile.ZipFile(place / "model_store" / "load.mar") as archive:
+        [path] = (place / "model_store").glob("*.mar")
+        with zipfile.ZipFile(path) as archive:
             archive.extractall(place / "unzipped")
         signature, settings = Signature.load(place / "unzipped" / "signature.json"), Settings(store="memory://", device="cpu")
         context = ServiceContext(open_backend(place / "unzipped", signature, settings), signature, MemoryStore(), settings)
