@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from handlers.arrays import Array, Floats
-from handlers.engine.request import OPAQUE, Request
+from handlers.engine.request import ALL_OUTPUTS, OPAQUE, SAMPLES, Request
 from handlers.errors import CellstateError, InvalidInput
 from handlers.forecasting.observations import Times
 from handlers.protocols import validation
@@ -54,7 +54,8 @@ class Decoder:
         object.__setattr__(self, "x", x)
         object.__setattr__(self, "y", y)
         object.__setattr__(self, "inputs", (x, *(entry.input for entry in state), OPAQUE, TIME, FUTURE, SESSION, STEP, GENERATION))
-        object.__setattr__(self, "outputs", (y, "output", *(entry.output for entry in state), OPAQUE, FORECAST, LOWER, UPPER, TIMES))
+        own = (ALL_OUTPUTS, SAMPLES) if self.signature.distribution else ()
+        object.__setattr__(self, "outputs", (y, *own, "output", *(entry.output for entry in state), OPAQUE, FORECAST, LOWER, UPPER, TIMES))
 
     def requests(self, infer: InferRequest) -> Sequence[Request | CellstateError]:
         """Decode the rows of one body.
@@ -69,8 +70,8 @@ class Decoder:
         horizon = self._horizon(infer)
         levels = self._levels(infer, horizon)
         asked = validation.integer(infer.parameters, "paths", "parameters.paths") if "paths" in infer.parameters else None
-        paths = self.rules.paths(asked, bool(levels), horizon)
         returns = self._returns(infer.outputs, horizon, levels)
+        paths = self.rules.paths(asked, bool(levels) or SAMPLES in returns, horizon)
         times = self._times(infer, x)
         states, future, session = self._states(rows), self._future(rows, horizon), sessions(rows)
         commit, close = rows.flag("commit", True), rows.flag("sequence_end")

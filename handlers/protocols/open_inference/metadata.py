@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from handlers.engine.request import OPAQUE
+from handlers.engine.request import ALL_OUTPUTS, OPAQUE, SAMPLES
 from handlers.protocols.open_inference.binary import BYTES
 from handlers.protocols.open_inference.decode import FORECAST, FUTURE, LOWER, TIMES, UPPER, X, Y
 from handlers.protocols.open_inference.encode import FP32, INT32, INT64
@@ -22,7 +22,8 @@ def server_metadata(version: str) -> dict[str, Any]:
 
 def model_metadata(signature: Signature, versions: Sequence[str], backend: str) -> dict[str, Any]:
     """The answer to `GET /v2/models/{model}`: the tensors that a request may hold and ask for; only `x` is required."""
-    inputs, outputs = [_x(signature)], [_y(signature), _tensor("output", FP32, ANY, ANY, signature.output_size)]
+    y = _y(signature, signature.tensors.get(Y, Y), len(signature.predictions))
+    inputs, outputs = [_x(signature)], [y, _tensor("output", FP32, ANY, ANY, signature.output_size)]
     outputs += [_tensor(entry.output, FP32, entry.rows, ANY, entry.size) for entry in signature.state]
     if signature.streaming:
         inputs += [_tensor(entry.input, FP32, entry.rows, ANY, entry.size) for entry in signature.state]
@@ -33,8 +34,12 @@ def model_metadata(signature: Signature, versions: Sequence[str], backend: str) 
         outputs.append(_tensor(FORECAST, FP32, ANY, ANY, len(signature.predictions)))
         if signature.future_columns:
             inputs.append(_tensor(FUTURE, FP32, ANY, ANY, len(signature.future_columns)))
-        if signature.intervals:
-            outputs += [_tensor(name, FP32, ANY, ANY, ANY, len(signature.outputs)) for name in (LOWER, UPPER)]
+        if signature.intervals or signature.distribution:
+            outputs += [_tensor(name, FP32, ANY, ANY, ANY, len(signature.predictions)) for name in (LOWER, UPPER)]
+        if signature.distribution:
+            outputs.append(_tensor(SAMPLES, FP32, ANY, ANY, ANY, len(signature.predictions)))
+    if signature.distribution:
+        outputs.append(_y(signature, ALL_OUTPUTS, len(signature.outputs)))
     if signature.calendar:
         inputs.append(_tensor(TIME, BYTES, ANY, ANY))
         outputs.append(_tensor(TIMES, BYTES, ANY, ANY))
@@ -46,9 +51,9 @@ def _x(signature: Signature) -> dict[str, Any]:
     return _tensor(name, INT64, ANY, ANY) if signature.tokens else _tensor(name, FP32, ANY, ANY, len(signature.features))
 
 
-def _y(signature: Signature) -> dict[str, Any]:
+def _y(signature: Signature, name: str, columns: int) -> dict[str, Any]:
     steps = (ANY,) if signature.output_mode == "step" else ()
-    return _tensor(signature.tensors.get(Y, Y), FP32, ANY, *steps, len(signature.predictions))
+    return _tensor(name, FP32, ANY, *steps, columns)
 
 
 def _tensor(name: str, datatype: str, *shape: int) -> dict[str, Any]:
