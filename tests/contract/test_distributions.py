@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
+from handlers.protocols.open_inference.metadata import model_metadata
 from handlers.stores.memory import MemoryStore
+from loadtests.load.answers import Answers
+from loadtests.offline import WINDOW, OfflineModel
 from tests.conftest import BACKENDS, answer, ask, assert_close, export_spec, make_service, refusal
 from tests.support import eager
 from tests.support.distribution_models import OUTPUTS, PREDICTION, distance_from_uniform, shares, spec
@@ -224,6 +227,38 @@ def test_a_model_of_points_has_no_paths(exported):
     service, x = make_service(exported("one")), [[1.0]]
     assert "exported without --distribution" in refusal(service, {"inputs": x, "horizon": 2, "paths": 10})[2]["message"]
     assert "unknown 'samples'" in refusal(service, {"inputs": x, "horizon": 2, "return": ["samples"]})[2]["message"]
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_the_open_inference_protocol_has_samples_and_parameters(normal, binary):
+    outputs = ["y", "forecast", "samples", "parameters", "lower", "upper"]
+    found = infer(
+        make_service(normal), binary, outputs=outputs, inputs={"x": X[None]}, sequence_id="a", step=0, horizon=HORIZON, levels="80", paths=9
+    )
+    assert found.outputs["samples"].shape == (1, 9, HORIZON, 1)
+    expected = eager.run(normal.model, X).prediction
+    assert_close(found.outputs["parameters"], expected[None], "parameters")
+    assert_close(found.outputs["y"], expected[None, :1], "y")
+    lower, upper = quantile(np.sort(found.outputs["samples"][0], axis=0), 0.1), quantile(np.sort(found.outputs["samples"][0], axis=0), 0.9)
+    assert_close(found.outputs["lower"][0, 0], lower, "lower")
+    assert_close(found.outputs["upper"][0, 0], upper, "upper")
+    assert {"samples", "parameters", "lower"} < {
+        tensor["name"] for tensor in model_metadata(normal.signature, ["1.0"], "onnxruntime")["outputs"]
+    }
+
+
+def test_samples_of_a_model_of_points_are_no_output(exported):
+    found = infer(make_service(exported("one")), outputs=["samples"], inputs={"x": X[None]}, horizon=2)
+    assert (found.status, "outputs: expected one of" in found.error) == (422, True)
+
+
+def test_load_tests_expect_the_predictions(normal):
+    model = OfflineModel(normal.built.archive)
+    answers = Answers.compute(model)
+    service = make_service(normal)
+    reply = answer(service, {"inputs": answers.x[0, :WINDOW].tolist(), "horizon": answers.forecast.shape[1]})
+    assert_close(reply["prediction"], answers.window[0], "window")
+    assert_close(reply["forecast"], answers.forecast[0], "forecast")
 
 
 def test_a_reply_that_is_too_large_is_refused_and_nothing_applied(normal):

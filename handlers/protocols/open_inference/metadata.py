@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from handlers.engine.request import OPAQUE, PARAMETERS, SAMPLES
+from handlers.engine.request import ALL_OUTPUTS, OPAQUE, SAMPLES
 from handlers.protocols.open_inference.binary import BYTES
 from handlers.protocols.open_inference.decode import FORECAST, FUTURE, LOWER, TIMES, UPPER, X, Y
 from handlers.protocols.open_inference.encode import FP32, INT32, INT64
@@ -38,7 +38,7 @@ def model_metadata(signature: Signature, versions: Sequence[str], backend: str) 
         if signature.distribution:
             outputs.append(_tensor(SAMPLES, FP32, ANY, ANY, ANY, len(signature.predictions)))
     if signature.distribution:
-        outputs.append(_tensor(PARAMETERS, FP32, ANY, *_steps(signature), len(signature.outputs)))
+        outputs.append(_tensor(ALL_OUTPUTS, FP32, ANY, *_steps(signature), len(signature.outputs)))
     if signature.calendar:
         inputs.append(_tensor(TIME, BYTES, ANY, ANY))
         outputs.append(_tensor(TIMES, BYTES, ANY, ANY))
