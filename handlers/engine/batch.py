@@ -1,10 +1,11 @@
 """What the requests of one attempt at a batch share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from handlers.engine.context import ServiceContext
 from handlers.errors import StoreUnavailable
-from handlers.sessions.unit_of_work import UnitOfWork
+from handlers.sessions.machine import Phase
+from handlers.sessions.unit_of_work import LoadedSession, UnitOfWork
 
 
 @dataclass(slots=True)
@@ -15,11 +16,14 @@ class Batch:
     sessions: UnitOfWork
     now: float
     created: int = 0  # sessions that the attempt adds to the store
+    expires_at: float = field(init=False)  # when a session that is used now expires
 
-    @property
-    def expires_at(self) -> float:
-        """When a session that is used now expires."""
-        return self.now + self.context.settings.session_ttl
+    def __post_init__(self) -> None:
+        self.expires_at = self.now + self.context.settings.session_ttl
+
+    def phase(self, session: LoadedSession) -> Phase:
+        """Return where a session is, by its record as it now is."""
+        return self.context.rules.phase(session.record, self.now)
 
     def admit(self, name: str) -> None:
         """Ask the quota for room, unless the session is in the store already.

@@ -31,9 +31,9 @@ class FinishedRuns:
     """What the model gave for the tasks of one wave. `complete` raises nothing of one task for another."""
 
     def __init__(self, batch: Batch, tasks: Sequence[Task], deadline: float = math.inf) -> None:
-        context, runs = batch.context, [_run_of(task) for task in tasks]
+        context, runs = batch.context, [task.run for task in tasks if task.run is not None]
         self._batch = batch
-        states = np.concatenate([run.state for run in runs]).reshape(len(runs), -1)
+        states = [run.state for run in runs]
         want_output, max_batch = ["output" in task.request.returns for task in tasks], context.settings.max_batch
         if any(run.missing for run in runs):
             rows = [missing.ObservedRow(run.inputs, run.memory) for run in runs]
@@ -44,6 +44,8 @@ class FinishedRuns:
             inputs = [run.inputs for run in runs]
             self._results = batching.run(context.backend, context.signature, inputs, states, want_output, max_batch, deadline)
         self._forecasts = self._roll_out(tasks, deadline)
+        errors, finite = self._results.errors, self._results.finite
+        self._unusual = [error is not None or not finite[i] or i in self._forecasts for i, error in enumerate(errors)]
 
     def _roll_out(self, tasks: Sequence[Task], deadline: float) -> dict[int, Floats | BackendError]:
         """Forecasts by row, of the rows that asked for one."""
@@ -52,8 +54,9 @@ class FinishedRuns:
             return {}
         rows = []
         for i in wanted:
-            y, request, run = self._results.y[i], tasks[i].request, _run_of(tasks[i])
+            y, request, run = self._results.y[i], tasks[i].request, tasks[i].run
             assert y is not None  # a row without an error has a y
+            assert run is not None
             future = request.future if run.future is None else run.future
             rows.append(RolloutRow(y if y.ndim == 1 else y[-1], self._results.states[i], request.horizon, future))
         context = self._batch.context
@@ -66,30 +69,42 @@ class FinishedRuns:
         Raises:
             CellstateError: the result cannot be served; nothing is changed.
         """
-        results, forecast, run = self._results, self._forecasts.get(i), _run_of(task)
-        error = forecast if isinstance(forecast, BackendError) else results.errors[i]
-        if error is not None:
-            self._raise_failed(error)
-        assert not isinstance(forecast, BackendError)
-        if not results.finite[i] or (forecast is not None and not np.isfinite(forecast).all()):
-            raise NonFiniteResult("inputs: the model's result for them is not finite; nothing was applied: send inputs in its range")
+        results, run, request, context = self._results, task.run, task.request, self._batch.context
+        assert run is not None  # only tasks with a run come here
+        forecast, y, signature = self._forecast(i) if self._unusual[i] else None, results.y[i], context.signature
         position = run.position + len(run.inputs) - run.rewarmed
         if position > MAX_POSITION:
             raise InvalidInput(f"session, state: {position} would be beyond the last position, {MAX_POSITION}; start another stream")
-        context, signature = self._batch.context, self._batch.context.signature
         state = State(results.states[i], position, signature.digest)
-        arrays = _arrays(task, run, results.y[i], results.output[i], forecast, state.values, signature)
-        at, known = times(context, run.time, task.request.horizon), learned(context, task, run, results.y[i])
-        intervals = _intervals(context, task.request.levels, forecast, known)
-        if task.request.session is None:
-            held = state if OPAQUE in task.request.returns else None
+        arrays = _arrays(task, run, y, results.output[i], forecast, state.values, signature)
+        at = () if run.time is None else times(context, run.time, request.horizon)
+        known = None if run.observed is None else learned(context, task, run, y)
+        intervals = _intervals(context, request.levels, forecast, known) if request.levels else {}
+        if request.session is None:
+            held = state if OPAQUE in request.returns else None
             task.reply = task.encode(Result(signature.version, arrays, held, None, at, run.missing, intervals))
-        else:
-            if known is not None and known.adaptation is not None and intervals and forecast is not None:
-                assert context.intervals is not None  # it gave the intervals
-                known.adaptation = known.adaptation.forecast(context.intervals, forecast)
-            state.forecast = remembered(context, run, results.y[i], known)
-            self._advance(task, run, state, arrays, at, intervals)
+            return
+        if known is not None and known.adaptation is not None and intervals and forecast is not None:
+            assert context.intervals is not None  # it gave the intervals
+            known.adaptation = known.adaptation.forecast(context.intervals, forecast)
+        if signature.feedback:
+            state.forecast = remembered(context, run, y, known)
+        self._advance(task, run, state, arrays, at, intervals)
+
+    def _forecast(self, i: int) -> Floats | None:
+        """Return the forecast of row i, if it asked for one.
+
+        Raises:
+            CellstateError: the model failed on the row, or gave what is no number.
+        """
+        forecast = self._forecasts.get(i)
+        error = forecast if isinstance(forecast, BackendError) else self._results.errors[i]
+        if error is not None:
+            self._raise_failed(error)
+        assert not isinstance(forecast, BackendError)
+        if not self._results.finite[i] or (forecast is not None and not np.isfinite(forecast).all()):
+            raise NonFiniteResult("inputs: the model's result for them is not finite; nothing was applied: send inputs in its range")
+        return forecast
 
     def _raise_failed(self, error: BackendError) -> None:
         if isinstance(error, DeadlineExceeded):
@@ -102,7 +117,8 @@ class FinishedRuns:
         self, task: Task, run: ModelRun, state: State, arrays: dict[str, Floats], at: Sequence[str], intervals: dict[int, Interval]
     ) -> None:
         """Answer a session's step, and put its record, unless the request said `commit: false`."""
-        batch, old, opaque = self._batch, run.record, OPAQUE in task.request.returns
+        batch, old, request, id = self._batch, run.record, task.request, task.id
+        opaque, settings = OPAQUE in request.returns, batch.context.settings
         version, imputed, recorded = batch.context.signature.version, run.missing, arrays
         if opaque:
             recorded = recorded | {OPAQUE: state.values}
@@ -120,21 +136,17 @@ class FinishedRuns:
             pack_arrays(recorded),
             version,
             generation=old.generation if old else run.generation,
-            history=_history(run, batch.context.settings.keep_versions, state.digest),
+            history=_history(run, settings.keep_versions, state.digest) if settings.keep_versions else (),
         )
-        record.recent = _recent(run, batch.context.settings.rewarm_steps, record)
-        if task.request.close:
+        if settings.rewarm_steps:
+            record.recent = _recent(run, settings.rewarm_steps, record)
+        if request.close:
             record = record.tombstone(batch.now)
-        after = status(task.id, record) if task.request.commit else _unmoved(task.id, record, old)
+        after = status(id, record) if request.commit else _unmoved(id, record, old)
         after.rewarmed = run.rewarmed > 0
         task.reply = task.encode(Result(version, arrays, state if opaque else None, after, at, imputed, intervals))
-        if task.request.commit:
+        if request.commit:
             batch.sessions.put(task.names[0], record)
-
-
-def _run_of(task: Task) -> ModelRun:
-    assert task.run is not None  # only tasks with a run come here
-    return task.run
 
 
 def _arrays(
@@ -148,10 +160,9 @@ def _arrays(
         arrays["forecast"] = forecast
     if "output" in returns and output is not None:
         arrays["output"] = output[run.rewarmed :]
-    wanted = [name for name in signature.state_outputs if name in returns]
-    if wanted:
+    if returns != ("prediction",):
         tensors = dict(zip(signature.state_outputs, batching.split(state[None], signature), strict=True))
-        arrays |= {name: tensors[name][:, 0] for name in wanted}  # [L*D, size]
+        arrays |= {name: tensors[name][:, 0] for name in signature.state_outputs if name in returns}  # [L*D, size]
     return arrays
 
 
@@ -172,19 +183,17 @@ def _unmoved(id: str, record: Record, old: Record | None) -> SessionStatus:
 
 def _history(run: ModelRun, keep: int, digest: bytes) -> tuple[State, ...]:
     """The states to keep behind the new one. States of another model cannot be rewound to."""
-    if not keep or run.rewarmed:
+    if run.rewarmed:
         return ()
     before = run.record.state if run.record else State(run.state, 0, digest)
     return (before, *(run.record.history if run.record else ()))[:keep]
 
 
-def _recent(run: ModelRun, keep: int, record: Record) -> Array | None:
+def _recent(run: ModelRun, keep: int, record: Record) -> Array:
     """The last `keep` inputs, and as many before the earliest state that is kept, so that a rewind leaves enough.
 
     Rewarming ran the earlier ones already; they are part of the run's inputs.
     """
-    if not keep:
-        return None
     earlier = [run.record.recent] if run.record and run.record.recent is not None and not run.rewarmed else []
     oldest = record.history[-1].position if record.history else record.state.position
     return np.concatenate([*earlier, run.inputs])[-(keep + record.state.position - oldest) :]

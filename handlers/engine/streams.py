@@ -20,18 +20,18 @@ from handlers.sessions.record import Record
 from handlers.signature import Signature
 
 
-def prepare(batch: Batch, task: Task) -> None:
+def prepare(batch: Batch, task: Task, run: ModelRun) -> None:
     """Complete a planned run: place observations in time, find the inputs known in advance, and check that what is missing can be imputed.
 
     Raises:
         InvalidInput: observations do not follow the stream, or cannot be imputed.
         TooLarge: observations and the gaps between them are too many steps.
     """
-    run, request, context = task.run, task.request, batch.context
-    if run is None:
+    request, context = task.request, batch.context
+    if not request.missing and context.timeline is None and context.intervals is None:
         return
     run.missing = request.missing
-    if run.record is not None and (run.missing or context.timeline is not None or context.intervals is not None):
+    if run.record is not None:
         run.memory = memory.decode(run.record.state.forecast, len(context.signature.feedback))
     if request.times is not None:
         _place(context, task, run)

@@ -13,6 +13,7 @@ from handlers.protocols.kserve_v1 import KServeV1Codec
 from handlers.protocols.native.codec import NativeCodec
 from handlers.protocols.open_inference.codec import OpenInferenceCodec
 
+AnyCodec = NativeCodec | OpenInferenceCodec | KServeV1Codec
 log = logging.getLogger("cellstate")
 
 
@@ -35,22 +36,53 @@ class Frontend:
         if self._keys is not None:
             self._keys.refresh()
         with self._telemetry.timing("decode"):
-            calls = [self._decode(request) for request in requests]
-            groups = [[self.service.task(request, call.encode, caller) for request in call.requests] for call, caller in calls]
+            calls = self._decode_batch(requests)
+            groups = [self._tasks(call, caller) for call, caller in calls]
         self.service.serve([task for group in groups for task in group], len(requests))
         return [_respond(call, group) for (call, _), group in zip(calls, groups, strict=True)]
 
-    def _decode(self, request: HttpRequest) -> tuple[Call, Caller]:
-        """Authenticate one request, then decode it: the body of a request without a key is not looked at, but for its protocol."""
-        codec = next((codec for codec in self._recognised if codec.recognises(request)), self._native)
+    def _tasks(self, call: Call, caller: Caller) -> list[Task]:
+        task, encode = self.service.task, call.encode
+        return [task(request, encode, caller) for request in call.requests]
+
+    def _decode_batch(self, requests: Sequence[HttpRequest]) -> list[tuple[Call, Caller]]:
+        """Authenticate the requests, then decode them: the body of a request without a key is not looked at, but for its protocol.
+
+        Bodies of the native protocol are decoded together. Where that fails, each is decoded alone.
+        """
+        codecs, callers = [self._codec(request) for request in requests], [self._caller(request) for request in requests]
+        native = [i for i, codec in enumerate(codecs) if codec is self._native and isinstance(callers[i], Caller)]
         try:
-            caller = ANYONE if self._keys is None else self._keys.authenticate(request.headers, PREDICT)
-            return codec.decode(request), caller
-        except AccessError as e:
-            return codec.failed(e), ANYONE
+            together: dict[int, Call] = dict(zip(native, self._native.decode_batch([requests[i] for i in native]), strict=True))
         except Exception:
-            log.exception("internal_error")
-            return codec.failed(InternalError("the service failed to decode this request; nothing was applied")), ANYONE
+            together = {}
+        calls: list[tuple[Call, Caller]] = []
+        for i, (codec, caller) in enumerate(zip(codecs, callers, strict=True)):
+            if isinstance(caller, AccessError):
+                calls.append((codec.failed(caller), ANYONE))
+            else:
+                calls.append((together.get(i) or _decode(codec, requests[i]), caller))
+        return calls
+
+    def _codec(self, request: HttpRequest) -> AnyCodec:
+        for codec in self._recognised:
+            if codec.recognises(request):
+                return codec
+        return self._native
+
+    def _caller(self, request: HttpRequest) -> Caller | AccessError:
+        try:
+            return ANYONE if self._keys is None else self._keys.authenticate(request.headers, PREDICT)
+        except AccessError as e:
+            return e
+
+
+def _decode(codec: AnyCodec, request: HttpRequest) -> Call:
+    try:
+        return codec.decode(request)
+    except Exception:
+        log.exception("internal_error")
+        return codec.failed(InternalError("the service failed to decode this request; nothing was applied"))
 
 
 def _respond(call: Call, tasks: Sequence[Task]) -> HttpResponse:
