@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     build = verbs.add_parser("build", help="checkpoint folders, or path/to/file.py:factory with its weights -> verified .mar archives")
     build.add_argument("models", nargs="+", help="folders with model.json and weights.safetensors; or one path/to/file.py:factory")
     build.add_argument("--store", type=Path, default=Path("model_store"), help="where the archives go (default: model_store)")
+    build.add_argument("--replace", action="store_true", help="replace the archive of a version that exists with other contents")
     build.add_argument("--config", type=Path, help="TorchServe's settings of the model (default: config/model-config.yaml)")
     build.add_argument("--calibrate", type=Path, help="CSV of a series that training did not see: forecasts get intervals")
     build.add_argument("--horizon", type=int, default=24, help="with --calibrate: how many steps ahead errors are measured (default: 24)")
@@ -119,7 +120,7 @@ def _build(options: argparse.Namespace) -> int:
     for model in options.models:
         loaded = _from_factory(model, options) if ":" in model else checkpoint.load(Path(model))
         calibration = build.Calibration(options.calibrate, options.horizon, options.season) if options.calibrate else None
-        making = build.Options(options.config or build.CONFIG, options.opset, partial(_tell, model), calibration)
+        making = build.Options(options.config or build.CONFIG, options.opset, partial(_tell, model), calibration, options.replace)
         built = build.build_checkpoint(loaded, options.store, making)
         print(built.report.table() if options.verbose else built.report.summary())
         for artefact, why in built.signature["skipped"].items():

@@ -19,6 +19,12 @@ PREFIX = "CELLSTATE_"
 # https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
 KUBERNETES = re.compile(r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 SECRET = frozenset({"state_key", "host_key_sha256"})
+CHOICES = {
+    "backend": ("onnxruntime", "torchscript"),
+    "device": ("auto", "cpu", "cuda"),
+    "log_requests": ("none", "errors", "all"),
+    "log_format": ("text", "json"),
+}
 MAX_TTL = 1e9  # seconds; the time at which a session expires must be a date
 ZERO_ALLOWED = frozenset(
     {"store_replicas", "keep_versions", "rewarm_steps", "max_imputed", "max_sessions", "max_stored_bytes", "metrics_interval"}
@@ -67,7 +73,8 @@ class Settings:
     host_key_sha256: str = ""  # of the key with which whoever started the server asks it, in hexadecimal digits
     gate_file: str = ""  # of the drain lock, shared with whoever stops the server: handlers/engine/drain.py
     fast_messages: bool = True  # of TorchServe and its worker, where its release is the one known
-    log_requests: bool = False  # one line per request
+    log_requests: str = "none"  # which requests are logged, one line each: "none", "errors" or "all"
+    log_format: str = "text"  # of the worker's log; or "json"
     metrics_interval: float = 5.0  # between two reports of what was counted; 0: none
 
     @classmethod
@@ -96,7 +103,7 @@ class Settings:
                 raise ConfigurationError(f"{name}: must be a finite number, got {value}")
             if number and (value < 0 or (value == 0 and name not in ZERO_ALLOWED)):
                 raise ConfigurationError(f"{name}: must be {'at least' if name in ZERO_ALLOWED else 'greater than'} 0, got {value}")
-        for name, allowed in (("backend", ("onnxruntime", "torchscript")), ("device", ("auto", "cpu", "cuda"))):
+        for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ConfigurationError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         for name in ("session_ttl", "tombstone_ttl"):

@@ -68,6 +68,7 @@ class Signature:
     frequency: str = ""
     calendar: Mapping[str, Any] = field(default_factory=dict)  # time zone, gaps and derived features; empty: the model knows no times
     intervals: Mapping[str, Any] = field(default_factory=dict)  # errors on a calibration series: handlers/forecasting/intervals.py
+    tensors: Mapping[str, str] = field(default_factory=dict)  # x and y -> what clients of the Open Inference Protocol call them
     artefacts: Mapping[str, str] = field(default_factory=dict)  # backend -> file name
     raw: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)  # the whole document, for `describe`
 
@@ -154,6 +155,7 @@ class Signature:
             frequency=document.get("frequency", ""),
             calendar=document.get("calendar", {}),
             intervals=document.get("intervals", {}),
+            tensors=document.get("tensors", {}),
             artefacts=document["artefacts"],
             raw=document,
         )

@@ -17,6 +17,12 @@ from handlers.forecasting.calendar import Calendar
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 TASKS = ("forecast", "regress", "classify")
+RENAMED = ("x", "y")  # the tensors that a model may call otherwise in the Open Inference Protocol
+TENSOR_NAME = re.compile(r"(?!.*[^_]_[0n]$)[A-Za-z0-9_.:/-]{1,64}")  # not that of a state
+OTHER_TENSORS = (  # of the protocol
+    *("output", "state", "time", "times", "future", "forecast", "lower", "upper"),
+    *("session", "step", "generation", "status", "error", "imputed"),
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,7 @@ class ModelSpec:
     feedback: Mapping[str, str] = field(default_factory=dict)
     frequency: str = ""  # of the observations, such as "15min", "1h", "1D"
     calendar: Mapping[str, Any] = field(default_factory=dict)  # time zone, gaps and derived features: handlers/forecasting/calendar.py
+    tensors: Mapping[str, str] = field(default_factory=dict)  # x and y -> their names in the Open Inference Protocol, where others
     description: str = ""
     example: tuple[Any, ...] = ()  # one window as `inputs` would have it; what parity is measured on
     scaler: Mapping[str, Any] = field(default_factory=dict)  # mean, scale, output_mean, output_scale of a scaler outside the module
@@ -53,6 +60,7 @@ class ModelSpec:
             raise CheckpointError(f"task: expected one of {', '.join(TASKS)}, got {self.task!r}")
         if self.axes not in ("", *AXES):
             raise CheckpointError(f"axes: expected one of {', '.join(AXES)}, got {self.axes!r}")
+        check_tensors(self.tensors)
         if self.scaler:
             check_scaler(self.scaler, "scaler")
         if self.scaler and self.tokens:
@@ -101,3 +109,14 @@ class ModelSpec:
         for name in calendar.derived:
             if name not in self.features or name in self.feedback.values():
                 raise CheckpointError(f"calendar.derived: {name!r} is not a feature of this model, or feeds back")
+
+
+def check_tensors(tensors: Mapping[str, str]) -> None:
+    """Check the names of tensors that clients of the Open Inference Protocol use. Raises CheckpointError."""
+    for tensor, name in tensors.items():
+        if tensor not in RENAMED:
+            raise CheckpointError(f"tensors: expected names for {' and '.join(RENAMED)}, got one for {tensor!r}")
+        if not isinstance(name, str) or not TENSOR_NAME.fullmatch(name) or name in (*OTHER_TENSORS, *(set(RENAMED) - {tensor})):
+            raise CheckpointError(
+                f"tensors.{tensor}: expected 1 to 64 of the characters A-Z a-z 0-9 _ . : / -, and no name of another tensor, got {name!r}"
+            )

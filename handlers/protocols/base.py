@@ -17,7 +17,8 @@ class HttpRequest(Struct):
 
     body: bytes
     headers: Mapping[str, str] = {}
-    path: str = ""  # of the URL; empty where the server does not tell
+    path: str = ""  # of the URL, or its beginning; empty where the server does not tell
+    id: str = ""  # the server's, for the log; empty where it gives none
 
 
 class HttpResponse(Struct):

@@ -30,15 +30,20 @@ def reject_unknown_fields(document: Mapping[str, Any], known: Collection[str], w
             raise UnknownField(f"{where}: unknown field {short_repr(name)}; {hint}")
 
 
-def parse_json(data: bytes) -> Any:
-    """Parse a JSON text. Raises MalformedJson."""
+def parse_json(data: bytes, remedy: str = "send one JSON object in UTF-8 (NaN and Infinity are not JSON)") -> Any:
+    """Parse a JSON text. Raises MalformedJson, also where an object has a field twice."""
+    if not data:  # also what is left of a body that TorchServe took for a form
+        raise MalformedJson("body: empty; send one JSON object, with the header Content-Type: application/json")
     try:
-        return orjson.loads(data)
+        document = orjson.loads(data)
     except orjson.JSONDecodeError as e:
-        raise MalformedJson(f"body: {e}; send one JSON object in UTF-8 (NaN and Infinity are not JSON)") from e
+        raise MalformedJson(f"body: {e}; {remedy}") from e
+    if data.count(b":") != _count_keys(document):  # a colon in a text, or a field that is given twice
+        _reject_duplicate_fields(data)
+    return document
 
 
-def count_keys(value: Any) -> int:
+def _count_keys(value: Any) -> int:
     """Count the fields of all objects in a JSON value, down to those in the lists of an object's fields."""
     if type(value) is not dict:
         return 0
@@ -46,13 +51,13 @@ def count_keys(value: Any) -> int:
     for item in value.values():
         kind = type(item)
         if kind is dict:
-            count += count_keys(item)
+            count += _count_keys(item)
         elif kind is list and item and type(item[0]) is dict:
-            count += sum(map(count_keys, item))
+            count += sum(map(_count_keys, item))
     return count
 
 
-def reject_duplicate_fields(data: bytes) -> None:
+def _reject_duplicate_fields(data: bytes) -> None:
     """Raise MalformedJson where an object in a JSON text has a field twice: which of them counts would depend on the parser."""
     json.loads(data, object_pairs_hook=_reject_duplicates)
 

@@ -4,7 +4,6 @@ Code, tests and docs/sessions.md read the same `TABLE`. A request that the table
 phase and the session, and changes nothing.
 """
 
-import re
 from enum import Enum
 from typing import Any, NoReturn
 
@@ -14,6 +13,7 @@ from msgspec import Struct
 from handlers import errors
 from handlers.sessions.record import Record
 from handlers.sessions.reference import Action, SessionRef
+from handlers.versions import version_order
 
 
 class Word(Enum):
@@ -145,11 +145,6 @@ class PhaseRules(Struct, frozen=True):
             return False
         expected = ((self.columns,), np.float32) if self.columns else ((), np.int64)
         return (recent.shape[1:], recent.dtype.type) == expected
-
-
-def version_order(version: str) -> tuple[tuple[int, int | str], ...]:
-    """Return a key by which versions sort: their numbers as numbers, so that 10.0 comes after 9.1."""
-    return tuple((1, int(part)) if part.isdecimal() else (0, part) for part in re.split(r"[._+-]", version))
 
 
 def operation(ref: SessionRef, request_hash: bytes, record: Record | None, phase: Phase) -> Operation:

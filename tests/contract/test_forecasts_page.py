@@ -24,7 +24,7 @@ def meter(exported, folder):
 
 def test_what_the_page_says_is_answered(exported, tmp_path):
     service = make_service(meter(exported, tmp_path))
-    assert len(EXAMPLES) == PAGE.count('\n{"') == 8
+    assert len(EXAMPLES) == PAGE.count('\n{"') == 9
     for request, status, page in EXAMPLES:
         [(found, reply)] = ask(service, request.encode())
         expected = orjson.loads(page)

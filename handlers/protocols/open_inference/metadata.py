@@ -5,8 +5,10 @@ from typing import Any
 
 from handlers.engine.request import OPAQUE
 from handlers.protocols.open_inference.binary import BYTES
-from handlers.protocols.open_inference.decode import FORECAST, FUTURE, GENERATION, SESSION, STEP, X, Y
+from handlers.protocols.open_inference.decode import FORECAST, FUTURE, LOWER, TIMES, UPPER, X, Y
 from handlers.protocols.open_inference.encode import FP32, INT32, INT64
+from handlers.protocols.open_inference.observations import TIME
+from handlers.protocols.open_inference.rows import GENERATION, SESSION, STEP
 from handlers.signature import Signature
 
 PLATFORMS = {"onnxruntime": "onnxruntime_onnx", "torchscript": "pytorch_torchscript"}  # by backend, in the words of the protocol
@@ -31,16 +33,22 @@ def model_metadata(signature: Signature, versions: Sequence[str], backend: str) 
         outputs.append(_tensor(FORECAST, FP32, ANY, ANY, len(signature.outputs)))
         if signature.future_columns:
             inputs.append(_tensor(FUTURE, FP32, ANY, ANY, len(signature.future_columns)))
+        if signature.intervals:
+            outputs += [_tensor(name, FP32, ANY, ANY, ANY, len(signature.outputs)) for name in (LOWER, UPPER)]
+    if signature.calendar:
+        inputs.append(_tensor(TIME, BYTES, ANY, ANY))
+        outputs.append(_tensor(TIMES, BYTES, ANY, ANY))
     return {"name": signature.name, "versions": list(versions), "platform": PLATFORMS[backend], "inputs": inputs, "outputs": outputs}
 
 
 def _x(signature: Signature) -> dict[str, Any]:
-    return _tensor(X, INT64, ANY, ANY) if signature.tokens else _tensor(X, FP32, ANY, ANY, len(signature.features))
+    name = signature.tensors.get(X, X)
+    return _tensor(name, INT64, ANY, ANY) if signature.tokens else _tensor(name, FP32, ANY, ANY, len(signature.features))
 
 
 def _y(signature: Signature) -> dict[str, Any]:
     steps = (ANY,) if signature.output_mode == "step" else ()
-    return _tensor(Y, FP32, ANY, *steps, len(signature.outputs))
+    return _tensor(signature.tensors.get(Y, Y), FP32, ANY, *steps, len(signature.outputs))
 
 
 def _tensor(name: str, datatype: str, *shape: int) -> dict[str, Any]:
