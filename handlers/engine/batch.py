@@ -4,8 +4,7 @@ from dataclasses import dataclass, field
 
 from handlers.engine.context import ServiceContext
 from handlers.errors import StoreUnavailable
-from handlers.sessions.machine import Phase
-from handlers.sessions.unit_of_work import LoadedSession, UnitOfWork
+from handlers.sessions.unit_of_work import UnitOfWork
 
 
 @dataclass(slots=True)
@@ -20,10 +19,6 @@ class Batch:
 
     def __post_init__(self) -> None:
         self.expires_at = self.now + self.context.settings.session_ttl
-
-    def phase(self, session: LoadedSession) -> Phase:
-        """Return where a session is, by its record as it now is."""
-        return self.context.rules.phase(session.record, self.now)
 
     def admit(self, name: str) -> None:
         """Ask the quota for room, unless the session is in the store already.

@@ -28,8 +28,6 @@ def prepare(batch: Batch, task: Task, run: ModelRun) -> None:
         TooLarge: observations and the gaps between them are too many steps.
     """
     request, context = task.request, batch.context
-    if not request.missing and context.timeline is None and context.intervals is None:
-        return
     run.missing = request.missing
     if run.record is not None:
         run.memory = memory.decode(run.record.state.forecast, len(context.signature.feedback))

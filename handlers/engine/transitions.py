@@ -29,16 +29,17 @@ def plan(batch: Batch, task: Task) -> None:
     Raises:
         CellstateError: the request is refused; nothing is changed.
     """
-    ref, state = task.request.session, task.request.state
+    request, context = task.request, batch.context
+    ref, state = request.session, request.state
     if ref is None:
         task.run = ModelRun(_inputs(task), _initial(batch, state), state.position if state else 0)
     else:
         session = batch.sessions[task.names[0]]
-        phase = batch.phase(session)
+        phase = context.rules.phase(session.record, batch.now)
         asked = machine.operation(ref, task.request_hash, session.record, phase)
         task.transition = machine.decide(asked, phase, task.id, ref, session.record)
         TRANSITIONS[task.transition](batch, task, session)
-    if task.run is not None:
+    if task.run is not None and (request.missing or context.timeline is not None or context.intervals is not None):
         prepare(batch, task, task.run)
 
 
@@ -69,8 +70,8 @@ def _create(batch: Batch, task: Task, session: LoadedSession) -> None:
 
 
 def _apply(batch: Batch, task: Task, session: LoadedSession) -> None:
-    state = _recorded(session).state
-    task.run = ModelRun(_inputs(task), state.values, state.position, session.record)
+    record = _recorded(session)
+    task.run = ModelRun(_inputs(task), record.state.values, record.state.position, record)
 
 
 def _rewarm(batch: Batch, task: Task, session: LoadedSession) -> None:
@@ -135,7 +136,7 @@ def _fork(batch: Batch, task: Task, session: LoadedSession) -> None:
     source, target_id = _recorded(session), task.ref.to
     assert target_id is not None  # the codec demands one
     target = batch.sessions[task.names[1]]
-    phase = batch.phase(target)
+    phase = batch.context.rules.phase(target.record, batch.now)
     asked = machine.creation(task.request_hash, target.record, phase)
     task.transition = machine.decide(asked, phase, target_id, task.ref, target.record)
     if task.transition is Transition.CONFIRM:

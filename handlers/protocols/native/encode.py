@@ -1,13 +1,14 @@
 """Encodes results and errors of the native protocol: compact JSON, never a NaN."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import orjson
 
 from handlers.engine.request import OPAQUE, Result
 from handlers.errors import CellstateError
-from handlers.forecasting.intervals import Interval
 from handlers.sessions import state as state_format
 from handlers.sessions.status import SessionStatus, timestamp
 from handlers.signature import Signature
@@ -23,13 +24,12 @@ class Encoder:
 
     def fields(self, result: Result) -> bytes:
         """Encode the arrays and the state, without the braces around them, so that other fields can be put beside them."""
-        parts = []
-        for name, array in result.arrays.items():
-            parts.append(b'"%b":%b' % (name.encode(), _array(array)))
+        parts = [_dumps(result.arrays)[1:-1]] if result.arrays else []
         if result.state is not None:
             parts.append(b'"%b":"%b"' % (OPAQUE.encode(), state_format.to_text(result.state, self.key).encode()))
         if result.intervals:
-            parts.append(b'"intervals":{%b}' % b",".join([_interval(level, pair) for level, pair in result.intervals.items()]))
+            bounds = {str(level): {"lower": lower, "upper": upper} for level, (lower, upper) in result.intervals.items()}
+            parts.append(b'"intervals":%b' % _dumps(bounds))
         if result.times:
             parts.append(b'"times":%b' % orjson.dumps(result.times))
         if result.imputed:
@@ -70,10 +70,5 @@ def encode_session(session: SessionStatus) -> bytes:
     return (text + "}").encode("ascii")
 
 
-def _interval(level: int, interval: Interval) -> bytes:
-    lower, upper = interval
-    return b'"%d":{"lower":%b,"upper":%b}' % (level, _array(lower), _array(upper))
-
-
-def _array(array: np.ndarray) -> bytes:
-    return orjson.dumps(np.ascontiguousarray(array), option=orjson.OPT_SERIALIZE_NUMPY)
+def _dumps(document: Mapping[str, Any]) -> bytes:
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY, default=np.ascontiguousarray)
