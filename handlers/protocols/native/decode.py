@@ -6,12 +6,15 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+from msgspec import UNSET, to_builtins
 
 from handlers.arrays import Array, Floats
 from handlers.engine.request import Request
 from handlers.errors import CellstateError, InvalidInput, MalformedJson
 from handlers.protocols import validation
+from handlers.protocols.native import usual
 from handlers.protocols.native.observations import ObservationParser
+from handlers.protocols.native.usual import UsualRequest
 from handlers.protocols.rules import RequestRules
 from handlers.protocols.validation import json_type
 from handlers.sessions import state as state_format
@@ -35,11 +38,13 @@ class Parser:
     rules: RequestRules = field(init=False)
     observations: ObservationParser = field(init=False)
     returns: tuple[str, ...] = field(init=False)
+    is_usual: bool = field(init=False)  # whether inputs are lists of numbers in lists, one a step
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rules", RequestRules(self.signature, self.limits))
         object.__setattr__(self, "observations", ObservationParser(self.rules))
         object.__setattr__(self, "returns", self.rules.returns)
+        object.__setattr__(self, "is_usual", not self.signature.tokens and len(self.signature.features) > 1)
 
     def bodies(self, bodies: Sequence[bytes]) -> list[tuple[Sequence[Request | CellstateError], bool]]:
         """Decode the bodies of a batch, each into its requests and whether they came as `instances`.
@@ -58,13 +63,16 @@ class Parser:
     def _read(self, data: bytes) -> tuple[list[Any], bool]:
         """Parse one body: its request objects, or the error of the body, and whether they came as `instances`."""
         try:
+            self.rules.check_body(len(data))
+            if self.is_usual and (found := usual.read(data)) is not None and found[0]:
+                self.rules.check_instances(len(found[0]))
+                return found
             document = self._document(data)
             return (self._instances(document), True) if "instances" in document else ([document], False)
         except CellstateError as e:
             return [e], False
 
     def _document(self, data: bytes) -> dict[str, Any]:
-        self.rules.check_body(len(data))
         document = validation.parse_json(data)
         if not isinstance(document, dict):
             raise MalformedJson(f'body: expected a JSON object, got {json_type(document)}; for example {{"inputs": [[…]]}}')
@@ -83,7 +91,7 @@ class Parser:
 
         That is all of them as soon as one holds anything but numbers in the model's range.
         """
-        values = [item.get("inputs") if type(item) is dict else None for item in items]
+        values = [item.inputs if type(item) is UsualRequest else item.get("inputs") if type(item) is dict else None for item in items]
         usual = [value for value in values if type(value) is list and value]
         if self.signature.tokens or not usual:
             return [None] * len(items)
@@ -102,11 +110,24 @@ class Parser:
         if isinstance(item, CellstateError):
             return item
         try:
+            if type(item) is UsualRequest:
+                return self._usual_request(item, inputs) if inputs is not None else self.request(to_builtins(item))
             if not isinstance(item, dict):
                 raise InvalidInput(f"instance: expected a request object, got {json_type(item)}")
             return self.request(item, inputs)
         except CellstateError as e:
             return e
+
+    def _usual_request(self, item: UsualRequest, inputs: Array) -> Request:
+        found, ref = item.session, None
+        if found is not UNSET:
+            step = None if found.step is UNSET else found.step
+            generation = None if found.generation is UNSET else found.generation
+            ref = SessionRef(validation.session_id(found.id, "session.id"), step, generation=generation)
+            self.rules.check_session(ref)
+        request = Request(inputs, PREDICTION if item.returns is UNSET else self._returns(item.returns), None, ref)
+        self.rules.check(request)
+        return request
 
     def request(self, document: Mapping[str, Any], inputs: Array | None = None) -> Request:
         """Decode one request object; `inputs` are its inputs where they are decoded already.
