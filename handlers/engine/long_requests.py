@@ -52,4 +52,5 @@ class LongRequests:
 
 def steps(task: Task) -> int:
     """Return the time steps for which the model runs: the inputs', and the forecast's."""
-    return task.request.steps + task.request.horizon
+    request = task.request
+    return request.horizon if request.inputs is None else len(request.inputs) + request.horizon

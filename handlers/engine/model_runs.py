@@ -35,7 +35,7 @@ class FinishedRuns:
         self._batch = batch
         states = [run.state for run in runs]
         want_output, max_batch = ["output" in task.request.returns for task in tasks], context.settings.max_batch
-        if any(run.missing for run in runs):
+        if sum([run.missing for run in runs]):
             rows = [missing.ObservedRow(run.inputs, run.memory) for run in runs]
             self._results = missing.run(context.backend, context.signature, rows, states, want_output, max_batch, deadline)
             for run, row in zip(runs, rows, strict=True):
@@ -43,6 +43,7 @@ class FinishedRuns:
         else:
             inputs = [run.inputs for run in runs]
             self._results = batching.run(context.backend, context.signature, inputs, states, want_output, max_batch, deadline)
+        self._fed_back = _fed_back(self._results.y, context.signature)
         self._forecasts = self._roll_out(tasks, deadline)
         errors, finite = self._results.errors, self._results.finite
         self._unusual = [error is not None or not finite[i] or i in self._forecasts for i, error in enumerate(errors)]
@@ -87,8 +88,8 @@ class FinishedRuns:
         if known is not None and known.adaptation is not None and intervals and forecast is not None:
             assert context.intervals is not None  # it gave the intervals
             known.adaptation = known.adaptation.forecast(context.intervals, forecast)
-        if signature.feedback:
-            state.forecast = remembered(context, run, y, known)
+        if (prediction := self._fed_back[i]) is not None:
+            state.forecast = remembered(context, run, prediction, known)
         self._advance(task, run, state, arrays, at, intervals)
 
     def _forecast(self, i: int) -> Floats | None:
@@ -147,6 +148,16 @@ class FinishedRuns:
         task.reply = task.encode(Result(version, arrays, state if opaque else None, after, at, imputed, intervals))
         if request.commit:
             batch.sessions.put(task.names[0], record)
+
+
+def _fed_back(y: Sequence[Floats | None], signature: Signature) -> Sequence[Floats | None]:
+    """Return what of each row's last prediction feeds back, `[P]`; None of a row that has none, and of a model without feedback."""
+    last = [row if row.ndim == 1 else row[-1] for row in y if row is not None]
+    if not signature.feedback or not last:
+        return [None] * len(y)
+    outputs = [output for output, _ in signature.feedback_columns]
+    found = iter(np.concatenate(last).reshape(len(last), -1)[:, outputs])
+    return [None if row is None else next(found) for row in y]
 
 
 def _arrays(

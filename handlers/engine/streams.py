@@ -71,15 +71,13 @@ class Learned:
         return None if self.adaptation is None else self.adaptation.factors
 
 
-def remembered(context: ServiceContext, run: ModelRun, y: Floats | None, learned: Learned | None) -> bytes:
-    """Encode what the stream remembers after the run."""
-    if y is None or not context.signature.feedback:
-        return b""
+def remembered(context: ServiceContext, run: ModelRun, prediction: Floats, learned: Learned | None) -> bytes:
+    """Encode what the stream remembers after the run. `prediction` is what of the last one feeds back."""
     scores, known = b"", b""
     if learned is not None and context.intervals is not None:
         scores = learned.scores.encode()
         known = b"" if learned.adaptation is None else learned.adaptation.encode(context.intervals)
-    return StreamMemory(missing.fed_back(y, context.signature), run.missing_in_a_row, run.time, scores, known).encode()
+    return StreamMemory(prediction, run.missing_in_a_row, run.time, scores, known).encode()
 
 
 def learned(context: ServiceContext, task: Task, run: ModelRun, y: Floats | None) -> Learned | None:

@@ -42,7 +42,8 @@ class Frontend:
             self._keys.refresh()
         with self._telemetry.timing("decode"):
             calls = self._decode_batch(requests)
-            groups = [self._tasks(call, caller) for call, caller in calls]
+            task = self.service.task
+            groups = [[task(request, call.encode, caller) for request in call.requests] for call, caller in calls]
         self.service.serve([task for group in groups for task in group])
         responses = [_respond(call, group) for (call, _), group in zip(calls, groups, strict=True)]
         try:
@@ -50,10 +51,6 @@ class Frontend:
         except Exception:  # the requests are answered by now
             log.exception("internal_error")
         return responses
-
-    def _tasks(self, call: Call, caller: Caller) -> list[Task]:
-        task, encode = self.service.task, call.encode
-        return [task(request, encode, caller) for request in call.requests]
 
     def _decode_batch(self, requests: Sequence[HttpRequest]) -> list[tuple[Call, Caller]]:
         """Authenticate the requests, then decode them: the body of a request without a key is not looked at, but for its protocol.

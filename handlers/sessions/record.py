@@ -97,8 +97,10 @@ class Record(Struct):
             self.last_generation, self.rewind_hash, self.generation, state.digest, state.values.size, len(version),
             len(self.answer), kind, columns, rows, len(forecasts),
         )  # fmt: skip
-        earlier = [part for kept in history for part in (POSITION.pack(kept.position), kept.values.data)]
-        parts = (header, version, self.answer, POSITION.pack(state.position), state.values.data, *earlier, inputs, forecasts)
+        parts: list[bytes | memoryview] = [header, version, self.answer, POSITION.pack(state.position), state.values.data]
+        for earlier in history:
+            parts += POSITION.pack(earlier.position), earlier.values.data
+        parts += inputs, forecasts
         body = b"".join(parts)
         return body + xxh3_64_digest(body)
 

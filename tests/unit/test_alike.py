@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from xxhash import xxh3_64_digest
 
 from handlers.sessions.alike import FEW, decode_many
 from handlers.sessions.record import Record, pack_arrays
@@ -15,9 +16,9 @@ from tests.unit.test_record import DIGEST, parts, records
 MANY = 2 * FEW
 
 
-def step(i: int, position: int = 9, version: str = "1.0", closed: bool = False) -> Record:
+def step(i: int, position: int = 9, version: str = "1.0", closed: bool = False, forecast: bytes = b"") -> Record:
     """The record that a step leaves; no two are equal."""
-    state = State(np.array([i, i + 1], np.float32), position + i, DIGEST)
+    state = State(np.array([i, i + 1], np.float32), position + i, DIGEST, forecast)
     answer = pack_arrays({"prediction": np.array([i, -i], np.float32)})
     hash = bytes(15) + bytes([i])  # ends in a zero, where i does
     return Record(state, i + 0.5, i + 1.5, position + i - 1, hash[::-1], i % 3, answer, version, hash, i % 5, closed)
@@ -35,8 +36,9 @@ def compare(values: Sequence[bytes]) -> None:
     assert found == [alone(value) for value in values]
 
 
-def test_the_records_of_steps_come_back_whole() -> None:
-    made = [step(i) for i in range(MANY)]
+@pytest.mark.parametrize("forecast", [b"", b"\0", b"seventeen bytes \0"])
+def test_the_records_of_steps_come_back_whole(forecast: bytes) -> None:
+    made = [step(i, forecast=forecast) for i in range(MANY)]
     found = decode_many([record.encode() for record in made])
     assert [parts(record) for record in found] == [parts(record) for record in made]
 
@@ -56,6 +58,13 @@ ODD = {
     "cut short": step(0).encode()[:50],
     "empty": b"",
 }
+
+
+def test_memories_of_forecasts_of_other_lengths_spoil_nothing() -> None:
+    values = [step(i, forecast=b"four").encode() for i in range(MANY)]
+    broken = values[1][:-8].replace(b"\4\0four", b"\5\0four")
+    values[1] = broken + xxh3_64_digest(broken)
+    compare(values)
 
 
 @pytest.mark.parametrize("place", [0, 1, MANY - 1])

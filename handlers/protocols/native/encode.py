@@ -1,8 +1,6 @@
 """Encodes results and errors of the native protocol: compact JSON, never a NaN."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import orjson
@@ -12,6 +10,8 @@ from handlers.errors import CellstateError
 from handlers.sessions import state as state_format
 from handlers.sessions.status import SessionStatus, timestamp
 from handlers.signature import Signature
+
+ARRAYS = orjson.OPT_SERIALIZE_NUMPY  # contiguous ones; `default` makes them so
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class Encoder:
 
     def fields(self, result: Result) -> bytes:
         """Encode the arrays and the state, without the braces around them, so that other fields can be put beside them."""
-        parts = [_dumps(result.arrays)[1:-1]] if result.arrays else []
+        parts = [orjson.dumps(result.arrays, option=ARRAYS, default=np.ascontiguousarray)[1:-1]] if result.arrays else []
         if result.state is not None:
             parts.append(b'"%b":"%b"' % (OPAQUE.encode(), state_format.to_text(result.state, self.key).encode()))
         if result.intervals:
             bounds = {str(level): {"lower": lower, "upper": upper} for level, (lower, upper) in result.intervals.items()}
-            parts.append(b'"intervals":%b' % _dumps(bounds))
+            parts.append(b'"intervals":%b' % orjson.dumps(bounds, option=ARRAYS, default=np.ascontiguousarray))
         if result.times:
             parts.append(b'"times":%b' % orjson.dumps(result.times))
         if result.imputed:
@@ -68,7 +68,3 @@ def encode_session(session: SessionStatus) -> bytes:
         if described.scores is not None:
             text += f',"scores":{orjson.dumps(described.scores).decode()}'
     return (text + "}").encode("ascii")
-
-
-def _dumps(document: Mapping[str, Any]) -> bytes:
-    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY, default=np.ascontiguousarray)
