@@ -20,6 +20,7 @@ from export.packaging.model_spec import ModelSpec
 from export.packaging.signature import signature_document
 from export.report import Report
 from export.verify import parity
+from export.verify.distribution import check_distributions
 from export.verify.runners import LABELS, open_artefact
 from export.writers import onnx, torch_export, torchscript, tracing
 from handlers.signature import Signature
@@ -78,6 +79,7 @@ def build_checkpoint(loaded: Checkpoint, store: Path, options: Options = Options
         report.check()
         files = {backend: path for backend, path in files.items() if backend not in report.dropped}
         document = signature_document(spec, model, lifted, report, files, skipped | dict(report.dropped))
+        check_distributions(Signature.from_document(document), lifted)
         if options.calibration is not None:
             options.progress("measuring its forecasts")
             document["intervals"] = _measured(document, files, lifted, options.calibration)

@@ -61,11 +61,12 @@ class Settings:
     max_steps: int = 10_000  # T of one request
     max_instances: int = 4_096  # request objects in one body
     max_horizon: int = 1_000
+    max_paths: int = 1_000  # along which one forecast of a model of distributions is sampled
     max_imputed: int = 24  # steps in a row whose missing measurements a stream's own predictions stand in for
     max_body: int = 4_000_000
     max_reply: int = 6_000_000  # below TorchServe's own limit, which ends the worker
     max_batch: int = 256  # rows in one model run
-    long_steps: int = 200  # time steps, a horizon included, from which on a request is long; long ones take turns
+    long_steps: int = 200  # time steps, a horizon along each path included, from which on a request is long; long ones take turns
     max_long_steps: int = 100_000  # of all long requests that one batch runs
     batch_seconds: float = 10.0  # after which the rest of a batch is answered 429; below TorchServe's responseTimeout
     state_key: str = ""  # signs client-held state when set

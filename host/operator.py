@@ -93,7 +93,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m host.sessions", description="The sessions of a store, for its operator.")
+    parser = argparse.ArgumentParser(
+        prog="python -m host.sessions",
+        description="The sessions of a store, for its operator.",
+        epilog="With http://host:port, a running server: warm and backtest, see python -m host.sessions http:// --help",
+    )
     parser.add_argument("url", help="lmdb:///folder or valkey://host:port/db")
     verbs = parser.add_subparsers(required=True, metavar="stats | check | sweep | list | close")
     stats = verbs.add_parser("stats", help="how many of each model and tenant, in which phase, how large, how old")

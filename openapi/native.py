@@ -11,7 +11,7 @@ from handlers.settings import Settings
 from openapi.schema import BOOLEAN, NUMBER, TEXT, Schema, array, constant, integer, matrix, one_of, record, ref, text
 
 LIMITS = Settings()
-RETURNS = "^(prediction|output|state|.*_n)$"
+RETURNS = "^(prediction|parameters|output|state|samples|.*_n)$"
 DATA = ("inputs", "observations")  # a step has one of them
 ACTION_FIELDS = {  # beside `id` and `action`: what an action needs, and what it may have
     Action.DESCRIBE: ((), ()),
@@ -103,6 +103,7 @@ def _step_request(data: str) -> Schema:
         "future": array(one_of(NUMBER, array(NUMBER, least=1)), "`[horizon, K]`: inputs that are known in advance.", 1, LIMITS.max_horizon),
         "levels": array(integer(least=MIN_LEVEL, most=MAX_LEVEL), "With a horizon: of intervals, in percent.", 1, MAX_LEVELS)
         | {"uniqueItems": True},
+        "paths": integer("With levels or samples, of a model of distributions: sampled paths.", least=1, most=LIMITS.max_paths),
         "commit": BOOLEAN | {"default": True, "description": "`false` answers and leaves the session where it is."},
     }
     fields = {name: properties[name] for name in FIELDS if name == data or name not in DATA}
@@ -156,6 +157,7 @@ def _session_status() -> Schema:
             "created_at": time,
             "last_step": integer("The position before the last step."),
             "model_digest": text("Of the model that the state belongs to.", pattern="^[0-9a-f]+$"),
+            "time": text("ISO 8601; of the last step, where the stream has times."),
             "scores": ref("Scores"),
         },
         ["id", "step", "generation", "expires_at", "replayed"],
@@ -188,6 +190,8 @@ def _interval() -> Schema:
 def _reply() -> Schema:
     properties: dict[str, Any] = {
         "prediction": one_of(array(NUMBER), matrix(""), description="`[O]`, or `[T, O]` for a model that predicts at every step."),
+        "parameters": one_of(array(NUMBER), matrix(""), description="All outputs of a model of distributions, as `prediction`."),
+        "samples": array(matrix(""), "`[paths, horizon, P]`: the sampled paths."),
         "output": matrix("`[T, D*P]`: the top layer's activations."),
         "h_n": matrix("`[L*D, P]`: the hidden state of all layers."),
         "c_n": matrix("`[L*D, H]`: the cell state of all layers."),

@@ -69,6 +69,7 @@ def _parameters() -> Schema:
         "horizon": integer("Forecast that many steps.", most=LIMITS.max_horizon),
         "levels": one_of(integer(least=MIN_LEVEL, most=MAX_LEVEL), text("", pattern="^[0-9]+( *, *[0-9]+)*$"))
         | {"description": "With a horizon: of intervals, in percent, separated by commas."},
+        "paths": integer("With levels, of a model of distributions: sampled paths.", least=1, most=LIMITS.max_paths),
         "commit": BOOLEAN | {"default": True, "description": "`false` answers and leaves the session where it is."},
     }
     ignored = {name: ELEMENT_PARAMETER | {"description": "Taken and not used."} for name in IGNORED}

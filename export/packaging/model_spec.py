@@ -11,6 +11,7 @@ import orjson
 from export.errors import CheckpointError
 from export.lift.arguments import AXES
 from export.lift.lifted import Lift
+from export.packaging import distribution
 from export.scaling import check_scaler
 from handlers.errors import ConfigurationError
 from handlers.forecasting.calendar import Calendar
@@ -41,6 +42,7 @@ class ModelSpec:
     frequency: str = ""  # of the observations, such as "15min", "1h", "1D"
     calendar: Mapping[str, Any] = field(default_factory=dict)  # time zone, gaps and derived features: handlers/forecasting/calendar.py
     tensors: Mapping[str, str] = field(default_factory=dict)  # x and y -> their names in the Open Inference Protocol, where others
+    distribution: str = ""  # what the outputs are parameters of, such as "normal:mu,sigma": export/packaging/distribution.py
     description: str = ""
     example: tuple[Any, ...] = ()  # one window as `inputs` would have it; what parity is measured on
     scaler: Mapping[str, Any] = field(default_factory=dict)  # mean, scale, output_mean, output_scale of a scaler outside the module
@@ -65,6 +67,8 @@ class ModelSpec:
             check_scaler(self.scaler, "scaler")
         if self.scaler and self.tokens:
             raise CheckpointError("scaler, tokens: token ids are not scaled; leave one of the two out")
+        if self.distribution and self.tokens:
+            raise CheckpointError("distribution, tokens: token ids are not drawn from a distribution of numbers; leave one of the two out")
         if self.features and self.tokens:
             raise CheckpointError("features, tokens: a model takes numeric features or token ids; name one of the two")
 
@@ -86,7 +90,7 @@ class ModelSpec:
             raise CheckpointError(f"tokens: the model takes {takes}: {say}")
         columns = lifted.window().shape[-1]
         features = self.features or (() if self.tokens else tuple(f"x{i}" for i in range(columns)))
-        outputs = self.outputs or tuple(f"y{i}" for i in range(lifted.width))
+        outputs = self.outputs or distribution.outputs(self.distribution) or tuple(f"y{i}" for i in range(lifted.width))
         if features and len(features) != columns:
             raise CheckpointError(f"features: {len(features)} names for {columns} input columns (static inputs count as columns)")
         if len(outputs) != lifted.width:
@@ -96,6 +100,7 @@ class ModelSpec:
                 raise CheckpointError(f"feedback: {output!r} -> {feature!r} is not an output and a feature of this model")
         completed = replace(self, features=features, outputs=outputs)
         completed.check_calendar()
+        distribution.documents(completed.distribution, outputs, completed.feedback)
         return completed
 
     def check_calendar(self) -> None:

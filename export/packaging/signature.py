@@ -12,6 +12,7 @@ import torch
 
 import handlers.signature
 from export.lift.lifted import Lift
+from export.packaging import distribution
 from export.packaging.model_spec import ModelSpec
 from export.report import TOLERANCE, Report
 
@@ -38,6 +39,7 @@ def signature_document(
         "frequency": spec.frequency,
         "calendar": dict(spec.calendar),
         "tensors": dict(spec.tensors),
+        "distribution": distribution.documents(spec.distribution, spec.outputs, spec.feedback),
         "streaming": {"possible": not report.streaming_reason, "reason": report.streaming_reason},
         "artefacts": {backend: path.name for backend, path in files.items()},
         "skipped": dict(skipped),

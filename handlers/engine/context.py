@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from handlers.errors import ConfigurationError
+from handlers.forecasting.distributions import distributions
 from handlers.forecasting.intervals import Intervals
 from handlers.forecasting.observations import Timeline
 from handlers.inference.backends.base import Backend
@@ -31,7 +32,7 @@ class ServiceContext:
     telemetry: Telemetry = field(default_factory=Telemetry)
 
     def __post_init__(self) -> None:
-        _ = self.timeline, self.intervals  # what is wrong in them refuses to start
+        _ = self.timeline, self.intervals, distributions(self.signature)  # what is wrong in them refuses to start
         if self.settings.rewarm_steps and len(self.signature.features) > MAX_COLUMNS:
             raise ConfigurationError(
                 f"rewarm_steps: a session keeps inputs of up to {MAX_COLUMNS} features, this model has {len(self.signature.features)}"

@@ -9,13 +9,14 @@ import numpy as np
 from handlers.arrays import Array, Floats, Vector
 from handlers.engine.batch import Batch
 from handlers.engine.context import ServiceContext
-from handlers.engine.request import IMPUTED, OPAQUE, Result, interval_arrays
+from handlers.engine.request import IMPUTED, OPAQUE, PARAMETERS, SAMPLES, Request, Result, interval_arrays
 from handlers.engine.streams import Learned, learned, remembered, times
 from handlers.engine.task import ModelRun, Task
 from handlers.errors import InternalError, InvalidInput, NonFiniteResult, Overloaded
 from handlers.forecasting import missing
 from handlers.forecasting.intervals import Interval
-from handlers.forecasting.rollout import RolloutRow, rollout
+from handlers.forecasting.rollout import Rollout, RolloutRow, rollout
+from handlers.forecasting.sampling import sample_intervals, seed
 from handlers.inference import batching
 from handlers.inference.backends.base import BackendError
 from handlers.inference.batching import DeadlineExceeded
@@ -44,12 +45,12 @@ class FinishedRuns:
             inputs = [run.inputs for run in runs]
             self._results = batching.run(context.backend, context.signature, inputs, states, want_output, max_batch, deadline)
         self._fed_back = _fed_back(self._results.y, context.signature)
-        self._forecasts = self._roll_out(tasks, deadline)
+        self._rollouts = self._roll_out(tasks, deadline)
         errors, finite = self._results.errors, self._results.finite
-        self._unusual = [error is not None or not finite[i] or i in self._forecasts for i, error in enumerate(errors)]
+        self._unusual = [error is not None or not finite[i] or i in self._rollouts for i, error in enumerate(errors)]
 
-    def _roll_out(self, tasks: Sequence[Task], deadline: float) -> dict[int, Floats | BackendError]:
-        """Forecasts by row, of the rows that asked for one."""
+    def _roll_out(self, tasks: Sequence[Task], deadline: float) -> dict[int, Rollout | BackendError]:
+        """Rollouts by row, of the rows that asked for a forecast."""
         wanted = [i for i, task in enumerate(tasks) if task.request.horizon and self._results.errors[i] is None]
         if not wanted:
             return {}
@@ -59,10 +60,12 @@ class FinishedRuns:
             assert y is not None  # a row without an error has a y
             assert run is not None
             future = request.future if run.future is None else run.future
-            rows.append(RolloutRow(y if y.ndim == 1 else y[-1], self._results.states[i], request.horizon, future))
+            last = y if y.ndim == 1 else y[-1]
+            seeded = seed(tasks[i].id, run.position, tasks[i].request_hash or request.request_hash()) if request.paths else 0
+            rows.append(RolloutRow(last, self._results.states[i], request.horizon, future, request.paths, seeded))
         context = self._batch.context
-        forecasts = rollout(context.backend, context.signature, rows, context.settings.max_batch, deadline)
-        return dict(zip(wanted, forecasts, strict=True))
+        rollouts = rollout(context.backend, context.signature, rows, context.settings.max_batch, deadline)
+        return dict(zip(wanted, rollouts, strict=True))
 
     def complete(self, i: int, task: Task) -> None:
         """Check the result of row i, make the reply, and put the session's new record into the unit of work.
@@ -72,40 +75,43 @@ class FinishedRuns:
         """
         results, run, request, context = self._results, task.run, task.request, self._batch.context
         assert run is not None  # only tasks with a run come here
-        forecast, y, signature = self._forecast(i) if self._unusual[i] else None, results.y[i], context.signature
+        rollout, y, signature = self._rollout(i, request) if self._unusual[i] else None, results.y[i], context.signature
         position = run.position + len(run.inputs) - run.rewarmed
         if position > MAX_POSITION:
             raise InvalidInput(f"session, state: {position} would be beyond the last position, {MAX_POSITION}; start another stream")
         state = State(results.states[i], position, signature.digest)
-        arrays = _arrays(task, run, y, results.output[i], forecast, state.values, signature)
+        arrays = _arrays(task, run, y, results.output[i], rollout, state.values, signature)
         at = () if run.time is None else times(context, run.time, request.horizon)
         known = None if run.observed is None else learned(context, task, run, y)
-        intervals = _intervals(context, request.levels, forecast, known) if request.levels else {}
+        intervals = _intervals(context, request.levels, rollout, known) if request.levels else {}
         if request.session is None:
             held = state if OPAQUE in request.returns else None
             task.reply = task.encode(Result(signature.version, arrays, held, None, at, run.missing, intervals))
             return
-        if known is not None and known.adaptation is not None and intervals and forecast is not None:
+        if known is not None and known.adaptation is not None and intervals and rollout is not None:
             assert context.intervals is not None  # it gave the intervals
-            known.adaptation = known.adaptation.forecast(context.intervals, forecast)
+            known.adaptation = known.adaptation.forecast(context.intervals, rollout.forecast)
         if (prediction := self._fed_back[i]) is not None:
             state.forecast = remembered(context, run, prediction, known)
         self._advance(task, run, state, arrays, at, intervals)
 
-    def _forecast(self, i: int) -> Floats | None:
-        """Return the forecast of row i, if it asked for one.
+    def _rollout(self, i: int, request: Request) -> Rollout | None:
+        """Return the rollout of row i, if it asked for a forecast.
 
         Raises:
             CellstateError: the model failed on the row, or gave what is no number.
         """
-        forecast = self._forecasts.get(i)
-        error = forecast if isinstance(forecast, BackendError) else self._results.errors[i]
+        rollout = self._rollouts.get(i)
+        error = rollout if isinstance(rollout, BackendError) else self._results.errors[i]
         if error is not None:
             self._raise_failed(error)
-        assert not isinstance(forecast, BackendError)
-        if not self._results.finite[i] or (forecast is not None and not np.isfinite(forecast).all()):
-            raise NonFiniteResult("inputs: the model's result for them is not finite; nothing was applied: send inputs in its range")
-        return forecast
+        assert not isinstance(rollout, BackendError)
+        if not self._results.finite[i] or (rollout is not None and not rollout.is_finite):
+            sampled = ", or its distribution has parameters out of range" if request.paths else ""
+            raise NonFiniteResult(
+                f"inputs: the model's result for them is not finite{sampled}; nothing was applied: send inputs in its range"
+            )
+        return rollout
 
     def _raise_failed(self, error: BackendError) -> None:
         if isinstance(error, DeadlineExceeded):
@@ -161,14 +167,20 @@ def _fed_back(y: Sequence[Floats | None], signature: Signature) -> Sequence[Floa
 
 
 def _arrays(
-    task: Task, run: ModelRun, y: Floats | None, output: Floats | None, forecast: Floats | None, state: Vector, signature: Signature
+    task: Task, run: ModelRun, y: Floats | None, output: Floats | None, rollout: Rollout | None, state: Vector, signature: Signature
 ) -> dict[str, Floats]:
     """The arrays that were asked for, by name. Steps that ran only to rebuild the state are left out."""
     arrays, returns = {}, task.request.returns
+    if y is not None and y.ndim == 2:
+        y = y[run.rewarmed :]
     if "prediction" in returns and y is not None:
-        arrays["prediction"] = y[run.rewarmed :] if y.ndim == 2 else y
-    if forecast is not None:
-        arrays["forecast"] = forecast
+        arrays["prediction"] = _predictions(y, signature)
+    if PARAMETERS in returns and y is not None:
+        arrays[PARAMETERS] = y
+    if rollout is not None:
+        arrays["forecast"] = _predictions(rollout.forecast, signature)
+    if rollout is not None and SAMPLES in returns:
+        arrays[SAMPLES] = rollout.samples
     if "output" in returns and output is not None:
         arrays["output"] = output[run.rewarmed :]
     if returns != ("prediction",):
@@ -177,11 +189,20 @@ def _arrays(
     return arrays
 
 
-def _intervals(context: ServiceContext, levels: Sequence[int], forecast: Floats | None, known: Learned | None) -> dict[int, Interval]:
-    """The intervals of a forecast by level, as wide as the stream has learned."""
-    if not levels or context.intervals is None or forecast is None:
+def _predictions(y: Floats, signature: Signature) -> Floats:
+    """The outputs `[…, O]` that are predictions: all, or of a model of distributions their means or medians."""
+    columns = signature.prediction_columns
+    return y if columns is None else np.take(y, columns, axis=-1)
+
+
+def _intervals(context: ServiceContext, levels: Sequence[int], rollout: Rollout | None, known: Learned | None) -> dict[int, Interval]:
+    """The intervals of a forecast by level: from its sampled paths, or as wide as the stream has learned."""
+    if not levels or rollout is None:
         return {}
-    bounds = context.intervals.bounds(forecast, levels, known.factors if known else None)
+    if context.signature.distribution:
+        return dict(zip(levels, sample_intervals(rollout.samples, levels), strict=True))
+    assert context.intervals is not None  # the codec takes levels only where the model has intervals
+    bounds = context.intervals.bounds(rollout.forecast, levels, known.factors if known else None)
     return dict(zip(levels, bounds, strict=True))
 
 

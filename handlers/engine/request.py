@@ -16,6 +16,7 @@ from handlers.sessions.state import State
 from handlers.sessions.status import SessionStatus
 
 OPAQUE = "state"  # in `returns`: the whole state, as a client may hold it
+PARAMETERS, SAMPLES = "parameters", "samples"  # in `returns`, of a model of distributions: its outputs, and the sampled paths
 BOUND, SIDES = "bound.", ("lower", "upper")  # in a recorded answer: the names of intervals
 BLAKE2B = hashlib.blake2b(digest_size=16)
 IMPUTED = "imputed"  # in a recorded answer: how many values were imputed
@@ -40,6 +41,7 @@ class Request(Struct):
     close: bool = False  # end the session after the step
     missing: int = 0  # NaN among the inputs
     levels: tuple[int, ...] = ()  # of the forecast's intervals, in percent, in the order of the answer
+    paths: int = 0  # along which the forecast of a model of distributions is sampled; 0 where neither levels nor samples are asked for
     times: Times | None = None  # [T, 2], the first and last reading of each input's time, where the inputs are observations
 
     @property
@@ -54,7 +56,7 @@ class Request(Struct):
         session's rules compare them), `commit`, `close`, and `missing`, which the inputs tell.
         For a fork, import or rewind nothing but the fork's target is left out.
         """
-        head = _step_head(self.returns, self.horizon, self.levels)
+        head = _step_head(self.returns, self.horizon, self.levels, self.paths)
         ref = self.session
         if ref is not None and ref.action is not Action.STEP:
             head += f"|{ref.action}|{ref.id}|{ref.step}|{ref.from_step}".encode()
@@ -77,8 +79,9 @@ def _lengths(*lengths: int) -> bytes:
 
 
 @lru_cache(maxsize=256)
-def _step_head(returns: tuple[str, ...], horizon: int, levels: tuple[int, ...]) -> bytes:
-    return f"{returns}|{horizon}|{levels}".encode() if levels else f"{returns}|{horizon}".encode()
+def _step_head(returns: tuple[str, ...], horizon: int, levels: tuple[int, ...], paths: int) -> bytes:
+    head = f"{returns}|{horizon}|{levels}" if levels else f"{returns}|{horizon}"
+    return (f"{head}|paths {paths}" if paths else head).encode()
 
 
 class Result(Struct):

@@ -118,6 +118,12 @@ def scores(context: ServiceContext, record: Record) -> dict[str, Any] | None:
     return scoring.decode(kept, len(context.intervals.naive)).document(context.intervals)
 
 
+def last_time(context: ServiceContext, record: Record) -> str | None:
+    """Return the time of a session's last step; None where the stream has no times."""
+    time = memory.decode(record.state.forecast, len(context.signature.feedback)).time
+    return None if time is None or context.timeline is None else context.timeline.calendar.format(time)
+
+
 def by_output(signature: Signature, values: Floats) -> Doubles:
     """Return values that are in the order of the columns that feed back, `[…, P]`, in the order of the outputs."""
     result = np.full((*values.shape[:-1], len(signature.outputs)), np.nan)

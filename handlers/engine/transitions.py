@@ -11,7 +11,7 @@ import numpy as np
 from handlers.arrays import Array, Vector
 from handlers.engine.batch import Batch
 from handlers.engine.request import IMPUTED, OPAQUE, Result, take_intervals
-from handlers.engine.streams import prepare, scores, times
+from handlers.engine.streams import last_time, prepare, scores, times
 from handlers.engine.task import ModelRun, Task
 from handlers.errors import InvalidInput, SessionUnreadable
 from handlers.forecasting import memory
@@ -101,7 +101,7 @@ def _replay(batch: Batch, task: Task, session: LoadedSession) -> None:
 
 def _describe(batch: Batch, task: Task, session: LoadedSession) -> None:
     record = _recorded(session)
-    _answer(batch, task, described(task.id, record, scores(batch.context, record)))
+    _answer(batch, task, described(task.id, record, scores(batch.context, record), last_time(batch.context, record)))
 
 
 def _export(batch: Batch, task: Task, session: LoadedSession) -> None:

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from handlers.arrays import Floats
-from handlers.engine.request import OPAQUE, Request
+from handlers.engine.request import OPAQUE, PARAMETERS, SAMPLES, Request
 from handlers.errors import InvalidInput, TooLarge
 from handlers.forecasting.intervals import MAX_LEVEL, MIN_LEVEL
 from handlers.forecasting.observations import Timeline
@@ -18,6 +18,7 @@ from handlers.settings import Settings
 from handlers.signature import Signature
 
 MAX_LEVELS = 20
+PATHS = 200  # sampled where a request does not say how many
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,8 @@ class RequestRules:
     @property
     def returns(self) -> tuple[str, ...]:
         """What may be asked for, in the order of the answer."""
-        return ("prediction", "output", *(entry.output for entry in self.signature.state), OPAQUE)
+        own = (PARAMETERS, SAMPLES) if self.signature.distribution else ()
+        return ("prediction", *own, "output", *(entry.output for entry in self.signature.state), OPAQUE)
 
     def shape(self) -> str:
         """Describe the inputs that the model takes."""
@@ -114,8 +116,11 @@ class RequestRules:
 
     def check_levels(self, levels: Sequence[int], horizon: int) -> None:
         """Check that a forecast of this model can have intervals of these levels, in percent."""
-        if not self.signature.intervals:
-            raise InvalidInput(f"levels: {self.signature.label} was exported without --calibrate, so it knows no intervals; leave them out")
+        if not self.signature.intervals and not self.signature.distribution:
+            raise InvalidInput(
+                f"levels: {self.signature.label} was exported without --calibrate and without --distribution, so it knows no intervals; "
+                "leave them out"
+            )
         if not horizon:
             raise InvalidInput("levels: go with a horizon, of 1 for the next step alone")
         for level in levels:
@@ -123,6 +128,27 @@ class RequestRules:
                 raise InvalidInput(f"levels: expected {MIN_LEVEL} to {MAX_LEVEL} percent, got {level}")
         if len(set(levels)) < len(levels) or len(levels) > MAX_LEVELS:
             raise InvalidInput(f"levels: expected at most {MAX_LEVELS}, each once, got {len(levels)}")
+
+    def paths(self, paths: int | None, is_sampled: bool, horizon: int) -> int:
+        """Return along how many paths the forecast is sampled; 0 where it is not.
+
+        `paths` is what the request says, None where it says nothing; `is_sampled` says whether samples or levels are asked for.
+        """
+        if not self.signature.distribution:
+            if paths is not None:
+                raise InvalidInput(f"paths: {self.signature.label} was exported without --distribution, so it samples none; leave them out")
+            return 0
+        if paths is None and not is_sampled:
+            return 0
+        if not is_sampled:
+            raise InvalidInput(f'paths: go with levels, or with "{SAMPLES}" in return')
+        if not horizon:
+            raise InvalidInput(f"{SAMPLES}: go with a horizon, of 1 for the next step alone")
+        if paths == 0:
+            raise InvalidInput("paths: expected at least 1, got 0")
+        if paths is not None and paths > self.limits.max_paths:
+            raise TooLarge(f"paths: {paths}, at most {self.limits.max_paths} (max_paths)")
+        return min(PATHS, self.limits.max_paths) if paths is None else paths
 
     def check_future(self, rows: int | None, horizon: int, got: str, known: Sequence[int] | None = None) -> None:
         """Check the number of rows of `future`, None where it is missing; `got` is what came, for the message.

@@ -17,6 +17,7 @@ class SessionDescription(Struct):
     last_step: int
     model_digest: bytes
     scores: Mapping[str, Any] | None = None  # of the session's own predictions, where the model was calibrated
+    time: str | None = None  # of the last step, where the stream has times
 
 
 class SessionStatus(Struct):
@@ -37,10 +38,10 @@ def status(id: str, record: Record, replayed: bool = False) -> SessionStatus:
     return SessionStatus(id, record.state.position, record.expires_at, record.generation, replayed, record.closed)
 
 
-def described(id: str, record: Record, scores: Mapping[str, Any] | None = None) -> SessionStatus:
+def described(id: str, record: Record, scores: Mapping[str, Any] | None = None, time: str | None = None) -> SessionStatus:
     """Return the status of a session with its description."""
     found = status(id, record)
-    found.description = SessionDescription(record.created_at, record.last_step, record.state.digest, scores)
+    found.description = SessionDescription(record.created_at, record.last_step, record.state.digest, scores, time)
     return found
 
 

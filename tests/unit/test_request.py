@@ -25,6 +25,7 @@ OTHER_VALUES = {
     "close": True,
     "missing": 1,
     "levels": (80,),
+    "paths": 100,
     "times": np.zeros((1, 2), np.int64),
 }
 LEFT_OUT = {"session", "commit", "close", "missing"}

@@ -9,7 +9,7 @@ import numpy as np
 from msgspec import UNSET, to_builtins
 
 from handlers.arrays import Array, Floats
-from handlers.engine.request import Request
+from handlers.engine.request import SAMPLES, Request
 from handlers.errors import CellstateError, InvalidInput, MalformedJson
 from handlers.protocols import validation
 from handlers.protocols.native import usual
@@ -23,7 +23,7 @@ from handlers.sessions.state import State
 from handlers.settings import Settings
 from handlers.signature import Signature
 
-FIELDS = ("inputs", "observations", "return", "state", "session", "horizon", "future", "levels", "commit")
+FIELDS = ("inputs", "observations", "return", "state", "session", "horizon", "future", "levels", "paths", "commit")
 SESSION_FIELDS = ("id", "step", "action", "to", "from", "generation")
 ACTIONS = tuple(action.value for action in (Action.STEP, *NAMED_ACTIONS))
 PREDICTION = ("prediction",)
@@ -125,7 +125,8 @@ class Parser:
             generation = None if found.generation is UNSET else found.generation
             ref = SessionRef(validation.session_id(found.id, "session.id"), step, generation=generation)
             self.rules.check_session(ref)
-        request = Request(inputs, PREDICTION if item.returns is UNSET else self._returns(item.returns), None, ref)
+        returns = PREDICTION if item.returns is UNSET else self._returns(item.returns)
+        request = Request(inputs, returns, None, ref, paths=self.rules.paths(None, SAMPLES in returns, 0))
         self.rules.check(request)
         return request
 
@@ -145,9 +146,11 @@ class Parser:
         if "observations" in document:
             observed = self.observations.read(document)
             inputs, missing, times, known = observed.inputs, observed.missing, observed.times, observed.known_in_advance
+        returns = self._returns(document["return"]) if "return" in document else PREDICTION
+        levels = self._levels(document["levels"], horizon) if "levels" in document else ()
         request = Request(
             inputs,
-            self._returns(document["return"]) if "return" in document else PREDICTION,
+            returns,
             self._state(document["state"]) if "state" in document else None,
             session,
             horizon,
@@ -155,7 +158,8 @@ class Parser:
             validation.boolean(document, "commit", default=True) if "commit" in document else True,
             missing=missing,
             times=times,
-            levels=self._levels(document["levels"], horizon) if "levels" in document else (),
+            levels=levels,
+            paths=self._paths(document, bool(levels) or SAMPLES in returns, horizon),
         )
         self.rules.check(request)
         return request
@@ -224,6 +228,10 @@ class Parser:
             raise InvalidInput(f"levels: expected a list of percentages such as [80, 95], got {json_type(value)}")
         self.rules.check_levels(value, horizon)
         return tuple(value)
+
+    def _paths(self, document: Mapping[str, Any], is_sampled: bool, horizon: int) -> int:
+        paths = validation.integer(document, "paths", "paths") if "paths" in document else None
+        return self.rules.paths(paths, is_sampled, horizon)
 
     def _future(self, document: Mapping[str, Any], horizon: int, known: Sequence[int] | None) -> Floats | None:
         """Return the inputs known in advance, in the feature columns `known`, or in all that do not feed back."""

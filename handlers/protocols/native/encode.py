@@ -65,6 +65,8 @@ def encode_session(session: SessionStatus) -> bytes:
         described = session.description
         text += f',"created_at":"{timestamp(described.created_at)}","last_step":{described.last_step}'
         text += f',"model_digest":"{described.model_digest.hex()}"'
+        if described.time is not None:
+            text += f',"time":"{described.time}"'
         if described.scores is not None:
             text += f',"scores":{orjson.dumps(described.scores).decode()}'
     return (text + "}").encode("ascii")

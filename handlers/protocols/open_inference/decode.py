@@ -29,7 +29,7 @@ from handlers.signature import Signature
 X, Y, FUTURE, FORECAST = "x", "y", "future", "forecast"
 LEVELS, LOWER, UPPER, TIMES = "levels", "lower", "upper", "times"
 IGNORED = ("priority", "timeout")  # how Triton's scheduler is told; there is one queue here
-PARAMETERS = ("sequence_id", "sequence_start", "sequence_end", STEP, GENERATION, "horizon", LEVELS, "commit", *IGNORED)
+PARAMETERS = ("sequence_id", "sequence_start", "sequence_end", STEP, GENERATION, "horizon", LEVELS, "paths", "commit", *IGNORED)
 PERCENTAGES = re.compile(r"\d{1,9}( *, *\d{1,9})*")
 
 
@@ -68,6 +68,8 @@ class Decoder:
         rows = Rows(infer, len(x))
         horizon = self._horizon(infer)
         levels = self._levels(infer, horizon)
+        asked = validation.integer(infer.parameters, "paths", "parameters.paths") if "paths" in infer.parameters else None
+        paths = self.rules.paths(asked, bool(levels), horizon)
         returns = self._returns(infer.outputs, horizon, levels)
         times = self._times(infer, x)
         states, future, session = self._states(rows), self._future(rows, horizon), sessions(rows)
@@ -77,7 +79,7 @@ class Decoder:
         def request(i: int) -> Request:
             inputs, missing = self._checked(x[i], i) if unusual[i] else (x[i], 0)
             ref = session(i)
-            decoded = Request(inputs, returns, states(i), ref, horizon, future(i), commit, close, missing, levels, times(i))
+            decoded = Request(inputs, returns, states(i), ref, horizon, future(i), commit, close, missing, levels, paths, times(i))
             if ref is not None:
                 self.rules.check_session(ref)
             self.rules.check(decoded)

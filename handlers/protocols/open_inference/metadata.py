@@ -30,7 +30,7 @@ def model_metadata(signature: Signature, versions: Sequence[str], backend: str) 
         outputs += [_tensor(OPAQUE, BYTES, ANY), _tensor(STEP, INT64, ANY), _tensor(GENERATION, INT64, ANY)]
         outputs += [_tensor("status", INT32, ANY), _tensor("error", BYTES, ANY)]
     if signature.streaming and signature.feedback:
-        outputs.append(_tensor(FORECAST, FP32, ANY, ANY, len(signature.outputs)))
+        outputs.append(_tensor(FORECAST, FP32, ANY, ANY, len(signature.predictions)))
         if signature.future_columns:
             inputs.append(_tensor(FUTURE, FP32, ANY, ANY, len(signature.future_columns)))
         if signature.intervals:
@@ -48,7 +48,7 @@ def _x(signature: Signature) -> dict[str, Any]:
 
 def _y(signature: Signature) -> dict[str, Any]:
     steps = (ANY,) if signature.output_mode == "step" else ()
-    return _tensor(signature.tensors.get(Y, Y), FP32, ANY, *steps, len(signature.outputs))
+    return _tensor(signature.tensors.get(Y, Y), FP32, ANY, *steps, len(signature.predictions))
 
 
 def _tensor(name: str, datatype: str, *shape: int) -> dict[str, Any]:
