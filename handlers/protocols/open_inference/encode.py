@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+from msgspec import Struct
 
 from handlers.arrays import Array
 from handlers.engine.request import IMPUTED, OPAQUE, Result
@@ -42,16 +43,14 @@ class Wanted:
         return BYTES if self.source in (OPAQUE, TIMES) else FP32
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(Struct, frozen=True):
     """One row's part of an output: its shape without the batch axis, and its elements in as many chunks as lie apart in the tensor."""
 
     shape: tuple[int, ...]
     chunks: list[bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """One row's result, encoded."""
 
     result: Result
