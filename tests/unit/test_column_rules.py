@@ -1,9 +1,8 @@
 """Features of which the signature says more than that they are numbers: ids, integers, signs."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from handlers.engine.request import Request
 from handlers.errors import InvalidInput
