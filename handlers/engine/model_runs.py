@@ -9,7 +9,7 @@ import numpy as np
 from handlers.arrays import Array, Floats, Vector
 from handlers.engine.batch import Batch
 from handlers.engine.context import ServiceContext
-from handlers.engine.request import IMPUTED, OPAQUE, PARAMETERS, SAMPLES, Request, Result, interval_arrays
+from handlers.engine.request import ALL_OUTPUTS, IMPUTED, OPAQUE, SAMPLES, Request, Result, interval_arrays
 from handlers.engine.streams import Learned, learned, remembered, times
 from handlers.engine.task import ModelRun, Task
 from handlers.errors import InternalError, InvalidInput, NonFiniteResult, Overloaded
@@ -175,8 +175,8 @@ def _arrays(
         y = y[run.rewarmed :]
     if "prediction" in returns and y is not None:
         arrays["prediction"] = _predictions(y, signature)
-    if PARAMETERS in returns and y is not None:
-        arrays[PARAMETERS] = y
+    if ALL_OUTPUTS in returns and y is not None:
+        arrays[ALL_OUTPUTS] = y
     if rollout is not None:
         arrays["forecast"] = _predictions(rollout.forecast, signature)
     if rollout is not None and SAMPLES in returns:

@@ -20,6 +20,8 @@ def record_request_metrics(telemetry: Telemetry, tasks: Sequence[Task]) -> None:
     outcomes = Counter([(requested_action(task), task.error.code if task.error else "ok") for task in tasks])
     for (action, code), amount in outcomes.items():
         telemetry.count("requests_total", amount, action, code)
+    for (tenant, outcome), amount in Counter([(task.caller.tenant, _outcome(task)) for task in tasks]).items():
+        telemetry.count("tenant_requests_total", amount, telemetry.tenant_label(tenant), outcome)
     committing = [task for task in tasks if task.request.commit]
     for task in committing:
         if task.error is not None and requested_action(task) == Action.STEP:
@@ -33,13 +35,22 @@ def requested_action(task: Task) -> str:
     return session.action if session else "unread" if task.request.inputs is None else "predict"
 
 
+def _outcome(task: Task) -> str:
+    return "ok" if task.error is None else "refused" if task.error.status < 500 else "failed"
+
+
 def _count_applied(telemetry: Telemetry, tasks: Sequence[Task]) -> None:
     """Count what requests did that were answered, and were to change a session."""
-    runs = [task.run for task in tasks if task.run is not None and task.transition in APPLYING]
-    telemetry.count("steps_applied_total", sum([len(run.inputs) - run.rewarmed for run in runs]))
-    telemetry.count("values_imputed_total", sum([run.missing for run in runs]))
+    applied = [(task.caller.tenant, task.run) for task in tasks if task.run is not None and task.transition in APPLYING]
+    steps: Counter[str] = Counter()
+    for tenant, run in applied:
+        steps[tenant] += len(run.inputs) - run.rewarmed
+    for tenant, amount in steps.items():
+        telemetry.count("tenant_steps_applied_total", amount, telemetry.tenant_label(tenant))
+    telemetry.count("steps_applied_total", steps.total())
+    telemetry.count("values_imputed_total", sum([run.missing for _, run in applied]))
     for i, name in enumerate(SCORED):
-        telemetry.count(name, sum([run.scored[i] for run in runs]))
+        telemetry.count(name, sum([run.scored[i] for _, run in applied]))
     telemetry.count("steps_replayed_total", sum([task.request.steps for task in tasks if task.transition in REPLAYING]))
     created = Counter([requested_action(task) for task in tasks if task.transition in CREATING])
     for action, amount in created.items():

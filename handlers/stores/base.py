@@ -69,6 +69,9 @@ class Store(Protocol):
     def usage(self) -> Usage:
         """Return how full the store is, as cheaply as it can tell."""
 
+    def count(self, prefix: bytes, limit: int) -> int:
+        """Return how many keys begin with `prefix`, expired entries that are still there included; counting may end at `limit`."""
+
     def scan(self, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, Entry]]:
         """Yield every entry whose key begins with `prefix` and follows `after`, in the order of keys."""
 

@@ -70,6 +70,7 @@ class Load:
     """Streams of the client library that step until they are stopped; every answer is kept."""
 
     fleet: Fleet
+    name: str  # that the ids of its streams begin with
     inputs: list[list[list[float]]]
     answers: list[list[tuple[str, list[float]]]] = field(default_factory=lambda: [[] for _ in range(STREAMS)])
     errors: list[Exception] = field(default_factory=list)
@@ -78,7 +79,7 @@ class Load:
     def run(self, number: int) -> None:
         try:
             with self.fleet.http() as http, Client(self.fleet.url, self.fleet.first_key, policy=RetryPolicy(), http=http) as client:
-                stream = client.stream("two", f"load-{number}")
+                stream = client.stream("two", f"{self.name}-{number}")
                 for row in self.inputs[number]:
                     result = stream.step([row])
                     self.answers[number].append((result.model.version, result.prediction.tolist()))
@@ -98,9 +99,9 @@ class Load:
 
 
 @contextmanager
-def load(fleet: Fleet, model: Model) -> Iterator[Load]:
+def load(fleet: Fleet, name: str, model: Model) -> Iterator[Load]:
     """Streams over the proxy while the block runs; none may fail, and every answer must be the eager model's."""
-    running = Load(fleet, [model.inputs(20_000, seed=40 + number) for number in range(STREAMS)])
+    running = Load(fleet, name, [model.inputs(20_000, seed=40 + number) for number in range(STREAMS)])
     threads = [threading.Thread(target=running.run, args=(number,)) for number in range(STREAMS)]
     for thread in threads:
         thread.start()
@@ -129,7 +130,7 @@ def test_streams_cross_servers_at_each_step_and_a_rolling_restart_loses_nothing(
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(fleet.certificate))
     path = tmp_path / "history.jsonl"
-    with chaos(path, [fleet], seed=104), load(fleet, zoo["two"]) as running:
+    with chaos(path, [fleet], seed=104), load(fleet, "restarted", zoo["two"]) as running:
         for server in fleet.servers:
             assert server.stop()
             running.goes_on()
@@ -151,7 +152,7 @@ def test_a_version_is_deployed_rolled_back_and_retired_under_load(
         answers = [httpx.post(f"{s.url}/predictions/two", json={"inputs": inputs}, headers=s.headers(), timeout=30) for s in fleet.servers]
         return Counter(answer.json()["model"]["version"] for answer in answers)
 
-    with load(fleet, zoo["two"]) as running:
+    with load(fleet, "deployed", zoo["two"]) as running:
         assert main(["deploy", str(broken), *fleet.options()]) == 2
         assert "cannot be read as an archive" in capsys.readouterr().err
         assert main(["deploy", str(archive), *fleet.options()]) == 0, capsys.readouterr().err
@@ -170,13 +171,13 @@ def test_a_version_is_deployed_rolled_back_and_retired_under_load(
         assert "live sessions have the state of two/1.0" in capsys.readouterr().err
     with fleet.http() as http, Client(fleet.url, fleet.first_key, http=http) as client:
         for number in range(STREAMS):
-            client.stream("two", f"load-{number}", create=False).close()
-    capsys.readouterr()
+            client.stream("two", f"deployed-{number}", create=False).close()
     assert main(["retire", "two:1.0", "--force", *fleet.options()]) == 0
     server = fleet.servers[0]
     assert server.stop()
     with serving(server.folder, fleet.store, ports=server.ports, keys=server.keys, environment=server.environment) as again:
         assert [archive.address for archive in again.archives] == ["two/2.0"], "what was retired is not served after a restart"
+        capsys.readouterr()
         assert main(["models", "--json", *fleet.options()]) == 0
     models = json.loads(capsys.readouterr().out)
     assert {json.dumps([[m["version"], m["health"]] for m in versions]) for versions in models.values()} == {
