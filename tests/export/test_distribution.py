@@ -47,9 +47,9 @@ def net(place):  # noqa: F811
 def test_the_distribution_goes_into_the_archive_and_names_the_outputs(net, capsys):
     assert command.main(arguments(net, **NORMAL)) == 0
     assert "distribution: normal of mu, sigma; the prediction is mu, the mean" in capsys.readouterr().out
-    assert command.main(["inspect", str(net / "store" / "load.mar")]) == 0
+    assert command.main(["inspect", str(net / "store" / "load-1.0.mar")]) == 0
     assert "normal of mu, sigma; the prediction is mu, the mean" in capsys.readouterr().out
-    assert command.main(["inspect", str(net / "store" / "load.mar"), "--json"]) == 0
+    assert command.main(["inspect", str(net / "store" / "load-1.0.mar"), "--json"]) == 0
     document = orjson.loads(capsys.readouterr().out)
     assert document["outputs"]["names"] == ["mu", "sigma"]
     assert document["distribution"] == [{"kind": "normal", "outputs": ["mu", "sigma"], "prediction": "mu", "statistic": "mean"}]
