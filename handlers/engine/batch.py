@@ -17,11 +17,10 @@ class Batch:
     sessions: UnitOfWork
     now: float
     created: Counter[str] = field(default_factory=Counter)  # sessions that the attempt adds to the store, by tenant
+    expires_at: float = field(init=False)  # when a session that is used now expires
 
-    @property
-    def expires_at(self) -> float:
-        """When a session that is used now expires."""
-        return self.now + self.context.settings.session_ttl
+    def __post_init__(self) -> None:
+        self.expires_at = self.now + self.context.settings.session_ttl
 
     def admit(self, name: str) -> None:
         """Ask the quota for room, unless the session is in the store already.

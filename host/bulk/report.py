@@ -10,6 +10,7 @@ from host.table import align
 
 Json = dict[str, Any]
 SHOWN = 6  # steps of the horizon in the table
+ERRORS, INTERVALS = ("mae", "rmse", "mase"), ("coverage", "width", "score")
 
 
 def document(backtest: Backtest, scored: Sequence[Scored]) -> Json:
@@ -32,12 +33,21 @@ def document(backtest: Backtest, scored: Sequence[Scored]) -> Json:
 
 
 def table(found: Json) -> str:
-    """Return the scores as text, a line for each of a few steps of the horizon, each number beside that of the seasonal naive forecast."""
+    """Return the scores of a few steps of the horizon as text: a block for the errors, and one for the intervals of each level.
+
+    Each number stands beside that of the seasonal naive forecast.
+    """
     lines = [line for line in found["by_horizon"] if line["ahead"] in _shown(found["horizon"])]
-    headers = ["ahead", "MAE", "(naive)", "RMSE", "(naive)", "MASE", "(naive)"]
-    for level in found["levels"]:
-        headers += [f"{level} %: covered", "(naive)", "width", "(naive)", "score", "(naive)"]
-    rows = [[str(line["ahead"]), *_cells(line, found["levels"])] for line in lines]
+    blocks = [_block(["ahead", *ERRORS], [[line["ahead"], *_cells(line, line["naive"], ERRORS)] for line in lines])]
+    for level in map(str, found["levels"]):
+        cells = [_cells(line["intervals"][level], line["naive"]["intervals"][level], INTERVALS) for line in lines]
+        rows = [[line["ahead"], *row] for line, row in zip(lines, cells, strict=True)]
+        blocks.append(_block([f"{level} %", *INTERVALS], rows))
+    return "\n\n".join(blocks)
+
+
+def _block(names: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    headers = [names[0], *(header for name in names[1:] for header in (name, "(naive)"))]
     return "\n".join(align([headers, *rows], right=range(len(headers))))
 
 
@@ -45,16 +55,8 @@ def _shown(horizon: int) -> set[int]:
     return {max(1, round(horizon * part / SHOWN)) for part in range(1, SHOWN + 1)} | {1}
 
 
-def _cells(line: Json, levels: Sequence[int]) -> list[str]:
-    naive, cells = line["naive"], []
-    for name in ("mae", "rmse", "mase"):
-        cells += [_number(line[name]), f"({_number(naive[name])})"]
-    for level in map(str, levels):
-        for name in ("coverage", "width", "score"):
-            unit = "%" if name == "coverage" else ""
-            cells += [_number(one["intervals"].get(level, {}).get(name)) + unit for one in (line, naive)]
-            cells[-1] = f"({cells[-1]})"
-    return cells
+def _cells(served: Json, naive: Json, names: Sequence[str]) -> list[str]:
+    return [cell for name in names for cell in (_number(served[name]), f"({_number(naive[name])})")]
 
 
 def _number(value: float | None) -> str:

@@ -90,8 +90,9 @@ def test_scores_by_horizon_beside_the_seasonal_naive_forecast(meter, values, fle
         halves = [ordered[min(int(np.ceil((len(ordered) + 1) * 0.8)), len(ordered)) - 1] for *_, ordered in mine]
         close(naive["intervals"]["80"]["width"], 2 * np.mean(halves))
     shown = capsys.readouterr().out.splitlines()
-    assert shown[0].split()[:3] == ["ahead", "MAE", "(naive)"]
-    assert len(shown) == 7
+    assert shown[0].split() == ["ahead", "mae", "(naive)", "rmse", "(naive)", "mase", "(naive)"]
+    assert shown[8].split() == ["80", "%", "coverage", "(naive)", "width", "(naive)", "score", "(naive)"]
+    assert len(shown) == 3 * 7 + 2
 
 
 def close(found, expected):

@@ -3,10 +3,14 @@
 import numpy as np
 import pytest
 
+from handlers.protocols.open_inference.metadata import model_metadata
 from handlers.stores.memory import MemoryStore
+from loadtests.load.answers import Answers
+from loadtests.offline import WINDOW, OfflineModel
 from tests.conftest import BACKENDS, answer, ask, assert_close, export_spec, make_service, refusal
 from tests.support import eager
 from tests.support.distribution_models import OUTPUTS, PREDICTION, distance_from_uniform, shares, spec
+from tests.support.open_inference_client import infer
 from tests.support.requests import contents, fields, raw, step
 
 KINDS = tuple(OUTPUTS)
@@ -225,6 +229,38 @@ def test_a_model_of_points_has_no_paths(exported):
     assert "unknown 'samples'" in refusal(service, {"inputs": x, "horizon": 2, "return": ["samples"]})[2]["message"]
 
 
+@pytest.mark.parametrize("binary", [True, False])
+def test_the_open_inference_protocol_has_samples_and_parameters(normal, binary):
+    outputs = ["y", "forecast", "samples", "parameters", "lower", "upper"]
+    found = infer(
+        make_service(normal), binary, outputs=outputs, inputs={"x": X[None]}, sequence_id="a", step=0, horizon=HORIZON, levels="80", paths=9
+    )
+    assert found.outputs["samples"].shape == (1, 9, HORIZON, 1)
+    expected = eager.run(normal.model, X).prediction
+    assert_close(found.outputs["parameters"], expected[None], "parameters")
+    assert_close(found.outputs["y"], expected[None, :1], "y")
+    lower, upper = quantile(np.sort(found.outputs["samples"][0], axis=0), 0.1), quantile(np.sort(found.outputs["samples"][0], axis=0), 0.9)
+    assert_close(found.outputs["lower"][0, 0], lower, "lower")
+    assert_close(found.outputs["upper"][0, 0], upper, "upper")
+    assert {"samples", "parameters", "lower"} < {
+        tensor["name"] for tensor in model_metadata(normal.signature, ["1.0"], "onnxruntime")["outputs"]
+    }
+
+
+def test_samples_of_a_model_of_points_are_no_output(exported):
+    found = infer(make_service(exported("one")), outputs=["samples"], inputs={"x": X[None]}, horizon=2)
+    assert (found.status, "outputs: expected one of" in found.error) == (422, True)
+
+
+def test_load_tests_expect_the_predictions(normal):
+    model = OfflineModel(normal.built.archive)
+    answers = Answers.compute(model)
+    service = make_service(normal)
+    reply = answer(service, {"inputs": answers.x[0, :WINDOW].tolist(), "horizon": answers.forecast.shape[1]})
+    assert_close(reply["prediction"], answers.window[0], "window")
+    assert_close(reply["forecast"], answers.forecast[0], "forecast")
+
+
 def test_a_reply_that_is_too_large_is_refused_and_nothing_applied(normal):
     service = make_service(normal, max_reply=10_000)
     assert refusal(service, sampled(paths=1_000))[:2] == (413, "too_large")
@@ -246,3 +282,23 @@ def test_parameters_that_are_none_are_refused_and_nothing_is_applied(normal, mon
     assert (status, code) == (422, "non_finite_result")
     assert "distribution" in error["message"]
     assert answer(service, step("a", 0, X))["session"]["step"] == 5
+
+
+@pytest.mark.parametrize("binary", [False, True], ids=["json", "binary"])
+def test_the_open_inference_protocol_has_the_same_paths_and_parameters(service, binary):
+    native = answer(service, sampled(paths=30, **{"return": ["prediction", "parameters", "samples"]}))
+    outputs = ["y", "forecast", "parameters", "samples", "lower", "upper"]
+    more = {"outputs": outputs, "horizon": HORIZON, "levels": "80,95", "paths": 30}
+    found = infer(service, binary, inputs={"x": X[None]}, sequence_id="a", step=0, **more)
+    assert found.parameters["replayed"] is True
+    for name in ("parameters", "samples", "forecast"):
+        assert (found.outputs[name][0] == np.array(native[name], np.float32)).all(), name
+    for side in ("lower", "upper"):
+        assert (found.outputs[side][0, 1] == np.array(native["intervals"]["95"][side], np.float32)).all()
+    alone = infer(service, binary, inputs={"x": X[None]}, outputs=["samples"], horizon=HORIZON, paths=7)
+    assert alone.outputs["samples"].shape == (1, 7, HORIZON, 1)
+
+
+def test_a_model_of_points_has_no_such_tensors(two):
+    found = infer(make_service(two), inputs={"x": two.sequence(2)[None]}, outputs=["samples"], horizon=1)
+    assert (found.status, found.error[:32]) == (422, "invalid_input: outputs: expected")

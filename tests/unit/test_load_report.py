@@ -81,9 +81,7 @@ def test_faults_are_read_in_the_order_of_their_time(tmp_path: Path) -> None:
     assert str(faults.read(path)[0]) == "stop worker for 3 s"
 
 
-@pytest.mark.parametrize(
-    "text", ['[[fault]]\nat = 1\ndo = "sing"', '[[fault]]\nat = 1\ndo = "run"', '[[fault]]\nat = 1\ndo = "deploy"', "[[fault]]\nwhen = 1"]
-)
+@pytest.mark.parametrize("fault", ['at = 1\ndo = "sing"', 'at = 1\ndo = "run"', 'at = 1\ndo = "deploy"', "when = 1"])
 def test_what_is_no_fault_is_refused(tmp_path: Path, fault: str) -> None:
     path = tmp_path / "faults.toml"
     path.write_text(f"[[fault]]\n{fault}")

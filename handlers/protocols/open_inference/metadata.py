@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from handlers.engine.request import OPAQUE
+from handlers.engine.request import ALL_OUTPUTS, OPAQUE, SAMPLES
 from handlers.protocols.open_inference.binary import BYTES
 from handlers.protocols.open_inference.decode import FORECAST, FUTURE, LOWER, TIMES, UPPER, X, Y
 from handlers.protocols.open_inference.encode import FP32, INT32, INT64
@@ -33,8 +33,12 @@ def model_metadata(signature: Signature, versions: Sequence[str], backend: str) 
         outputs.append(_tensor(FORECAST, FP32, ANY, ANY, len(signature.predictions)))
         if signature.future_columns:
             inputs.append(_tensor(FUTURE, FP32, ANY, ANY, len(signature.future_columns)))
-        if signature.intervals:
-            outputs += [_tensor(name, FP32, ANY, ANY, ANY, len(signature.outputs)) for name in (LOWER, UPPER)]
+        if signature.intervals or signature.distribution:
+            outputs += [_tensor(name, FP32, ANY, ANY, ANY, len(signature.predictions)) for name in (LOWER, UPPER)]
+        if signature.distribution:
+            outputs.append(_tensor(SAMPLES, FP32, ANY, ANY, ANY, len(signature.predictions)))
+    if signature.distribution:
+        outputs.append(_tensor(ALL_OUTPUTS, FP32, ANY, *_steps(signature), len(signature.outputs)))
     if signature.calendar:
         inputs.append(_tensor(TIME, BYTES, ANY, ANY))
         outputs.append(_tensor(TIMES, BYTES, ANY, ANY))
@@ -47,8 +51,12 @@ def _x(signature: Signature) -> dict[str, Any]:
 
 
 def _y(signature: Signature) -> dict[str, Any]:
-    steps = (ANY,) if signature.output_mode == "step" else ()
-    return _tensor(signature.tensors.get(Y, Y), FP32, ANY, *steps, len(signature.predictions))
+    return _tensor(signature.tensors.get(Y, Y), FP32, ANY, *_steps(signature), len(signature.predictions))
+
+
+def _steps(signature: Signature) -> tuple[int, ...]:
+    """The axis of time steps, where the model predicts at every step."""
+    return (ANY,) if signature.output_mode == "step" else ()
 
 
 def _tensor(name: str, datatype: str, *shape: int) -> dict[str, Any]:
