@@ -50,11 +50,11 @@ class Place:
         build(self.store, "1.0")
         open_store(Settings(store=self.sessions)).close()
 
-    def serve(self, name="run", store=None, ready=True):
+    def serve(self, name="run", store=None, **described):
         folder = self.tmp / name
         (folder / "models").mkdir(parents=True)
         shutil.copy(self.store / "one-1.0.mar", folder / "models")
-        return self._stack.enter_context(running(folder, store or self.store, self.sessions, ready))
+        return self._stack.enter_context(running(folder, store or self.store, self.sessions, **described))
 
     def run(self, *arguments, servers=("run",)):
         options = [part for name in servers for part in ("--server", str(self.tmp / name))]
@@ -178,10 +178,13 @@ def test_what_cannot_be_deployed_changes_nothing_on_any_server_and_says_why(plac
     assert place.stored() == stored
 
 
-def test_nothing_is_deployed_on_a_server_that_is_still_starting(place, capsys):
-    place.serve(ready=False)
+@pytest.mark.parametrize(
+    ("described", "message"), [({"ready": False}, "is still starting: try again when it is ready"), ({"pid": 2**22}, "has ended")]
+)
+def test_nothing_is_deployed_on_a_server_that_is_still_starting_or_has_ended(place, capsys, described, message):
+    place.serve(**described)
     assert place.run("deploy", "one:1.0") == 2
-    assert "is still starting: try again when it is ready" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_one_command_at_a_time_changes_what_is_deployed(place, capsys):
