@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 import zipfile
 from contextlib import ExitStack
 
@@ -232,6 +233,15 @@ def test_a_version_with_the_weights_and_graph_of_another_has_no_sessions_of_its_
     assert place.run("deploy", build(place.built, "1.1")) == 0
     place.put_session("live")
     assert place.run("retire", "one:1.0") == 0
+
+
+def test_retiring_waits_until_the_last_session_has_expired(place, monkeypatch):
+    monkeypatch.setattr("host.deploy.POLL", 0.05)
+    server = place.serve()
+    assert place.run("deploy", build(place.built, "2.0", digest="cd")) == 0
+    place.put_session("soon", expires_at=time.time() + 0.5)
+    assert place.run("retire", "one:1.0", "--drain", "30") == 0
+    assert server.versions.keys() == {"one/2.0"}
 
 
 def test_retiring_waits_for_sessions_and_gives_up(place, capsys):
