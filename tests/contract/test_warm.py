@@ -18,7 +18,7 @@ from tests.conftest import answer, assert_close, make_service
 from tests.support.host_in_memory import HostInMemory
 from tests.support.requests import act, contents
 
-POLICY = RetryPolicy(first_pause=0.0, max_pause=0.0)
+POLICY = RetryPolicy(first_pause=0.0, max_pause=0.0, on_retry=command.tell_of)
 
 
 class Deployment:
@@ -126,6 +126,15 @@ def test_answers_that_are_lost_are_asked_for_again(hourly, fleet, few, faults):
     lossy.host.faults.extend([None, *faults])
     assert lossy.run("warm", fleet, "--parallel", 1) == sound.run("warm", fleet, "--parallel", 1) == 0
     assert_same_sessions(lossy.store, sound.store)
+
+
+def test_a_server_that_does_not_answer_is_told_of_while_the_command_tries(hourly, fleet, capsys):
+    deployment = Deployment(hourly)
+    deployment.host.faults.extend(["unsent"] * 5)
+    assert deployment.run("warm", fleet, "--parallel", 1) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "trying again" in line]
+    assert len(told) == 1
+    assert "attempt 3 failed, trying again: " in told[0]
 
 
 @pytest.mark.parametrize("at", range(1, 4))
