@@ -10,7 +10,7 @@ IMAGE ?= docker build -t cellstate .
 TRITON_EXAMPLE := https://raw.githubusercontent.com/triton-inference-server/client/58a44caa0dce77303115302e6dbdf64626b2b093/src/python/examples/simple_http_sequence_sync_infer_client.py
 TYPESCRIPT := $(if $(shell command -v npm),examples/typescript/node_modules/.package-lock.json)
 
-.PHONY: setup models demo serve test check bench load load-full image clean
+.PHONY: setup models demo serve test check bench peers load load-full image clean
 
 setup: .venv/ready
 
@@ -69,8 +69,17 @@ load-full: models
 bench: models
 	$(BIN)/python -m benchmarks
 
+# Servers that others wrote, each in an environment of its own: they pin what the service does not.
+.peers/%/ready: requirements/peers/%.txt
+	$(PYTHON) -m venv .peers/$*
+	.peers/$*/bin/pip install --quiet -r $<
+	touch $@
+
+peers: models .peers/litserve/ready .peers/bentoml/ready .peers/mlserver/ready
+	$(BIN)/python -m benchmarks.serving --peers
+
 image:
 	$(IMAGE)
 
 clean:
-	rm -rf .venv .clients examples/typescript/node_modules model_store/*.mar out run
+	rm -rf .venv .clients .peers examples/typescript/node_modules model_store/*.mar out run

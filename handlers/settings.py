@@ -27,7 +27,16 @@ CHOICES = {
 }
 MAX_TTL = 1e9  # seconds; the time at which a session expires must be a date
 ZERO_ALLOWED = frozenset(
-    {"store_replicas", "keep_versions", "rewarm_steps", "max_imputed", "max_sessions", "max_stored_bytes", "metrics_interval"}
+    {
+        "store_replicas",
+        "keep_versions",
+        "rewarm_steps",
+        "max_imputed",
+        "max_sessions",
+        "max_sessions_per_tenant",
+        "max_stored_bytes",
+        "metrics_interval",
+    }
 )
 
 
@@ -53,6 +62,7 @@ class Settings:
     keep_versions: int = 0  # earlier states that a session keeps to be rewound to
     rewarm_steps: int = 0  # recent inputs that a session keeps, to rebuild its state when the model has changed
     max_sessions: int = 0  # in the store, above which no session is created; 0: no quota
+    max_sessions_per_tenant: int = 0  # of one model, but for the default tenant; 0: no quota
     max_stored_bytes: int = 0  # the same for what they take; 0: seven eighths of what the store has room for
     clock_confirmation: float = 3_600.0  # for which a jump of the clock must last until expiry follows it
     sweep_interval: float = 1.0  # between two slices of the sweep

@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -93,27 +94,28 @@ def _serve(options: argparse.Namespace) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
     server = _server(options)
-    _say(f"starting TorchServe with {', '.join(a.address for a in server.archives)}; log: {server.log}")
+    say = _say_as_json if server.console == "json" else _say
+    say(f"starting TorchServe with {', '.join(a.address for a in server.archives)}; log: {server.log}")
     server.launch()
     drain = 0.0  # nothing to drain before it is ready
     try:
         record_command(server.folder)
         server.wait_ready(stopping=stopping)
         drain = options.drain
-        _say(_greeting(server))
-        watch = Watch(server, _say)
+        say(_greeting(server))
+        watch = Watch(server, say)
         while not stopping.wait(WATCH_INTERVAL):
             server.refresh()
             watch.look()
-        _say("stopping: no new requests, finishing those in flight …")
+        say("stopping: no new requests, finishing those in flight …")
     except HostError:
         if not stopping.is_set():
             raise
-        _say("stopped before it was ready")
+        say("stopped before it was ready")
         return 0
     finally:
         drained = server.stop(drain)
-    _say("stopped" if drained else f"stopped; some requests were not finished after {drain:.0f} s")
+    say("stopped" if drained else f"stopped; some requests were not finished after {drain:.0f} s")
     return 0 if drained else 1
 
 
@@ -159,8 +161,13 @@ def _check_no_auth(options: argparse.Namespace) -> None:
     print(f"WARNING: --no-auth: {who} may send any request and read, change and close every session", file=sys.stderr, flush=True)
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _say_as_json(text: str) -> None:
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    print(json.dumps({"time": now, "level": "INFO", "event": "host", "message": text}), flush=True)
 
 
 def _greeting(server: TorchServe) -> str:

@@ -148,7 +148,7 @@ def _kserve_v1() -> dict[str, Any]:
         "summary": "Predict windows; or native requests, as instances",
         "parameters": [MODEL],
         "requestBody": {"required": True, "content": {JSON: {"schema": asked, **_requests(examples.KSERVE_V1)}}},
-        "responses": _responses(reply, False, examples.KSERVE_V1),
+        "responses": _responses(reply, True, examples.KSERVE_V1),
     }
 
 

@@ -71,7 +71,7 @@ def _native(kind: type[CellstateError], remark: str) -> Schema:
 
 
 def responses(native: bool) -> dict[str, Any]:
-    """Return the responses of a path whose errors are one text, or also objects (`native`), for that path takes every protocol."""
+    """Return the responses of a path whose errors are one text, or also objects (`native`), for it takes native requests as well."""
     statuses = sorted({*by_status(), *HOST_STATUSES})
     return {str(status): _response(status, native) for status in statuses}
 

@@ -22,7 +22,7 @@ RENAMED = ("x", "y")  # the tensors that a model may call otherwise in the Open 
 TENSOR_NAME = re.compile(r"(?!.*[^_]_[0n]$)[A-Za-z0-9_.:/-]{1,64}")  # not that of a state
 OTHER_TENSORS = (  # of the protocol
     *("output", "state", "time", "times", "future", "forecast", "lower", "upper"),
-    *("session", "step", "generation", "status", "error", "imputed"),
+    *("session", "step", "generation", "status", "error", "imputed", "parameters", "samples"),
 )
 
 
@@ -118,6 +118,8 @@ class ModelSpec:
 
 def check_tensors(tensors: Mapping[str, str]) -> None:
     """Check the names of tensors that clients of the Open Inference Protocol use. Raises CheckpointError."""
+    if not isinstance(tensors, Mapping):
+        raise CheckpointError(f'tensors: expected names such as {{"x": "INPUT", "y": "OUTPUT"}}, got {tensors!r}')
     for tensor, name in tensors.items():
         if tensor not in RENAMED:
             raise CheckpointError(f"tensors: expected names for {' and '.join(RENAMED)}, got one for {tensor!r}")
@@ -125,3 +127,5 @@ def check_tensors(tensors: Mapping[str, str]) -> None:
             raise CheckpointError(
                 f"tensors.{tensor}: expected 1 to 64 of the characters A-Z a-z 0-9 _ . : / -, and no name of another tensor, got {name!r}"
             )
+    if len(set(tensors.values())) < len(tensors):
+        raise CheckpointError(f"tensors: x and y are both called {tensors['x']!r}")

@@ -12,6 +12,7 @@ from handlers.metrics import Telemetry
 from handlers.sessions.machine import PhaseRules
 from handlers.sessions.quota import Quota
 from handlers.sessions.record import MAX_COLUMNS
+from handlers.sessions.tenant_quota import TenantQuota
 from handlers.settings import Settings
 from handlers.signature import Signature
 from handlers.stores.base import Store
@@ -52,6 +53,11 @@ class ServiceContext:
     def quota(self) -> Quota:
         """Decides whether the store has room for another session."""
         return Quota(self.store, self.settings)
+
+    @cached_property
+    def tenant_quota(self) -> TenantQuota:
+        """Decides whether a tenant may have another session."""
+        return TenantQuota(self.store, self.signature.name, self.settings.max_sessions_per_tenant)
 
     @cached_property
     def rules(self) -> PhaseRules:

@@ -52,4 +52,6 @@ class LongRequests:
 
 def steps(task: Task) -> int:
     """Return the time steps for which the model runs: the inputs', and the forecast's along each of its paths."""
-    return task.request.steps + task.request.horizon * (1 + task.request.paths)
+    request = task.request
+    forecast = request.horizon * (1 + request.paths)
+    return forecast if request.inputs is None else len(request.inputs) + forecast

@@ -9,7 +9,7 @@ import numpy as np
 from handlers.arrays import Array, Floats, Vector
 from handlers.engine.batch import Batch
 from handlers.engine.context import ServiceContext
-from handlers.engine.request import ALL_OUTPUTS, IMPUTED, OPAQUE, SAMPLES, Result, interval_arrays
+from handlers.engine.request import ALL_OUTPUTS, IMPUTED, OPAQUE, SAMPLES, Request, Result, interval_arrays
 from handlers.engine.streams import Learned, learned, remembered, times
 from handlers.engine.task import ModelRun, Task
 from handlers.errors import InternalError, InvalidInput, NonFiniteResult, Overloaded
@@ -32,11 +32,11 @@ class FinishedRuns:
     """What the model gave for the tasks of one wave. `complete` raises nothing of one task for another."""
 
     def __init__(self, batch: Batch, tasks: Sequence[Task], deadline: float = math.inf) -> None:
-        context, runs = batch.context, [_run_of(task) for task in tasks]
+        context, runs = batch.context, [task.run for task in tasks if task.run is not None]
         self._batch = batch
-        states = np.concatenate([run.state for run in runs]).reshape(len(runs), -1)
+        states = [run.state for run in runs]
         want_output, max_batch = ["output" in task.request.returns for task in tasks], context.settings.max_batch
-        if any(run.missing for run in runs):
+        if sum([run.missing for run in runs]):
             rows = [missing.ObservedRow(run.inputs, run.memory) for run in runs]
             self._results = missing.run(context.backend, context.signature, rows, states, want_output, max_batch, deadline)
             for run, row in zip(runs, rows, strict=True):
@@ -44,7 +44,10 @@ class FinishedRuns:
         else:
             inputs = [run.inputs for run in runs]
             self._results = batching.run(context.backend, context.signature, inputs, states, want_output, max_batch, deadline)
+        self._fed_back = _fed_back(self._results.y, context.signature)
         self._rollouts = self._roll_out(tasks, deadline)
+        errors, finite = self._results.errors, self._results.finite
+        self._unusual = [error is not None or not finite[i] or i in self._rollouts for i, error in enumerate(errors)]
 
     def _roll_out(self, tasks: Sequence[Task], deadline: float) -> dict[int, Rollout | BackendError]:
         """Rollouts by row, of the rows that asked for a forecast."""
@@ -53,8 +56,9 @@ class FinishedRuns:
             return {}
         rows = []
         for i in wanted:
-            y, request, run = self._results.y[i], tasks[i].request, _run_of(tasks[i])
+            y, request, run = self._results.y[i], tasks[i].request, tasks[i].run
             assert y is not None  # a row without an error has a y
+            assert run is not None
             future = request.future if run.future is None else run.future
             last = y if y.ndim == 1 else y[-1]
             seeded = seed(tasks[i].id, run.position, tasks[i].request_hash or request.request_hash()) if request.paths else 0
@@ -69,33 +73,45 @@ class FinishedRuns:
         Raises:
             CellstateError: the result cannot be served; nothing is changed.
         """
-        results, rollout, run = self._results, self._rollouts.get(i), _run_of(task)
-        error = rollout if isinstance(rollout, BackendError) else results.errors[i]
-        if error is not None:
-            self._raise_failed(error)
-        assert not isinstance(rollout, BackendError)
-        if not results.finite[i] or (rollout is not None and not rollout.is_finite):
-            sampled = ", or its distribution has parameters out of range" if task.request.paths else ""
-            raise NonFiniteResult(
-                f"inputs: the model's result for them is not finite{sampled}; nothing was applied: send inputs in its range"
-            )
+        results, run, request, context = self._results, task.run, task.request, self._batch.context
+        assert run is not None  # only tasks with a run come here
+        rollout, y, signature = self._rollout(i, request) if self._unusual[i] else None, results.y[i], context.signature
         position = run.position + len(run.inputs) - run.rewarmed
         if position > MAX_POSITION:
             raise InvalidInput(f"session, state: {position} would be beyond the last position, {MAX_POSITION}; start another stream")
-        context, signature = self._batch.context, self._batch.context.signature
         state = State(results.states[i], position, signature.digest)
-        arrays = _arrays(task, run, results.y[i], results.output[i], rollout, state.values, signature)
-        at, known = times(context, run.time, task.request.horizon), learned(context, task, run, results.y[i])
-        intervals = _intervals(context, task.request.levels, rollout, known)
-        if task.request.session is None:
-            held = state if OPAQUE in task.request.returns else None
+        arrays = _arrays(task, run, y, results.output[i], rollout, state.values, signature)
+        at = () if run.time is None else times(context, run.time, request.horizon)
+        known = None if run.observed is None else learned(context, task, run, y)
+        intervals = _intervals(context, request.levels, rollout, known) if request.levels else {}
+        if request.session is None:
+            held = state if OPAQUE in request.returns else None
             task.reply = task.encode(Result(signature.version, arrays, held, None, at, run.missing, intervals))
-        else:
-            if known is not None and known.adaptation is not None and intervals and rollout is not None:
-                assert context.intervals is not None  # it gave the intervals
-                known.adaptation = known.adaptation.forecast(context.intervals, rollout.forecast)
-            state.forecast = remembered(context, run, results.y[i], known)
-            self._advance(task, run, state, arrays, at, intervals)
+            return
+        if known is not None and known.adaptation is not None and intervals and rollout is not None:
+            assert context.intervals is not None  # it gave the intervals
+            known.adaptation = known.adaptation.forecast(context.intervals, rollout.forecast)
+        if (prediction := self._fed_back[i]) is not None:
+            state.forecast = remembered(context, run, prediction, known)
+        self._advance(task, run, state, arrays, at, intervals)
+
+    def _rollout(self, i: int, request: Request) -> Rollout | None:
+        """Return the rollout of row i, if it asked for a forecast.
+
+        Raises:
+            CellstateError: the model failed on the row, or gave what is no number.
+        """
+        rollout = self._rollouts.get(i)
+        error = rollout if isinstance(rollout, BackendError) else self._results.errors[i]
+        if error is not None:
+            self._raise_failed(error)
+        assert not isinstance(rollout, BackendError)
+        if not self._results.finite[i] or (rollout is not None and not rollout.is_finite):
+            sampled = ", or its distribution has parameters out of range" if request.paths else ""
+            raise NonFiniteResult(
+                f"inputs: the model's result for them is not finite{sampled}; nothing was applied: send inputs in its range"
+            )
+        return rollout
 
     def _raise_failed(self, error: BackendError) -> None:
         if isinstance(error, DeadlineExceeded):
@@ -108,7 +124,8 @@ class FinishedRuns:
         self, task: Task, run: ModelRun, state: State, arrays: dict[str, Floats], at: Sequence[str], intervals: dict[int, Interval]
     ) -> None:
         """Answer a session's step, and put its record, unless the request said `commit: false`."""
-        batch, old, opaque = self._batch, run.record, OPAQUE in task.request.returns
+        batch, old, request, id = self._batch, run.record, task.request, task.id
+        opaque, settings = OPAQUE in request.returns, batch.context.settings
         version, imputed, recorded = batch.context.signature.version, run.missing, arrays
         if opaque:
             recorded = recorded | {OPAQUE: state.values}
@@ -126,21 +143,27 @@ class FinishedRuns:
             pack_arrays(recorded),
             version,
             generation=old.generation if old else run.generation,
-            history=_history(run, batch.context.settings.keep_versions, state.digest),
+            history=_history(run, settings.keep_versions, state.digest) if settings.keep_versions else (),
         )
-        record.recent = _recent(run, batch.context.settings.rewarm_steps, record)
-        if task.request.close:
+        if settings.rewarm_steps:
+            record.recent = _recent(run, settings.rewarm_steps, record)
+        if request.close:
             record = record.tombstone(batch.now)
-        after = status(task.id, record) if task.request.commit else _unmoved(task.id, record, old)
+        after = status(id, record) if request.commit else _unmoved(id, record, old)
         after.rewarmed = run.rewarmed > 0
         task.reply = task.encode(Result(version, arrays, state if opaque else None, after, at, imputed, intervals))
-        if task.request.commit:
+        if request.commit:
             batch.sessions.put(task.names[0], record)
 
 
-def _run_of(task: Task) -> ModelRun:
-    assert task.run is not None  # only tasks with a run come here
-    return task.run
+def _fed_back(y: Sequence[Floats | None], signature: Signature) -> Sequence[Floats | None]:
+    """Return what of each row's last prediction feeds back, `[P]`; None of a row that has none, and of a model without feedback."""
+    last = [row if row.ndim == 1 else row[-1] for row in y if row is not None]
+    if not signature.feedback or not last:
+        return [None] * len(y)
+    outputs = [output for output, _ in signature.feedback_columns]
+    found = iter(np.concatenate(last).reshape(len(last), -1)[:, outputs])
+    return [None if row is None else next(found) for row in y]
 
 
 def _arrays(
@@ -160,10 +183,9 @@ def _arrays(
         arrays[SAMPLES] = rollout.samples
     if "output" in returns and output is not None:
         arrays["output"] = output[run.rewarmed :]
-    wanted = [name for name in signature.state_outputs if name in returns]
-    if wanted:
+    if returns != ("prediction",):
         tensors = dict(zip(signature.state_outputs, batching.split(state[None], signature), strict=True))
-        arrays |= {name: tensors[name][:, 0] for name in wanted}  # [L*D, size]
+        arrays |= {name: tensors[name][:, 0] for name in signature.state_outputs if name in returns}  # [L*D, size]
     return arrays
 
 
@@ -193,19 +215,17 @@ def _unmoved(id: str, record: Record, old: Record | None) -> SessionStatus:
 
 def _history(run: ModelRun, keep: int, digest: bytes) -> tuple[State, ...]:
     """The states to keep behind the new one. States of another model cannot be rewound to."""
-    if not keep or run.rewarmed:
+    if run.rewarmed:
         return ()
     before = run.record.state if run.record else State(run.state, 0, digest)
     return (before, *(run.record.history if run.record else ()))[:keep]
 
 
-def _recent(run: ModelRun, keep: int, record: Record) -> Array | None:
+def _recent(run: ModelRun, keep: int, record: Record) -> Array:
     """The last `keep` inputs, and as many before the earliest state that is kept, so that a rewind leaves enough.
 
     Rewarming ran the earlier ones already; they are part of the run's inputs.
     """
-    if not keep:
-        return None
     earlier = [run.record.recent] if run.record and run.record.recent is not None and not run.rewarmed else []
     oldest = record.history[-1].position if record.history else record.state.position
     return np.concatenate([*earlier, run.inputs])[-(keep + record.state.position - oldest) :]

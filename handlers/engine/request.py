@@ -3,8 +3,9 @@
 import hashlib
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
+
+from msgspec import Struct
 
 from handlers.arrays import Array, Floats
 from handlers.forecasting.intervals import Interval
@@ -17,11 +18,11 @@ from handlers.sessions.status import SessionStatus
 OPAQUE = "state"  # in `returns`: the whole state, as a client may hold it
 ALL_OUTPUTS, SAMPLES = "parameters", "samples"  # in `returns`, of a model of distributions: its outputs, and the sampled paths
 BOUND, SIDES = "bound.", ("lower", "upper")  # in a recorded answer: the names of intervals
+BLAKE2B = hashlib.blake2b(digest_size=16)
 IMPUTED = "imputed"  # in a recorded answer: how many values were imputed
 
 
-@dataclass(slots=True)
-class Request:
+class Request(Struct):
     """One request, checked against the model's signature and the limits.
 
     `inputs` is `[T, F]` float32 or `[T]` int64 token ids, None for an action. NaN stands for a measurement that is missing, and `missing`
@@ -60,17 +61,21 @@ class Request:
         if ref is not None and ref.action is not Action.STEP:
             head += f"|{ref.action}|{ref.id}|{ref.step}|{ref.from_step}".encode()
             head += b"" if ref.generation is None else f"|{ref.generation}".encode()
-        parts = [head]
-        if self.inputs is not None:
-            parts.append(self.inputs.tobytes())
+        parts = [head] if self.inputs is None else [head, self.inputs.tobytes()]
         if self.times is not None:
             parts.append(self.times.tobytes())
         if self.future is not None:
             parts.append(self.future.tobytes())
         if self.state is not None:
             parts.append(state_format.pack(self.state))
-        lengths = struct.pack(f"<{len(parts)}Q", *map(len, parts))
-        return hashlib.blake2b(lengths + b"".join(parts), digest_size=16).digest()
+        digest = BLAKE2B.copy()  # faster than a new one
+        digest.update(b"".join((_lengths(*map(len, parts)), *parts)))
+        return digest.digest()
+
+
+@lru_cache(maxsize=256)
+def _lengths(*lengths: int) -> bytes:
+    return struct.pack(f"<{len(lengths)}Q", *lengths)
 
 
 @lru_cache(maxsize=256)
@@ -79,8 +84,7 @@ def _step_head(returns: tuple[str, ...], horizon: int, levels: tuple[int, ...], 
     return (f"{head}|paths {paths}" if paths else head).encode()
 
 
-@dataclass(slots=True)
-class Result:
+class Result(Struct):
     """What a request is answered with. `version` is the version of the model that computed the arrays."""
 
     version: str
@@ -89,7 +93,7 @@ class Result:
     session: SessionStatus | None = None
     times: Sequence[str] = ()  # of the forecast, or of the prediction, where the stream has times
     imputed: int = 0  # missing values of the inputs that predictions stood in for
-    intervals: Mapping[int, Interval] = field(default_factory=dict)  # of the forecast, by level
+    intervals: Mapping[int, Interval] = {}  # of the forecast, by level
 
 
 def interval_arrays(intervals: Mapping[int, Interval]) -> dict[str, Floats]:

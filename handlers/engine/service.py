@@ -59,10 +59,9 @@ class Service:
         except Exception:  # TorchServe would fail the whole batch for it
             log.exception("internal_error")
             failed = True
-        fail(
-            [task for task in live if task.waiting or (failed and task.names)],
-            InternalError("the service failed on this request; whether it was applied is not known: send the same step again"),
-        )
+        if unknown := [task for task in live if (task.reply is None and task.error is None) or (failed and task.names)]:
+            message = "the service failed on this request; whether it was applied is not known: send the same step again"
+            fail(unknown, InternalError(message))
         self._look_after(tasks, now)
 
     def _take_turns(self, tasks: Sequence[Task], now: float) -> None:

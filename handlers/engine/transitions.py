@@ -29,17 +29,18 @@ def plan(batch: Batch, task: Task) -> None:
     Raises:
         CellstateError: the request is refused; nothing is changed.
     """
-    if task.request.session is None:
-        state = task.request.state
+    request, context = task.request, batch.context
+    ref, state = request.session, request.state
+    if ref is None:
         task.run = ModelRun(_inputs(task), _initial(batch, state), state.position if state else 0)
-        prepare(batch, task)
-        return
-    session, ref = batch.sessions[task.names[0]], task.ref
-    phase = session.phase
-    asked = machine.operation(ref, task.request_hash, session.record, phase)
-    task.transition = machine.decide(asked, phase, task.id, ref, session.record)
-    TRANSITIONS[task.transition](batch, task, session)
-    prepare(batch, task)
+    else:
+        session = batch.sessions[task.names[0]]
+        phase = context.rules.phase(session.record, batch.now)
+        asked = machine.operation(ref, task.request_hash, session.record, phase)
+        task.transition = machine.decide(asked, phase, task.id, ref, session.record)
+        TRANSITIONS[task.transition](batch, task, session)
+    if task.run is not None and (request.missing or context.timeline is not None or context.intervals is not None):
+        prepare(batch, task, task.run)
 
 
 def _inputs(task: Task) -> Array:
@@ -135,8 +136,9 @@ def _fork(batch: Batch, task: Task, session: LoadedSession) -> None:
     source, target_id = _recorded(session), task.ref.to
     assert target_id is not None  # the codec demands one
     target = batch.sessions[task.names[1]]
-    asked = machine.creation(task.request_hash, target.record, target.phase)
-    task.transition = machine.decide(asked, target.phase, target_id, task.ref, target.record)
+    phase = batch.context.rules.phase(target.record, batch.now)
+    asked = machine.creation(task.request_hash, target.record, phase)
+    task.transition = machine.decide(asked, phase, target_id, task.ref, target.record)
     if task.transition is Transition.CONFIRM:
         _answer(batch, task, status(target_id, _recorded(target), replayed=True))
         return

@@ -15,6 +15,8 @@ from handlers.protocols.kserve_v1 import KServeV1Codec
 from handlers.protocols.native.codec import NativeCodec
 from handlers.protocols.open_inference.codec import OpenInferenceCodec
 
+NOT_DECODED = "the service failed to decode this request; nothing was applied"
+AnyCodec = NativeCodec | OpenInferenceCodec | KServeV1Codec
 log = logging.getLogger("cellstate")
 
 
@@ -39,8 +41,9 @@ class Frontend:
         if self._keys is not None:
             self._keys.refresh()
         with self._telemetry.timing("decode"):
-            calls = [self._decode(request) for request in requests]
-            groups = [[self.service.task(request, call.encode, caller) for request in call.requests] for call, caller in calls]
+            calls = self._decode_batch(requests)
+            task = self.service.task
+            groups = [[task(request, call.encode, caller) for request in call.requests] for call, caller in calls]
         self.service.serve([task for group in groups for task in group])
         responses = [_respond(call, group) for (call, _), group in zip(calls, groups, strict=True)]
         try:
@@ -49,17 +52,49 @@ class Frontend:
             log.exception("internal_error")
         return responses
 
-    def _decode(self, request: HttpRequest) -> tuple[Call, Caller]:
-        """Authenticate one request, then decode it: the body of a request without a key is not looked at, but for its protocol."""
-        codec = next((codec for codec in self._recognised if codec.recognises(request)), self._native)
+    def _decode_batch(self, requests: Sequence[HttpRequest]) -> list[tuple[Call, Caller]]:
+        """Authenticate the requests, then decode them: the body of a request without a key is not looked at, but for its protocol.
+
+        Bodies of the native protocol are decoded together. Where that fails, each is decoded alone.
+        """
+        codecs, callers = [self._codec(request) for request in requests], [self._caller(request) for request in requests]
+        native = [i for i, codec in enumerate(codecs) if codec is self._native and isinstance(callers[i], Caller)]
         try:
-            caller = ANYONE if self._keys is None else self._keys.authenticate(request.headers, PREDICT)
-            return codec.decode(request), caller
+            together: dict[int, Call] = dict(zip(native, self._native.decode_batch([requests[i] for i in native]), strict=True))
+        except Exception:
+            together = {}
+        calls: list[tuple[Call, Caller]] = []
+        for i, (codec, caller) in enumerate(zip(codecs, callers, strict=True)):
+            if isinstance(caller, CellstateError):
+                calls.append((codec.failed(caller), Caller(caller.key, tenant="") if isinstance(caller, AccessError) else ANYONE))
+            else:
+                calls.append((together.get(i) or _decode(codec, requests[i]), caller))
+        return calls
+
+    def _codec(self, request: HttpRequest) -> AnyCodec:
+        for codec in self._recognised:
+            if codec.recognises(request):
+                return codec
+        return self._native
+
+    def _caller(self, request: HttpRequest) -> Caller | CellstateError:
+        if self._keys is None:
+            return ANYONE
+        try:
+            return self._keys.authenticate(request.headers, PREDICT)
         except AccessError as e:
-            return codec.failed(e), Caller(e.key, tenant="")
+            return e
         except Exception:
             log.exception("internal_error")
-            return codec.failed(InternalError("the service failed to decode this request; nothing was applied")), ANYONE
+            return InternalError(NOT_DECODED)
+
+
+def _decode(codec: AnyCodec, request: HttpRequest) -> Call:
+    try:
+        return codec.decode(request)
+    except Exception:
+        log.exception("internal_error")
+        return codec.failed(InternalError(NOT_DECODED))
 
 
 def _respond(call: Call, tasks: Sequence[Task]) -> HttpResponse:

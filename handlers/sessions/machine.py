@@ -4,11 +4,11 @@ Code, tests and docs/sessions.md read the same `TABLE`. A request that the table
 phase and the session, and changes nothing.
 """
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NoReturn
 
 import numpy as np
+from msgspec import Struct
 
 from handlers import errors
 from handlers.sessions.record import Record
@@ -116,8 +116,7 @@ OPERATIONS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class PhaseRules:
+class PhaseRules(Struct, frozen=True):
     """What the phase of a session depends on besides its record and the time."""
 
     model_digest: bytes
@@ -156,7 +155,7 @@ def operation(ref: SessionRef, request_hash: bytes, record: Record | None, phase
         return Operation.RESTART
     if record is None or phase in (Phase.ABSENT, Phase.EXPIRED):
         return Operation.START if ref.step == 0 or ref.id is None else Operation.NEXT if ref.step is None else Operation.WRONG_STEP
-    if _is_last_step(ref, request_hash, record):
+    if ref.step == record.last_step and _is_repeated(ref, request_hash, record):
         return Operation.REPEAT_STEP
     if ref.generation is not None and ref.generation != record.generation:
         return Operation.WRONG_STEP
@@ -165,10 +164,8 @@ def operation(ref: SessionRef, request_hash: bytes, record: Record | None, phase
     return Operation.START if ref.step == 0 else Operation.WRONG_STEP
 
 
-def _is_last_step(ref: SessionRef, request_hash: bytes, record: Record) -> bool:
-    if ref.step != record.last_step or request_hash != record.last_hash:
-        return False
-    return ref.generation is None or ref.generation == record.last_generation
+def _is_repeated(ref: SessionRef, request_hash: bytes, record: Record) -> bool:
+    return request_hash == record.last_hash and ref.generation in (None, record.last_generation)
 
 
 def _action(ref: SessionRef, request_hash: bytes, record: Record | None, phase: Phase) -> Operation:

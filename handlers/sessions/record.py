@@ -16,11 +16,12 @@ Format 1, which earlier releases wrote, is still read (`handlers/sessions/record
 
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 from xxhash import xxh3_64_digest
 
 from handlers.arrays import Array, Floats
@@ -28,6 +29,7 @@ from handlers.sessions import record_v1
 from handlers.sessions.state import MAX_POSITION, CorruptState, State
 
 MAGIC, FORMAT = b"CSRE", 2
+START = MAGIC + bytes([FORMAT])
 PREFIX = struct.Struct("<4sBB")  # magic, format, closed: the same in every format
 # … kept states, created, expires; last step, hash and generation; rewind hash, generation, model digest, S; lengths of version and answer;
 # kind, columns and rows of the recent inputs; length of the forecasts
@@ -36,13 +38,13 @@ POSITION = struct.Struct("<Q")
 LENGTH = struct.Struct("<H")
 FLOAT32 = np.dtype("<f4")
 KINDS: dict[int, np.dtype[Any]] = {0: FLOAT32, 1: np.dtype("<i8")}  # of the recent inputs: features, token ids
-CHECKSUM_BYTES = 8
+HEADER_BYTES, POSITION_BYTES, CHECKSUM_BYTES = HEADER.size, POSITION.size, 8
 MAX_COLUMNS = 2**16 - 1  # of the recent inputs
 NO_HASH = bytes(16)
+NO_INPUTS = 0, 0, 0, b""
 
 
-@dataclass(slots=True)
-class Record:
+class Record(Struct):
     """A session's state and position, what its last request was, and its answer; earlier states and recent inputs where configured.
 
     Records are replaced, never changed in place. Times are seconds since the epoch, hashes 16 bytes.
@@ -87,16 +89,17 @@ class Record:
 
     def encode(self) -> bytes:
         """Encode the record in format 2."""
-        kind, columns, rows, inputs = _pack_inputs(self.recent)
-        state, version, forecasts = self.state, self.version.encode(), _pack_forecasts((self.state, *self.history))
+        state, history, version = self.state, self.history, self.version.encode()
+        kind, columns, rows, inputs = NO_INPUTS if self.recent is None else _pack_inputs(self.recent)
+        forecasts = _pack_forecasts((state, *history)) if history or state.forecast else b""
         header = HEADER.pack(
-            MAGIC, FORMAT, self.closed, len(self.history), self.created_at, self.expires_at, self.last_step, self.last_hash,
+            MAGIC, FORMAT, self.closed, len(history), self.created_at, self.expires_at, self.last_step, self.last_hash,
             self.last_generation, self.rewind_hash, self.generation, state.digest, state.values.size, len(version),
             len(self.answer), kind, columns, rows, len(forecasts),
         )  # fmt: skip
-        parts: list[bytes | memoryview] = [header, version, self.answer]
-        for kept in (state, *self.history):
-            parts += POSITION.pack(kept.position), kept.values.data
+        parts: list[bytes | memoryview] = [header, version, self.answer, POSITION.pack(state.position), state.values.data]
+        for earlier in history:
+            parts += POSITION.pack(earlier.position), earlier.values.data
         parts += inputs, forecasts
         body = b"".join(parts)
         return body + xxh3_64_digest(body)
@@ -108,11 +111,11 @@ class Record:
         Raises:
             CorruptState: the bytes are damaged, or of a newer release.
         """
+        if data.startswith(START):
+            return _decode(data)
         if len(data) < PREFIX.size or not data.startswith(MAGIC):
             raise CorruptState("it does not begin as a record does")
         version = data[4]
-        if version == FORMAT:
-            return _decode(data)
         if version == record_v1.FORMAT:
             return _upgraded(record_v1.decode(data))
         raise CorruptState(f"record format {version}, this release reads {record_v1.FORMAT} and {FORMAT}")
@@ -128,7 +131,10 @@ def was_closed(data: bytes) -> bool:
 
 def pack_arrays(arrays: Mapping[str, Floats]) -> bytes:
     """Encode float32 arrays by name: name and shape of each, then its values."""
-    return b"".join([_array_head(name, array.shape) + array.tobytes() for name, array in arrays.items()])
+    packed = b""
+    for name, array in arrays.items():
+        packed += _array_head(name, array.shape) + array.tobytes()
+    return packed
 
 
 def unpack_arrays(data: bytes) -> dict[str, Floats]:
@@ -161,7 +167,7 @@ def _array_head(name: str, shape: tuple[int, ...]) -> bytes:
 
 def _decode(data: bytes) -> Record:
     end = len(data) - CHECKSUM_BYTES
-    if end < HEADER.size:
+    if end < HEADER_BYTES:
         raise CorruptState("shorter than its header")
     if xxh3_64_digest(data[:end]) != data[end:]:
         raise CorruptState("its checksum does not match")
@@ -169,20 +175,20 @@ def _decode(data: bytes) -> Record:
         _, _, closed, kept, created, expires, last_step, last_hash, last_generation, rewind_hash, generation, digest, size, version_length,
         answer_length, kind, columns, rows, forecasts_length,
     ) = HEADER.unpack_from(data)  # fmt: skip
-    answer_start = HEADER.size + version_length
+    answer_start, stride = HEADER_BYTES + version_length, POSITION_BYTES + 4 * size
     states_start = answer_start + answer_length
-    inputs_start = states_start + (kept + 1) * (POSITION.size + 4 * size)
+    inputs_start = states_start + (kept + 1) * stride
     forecasts_start = end - forecasts_length
-    if closed > 1 or kind not in KINDS or inputs_start + KINDS[kind].itemsize * rows * max(columns, 1) != forecasts_start:
+    inputs_bytes = KINDS[kind].itemsize * rows * max(columns, 1) if rows and kind in KINDS else 0
+    if closed > 1 or kind not in KINDS or inputs_start + inputs_bytes != forecasts_start:
         raise CorruptState("its parts do not fill its length")
     state = _state(data, states_start, size, digest)
-    stride = POSITION.size + 4 * size
     history = tuple([_state(data, states_start + i * stride, size, digest) for i in range(1, kept + 1)]) if kept else ()
     if forecasts_length:
         _unpack_forecasts((state, *history), data[forecasts_start:end])
-    recent = _unpack_inputs(data, inputs_start, kind, columns, rows)
+    recent = _unpack_inputs(data, inputs_start, kind, columns, rows) if rows else None
     try:
-        version = data[HEADER.size : answer_start].decode()
+        version = data[HEADER_BYTES:answer_start].decode()
     except UnicodeDecodeError as e:
         raise CorruptState("the version of its model is no text") from e
     return Record(
@@ -195,7 +201,7 @@ def _state(data: bytes, start: int, size: int, digest: bytes) -> State:
     (position,) = POSITION.unpack_from(data, start)
     if position > MAX_POSITION:
         raise CorruptState(f"position {position} is out of range")
-    return State(np.frombuffer(data, FLOAT32, size, start + POSITION.size), position, digest)
+    return State(np.frombuffer(data, FLOAT32, size, start + POSITION_BYTES), position, digest)
 
 
 def _pack_forecasts(states: Sequence[State]) -> bytes:
@@ -238,16 +244,12 @@ def _upgraded(old: record_v1.RecordV1) -> Record:
     )
 
 
-def _pack_inputs(recent: Array | None) -> tuple[int, int, int, bytes]:
+def _pack_inputs(recent: Array) -> tuple[int, int, int, bytes]:
     """Return kind, columns (0 for token ids), rows and bytes."""
-    if recent is None:
-        return 0, 0, 0, b""
     kind = 0 if recent.dtype.kind == "f" else 1
     return kind, recent.shape[1] if recent.ndim == 2 else 0, len(recent), recent.astype(KINDS[kind], copy=False).tobytes()
 
 
-def _unpack_inputs(data: bytes, start: int, kind: int, columns: int, rows: int) -> Array | None:
-    if not rows:
-        return None
+def _unpack_inputs(data: bytes, start: int, kind: int, columns: int, rows: int) -> Array:
     values: Array = np.frombuffer(data, KINDS[kind], rows * max(columns, 1), start)
     return values.reshape(rows, columns) if columns else values

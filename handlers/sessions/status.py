@@ -1,16 +1,16 @@
 """What a response says of a session: where it is, until when, and what became of the request."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
+from msgspec import Struct
+
 from handlers.sessions.record import Record
 
 
-@dataclass(slots=True)
-class SessionDescription:
+class SessionDescription(Struct):
     """What only `describe` tells. `last_step` is the position before the last step, `model_digest` belongs to the state's model."""
 
     created_at: float
@@ -20,8 +20,7 @@ class SessionDescription:
     time: str | None = None  # of the last step, where the stream has times
 
 
-@dataclass(slots=True)
-class SessionStatus:
+class SessionStatus(Struct):
     """Where a session is after a request. `expires_at` is seconds since the epoch."""
 
     id: str
@@ -46,11 +45,7 @@ def described(id: str, record: Record, scores: Mapping[str, Any] | None = None, 
     return found
 
 
+@lru_cache(maxsize=64)  # the sessions of a batch expire at the same time
 def timestamp(seconds: float) -> str:
     """Format a time as RFC 3339, UTC, in whole seconds."""
-    return _timestamp(int(seconds))
-
-
-@lru_cache(maxsize=64)  # a batch's sessions expire in the same second
-def _timestamp(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -21,6 +21,7 @@ from handlers.errors import StoreUnavailable
 from handlers.stores.base import HEAD, Change, Entry, Swept, Usage
 
 HEADER = struct.Struct("<Qd")  # version, purge_at; the value follows
+HEADER_BYTES = HEADER.size
 PAGE = 1_000  # entries of one read while scanning
 READERS = 512  # threads and processes that may read at once; a slot costs 64 bytes
 PROBE = b"\0probe"
@@ -78,9 +79,8 @@ class EmbeddedStore:
         return self._guard(lambda: self._get_many(keys))
 
     def _get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
-        with self._env.begin() as transaction:
-            values = [transaction.get(key) for key in keys]
-        return [None if value is None else _decode(value) for value in values]
+        with self._env.begin(buffers=True) as transaction:
+            return [None if value is None else _decode(value) for value in map(transaction.get, keys)]
 
     def commit_many(self, changes: Sequence[Change]) -> list[bool]:
         return self._guard(lambda: self._commit_many(changes)) if changes else []
@@ -118,6 +118,17 @@ class EmbeddedStore:
         capacity = min(self._env.info()["map_size"], on_disk + self._free_bytes(self._folder))
         return Usage(stat["entries"], pages * stat["psize"], capacity)
 
+    def count(self, prefix: bytes, limit: int) -> int:
+        return self._guard(lambda: self._count(prefix, limit))
+
+    def _count(self, prefix: bytes, limit: int) -> int:
+        """Walk the neighbouring keys: a third of a microsecond each, their values are not read."""
+        with self._env.begin(buffers=True) as transaction, transaction.cursor() as cursor:
+            if not cursor.set_range(prefix):
+                return 0
+            keys = itertools.islice(cursor.iternext(keys=True, values=False), limit)
+            return sum(1 for _ in itertools.takewhile(lambda key: key[: len(prefix)] == prefix, keys))
+
     def _headers(self, after: bytes, limit: int) -> Iterator[tuple[bytes, int, float]]:
         """Yield key, version and purge time of up to `limit` entries after the key `after`, without copying their values."""
         with self._env.begin(buffers=True) as transaction, transaction.cursor() as cursor:
@@ -154,10 +165,10 @@ class EmbeddedStore:
 
     def _page(self, prefix: bytes, first: bytes) -> list[tuple[bytes, Entry]]:
         """Return up to `PAGE` entries whose keys begin with `prefix`, from the key `first` on."""
-        with self._env.begin() as transaction, transaction.cursor() as cursor:
+        with self._env.begin(buffers=True) as transaction, transaction.cursor() as cursor:
             if not (cursor.set_range(first) if first else cursor.first()):
                 return []
-            found = itertools.islice(cursor.iternext(), PAGE)
+            found = ((bytes(key), value) for key, value in itertools.islice(cursor.iternext(), PAGE))
             return [(key, _decode(value)) for key, value in itertools.takewhile(lambda item: item[0].startswith(prefix), found)]
 
     def check(self) -> list[str]:
@@ -172,10 +183,10 @@ class EmbeddedStore:
 
 
 def _commit(transaction: lmdb.Transaction, change: Change) -> bool:
-    if _version(transaction.get(change.key)) != change.expected:
+    key, entry = change.key, change.entry
+    if _version(transaction.get(key)) != change.expected:
         return False
-    entry = change.entry
-    return bool(transaction.put(change.key, HEADER.pack(entry.version, entry.purge_at) + entry.value))
+    return bool(transaction.put(key, HEADER.pack(entry.version, entry.purge_at) + entry.value))
 
 
 def _version(value: Any) -> int | None:
@@ -184,8 +195,10 @@ def _version(value: Any) -> int | None:
 
 def _head(value: Any) -> tuple[int, float]:
     """Unpack version and purge time. Foreign bytes get version 0, which no commit expects, and a purge time that never comes."""
-    return HEADER.unpack_from(value) if len(value) >= HEADER.size else (0, math.inf)
+    return HEADER.unpack_from(value) if len(value) >= HEADER_BYTES else (0, math.inf)
 
 
-def _decode(value: bytes) -> Entry:
-    return Entry(*_head(value), value[HEADER.size :])
+def _decode(value: memoryview) -> Entry:
+    """Copy an entry out of the file's pages, which are as they are only within the transaction."""
+    version, purge_at = _head(value)
+    return Entry(version, purge_at, bytes(value[HEADER_BYTES:]))

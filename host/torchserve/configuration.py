@@ -45,7 +45,7 @@ class Addresses:
             )
 
 
-APPENDERS = {"text": ("TEXT", "TEXT"), "json": ("WORKERS-JSON", "TORCHSERVE-JSON")}  # config/log4j2.xml: of workers, of TorchServe
+APPENDERS = {"text": {"other": "TEXT"}, "json": {"json": "WORKERS-JSON", "other": "OTHER-JSON"}}  # config/log4j2.xml
 
 
 def command(folder: Path, store: Path, archives: Sequence[Archive], console: str = "") -> list[str]:
@@ -62,7 +62,7 @@ def command(folder: Path, store: Path, archives: Sequence[Archive], console: str
         f"-XX:ErrorFile={folder / 'java_error.log'}",
         "-Dio.grpc.netty.shaded.io.netty.handler.ssl.noOpenSsl=true",  # Java's own TLS takes config/no-grpc.pem, OpenSSL's does not start
         *_java_options(),
-        *(f"-Dcellstate.{who}={name}" for who, name in zip(("workers", "torchserve"), APPENDERS.get(console, ()), strict=False)),
+        *(f"-Dcellstate.{lines}={appender}" for lines, appender in APPENDERS.get(console, {}).items()),
     ]
     classes = ["-cp", f"{TORCHSERVE_HOME / 'ts' / 'frontend' / '*'}", "org.pytorch.serve.ModelServer"]
     models = [f"{archive.name}={archive.path.name}" for archive in archives]

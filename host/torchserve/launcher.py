@@ -67,12 +67,15 @@ class TorchServe:
     _metrics: MetricsServer | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
-        self._deployed = Deployed.read(self.folder)
-        self.archives = self._deployed.served(find(self.store, self.skipped, with_keys=self.authenticate))
+        self._read_store()
         self._models, self._models_seen = ModelFolder(self.folder / "models", self.model_options), 0
         self._host_key = generate(Caller("host"), 0.0)[0]
         self.management = Management(self.management_socket, self.headers())
         self._lock = DrainLock("")
+
+    def _read_store(self) -> None:
+        self._deployed = Deployed.read(self.folder)
+        self.archives = self._deployed.served(find(self.store, self.skipped, with_keys=self.authenticate))
 
     @property
     def _addresses(self) -> Addresses:
@@ -171,6 +174,8 @@ class TorchServe:
             self.ports.refuse_taken()
             self._prepare_folder()
             self._metrics = self._serve_metrics()
+            if self._models_seen:  # this is not the first launch
+                self._read_store()
             self.archives, self._models_seen = self._models.fill(self.archives), self._models.changed_at
             self.process = self._run(lock)
             self._description(self.process.pid).write(self.folder)

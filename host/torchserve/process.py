@@ -10,19 +10,24 @@ from pathlib import Path
 from host.folder import private_file
 
 PRIVATE = 0o077  # umask of the server: its files are its user's alone
+STDOUT = 1  # the descriptor
 TERMINATION = 10.0  # seconds that Java may take to end after SIGTERM
 
 
 def start(folder: Path, command: Sequence[str], environment: Mapping[str, str], lock: int, to_stdout: bool) -> subprocess.Popen[bytes]:
-    """Start Java in `folder`, where it keeps the descriptor `lock` open. It prints to this process's standard output, or to console.log."""
+    """Start Java in `folder`, where it keeps the descriptor `lock` open.
+
+    What Java prints goes to console.log. With `to_stdout` its standard error, to which config/log4j2.xml writes the log, is this process's
+    standard output.
+    """
     with open(private_file(folder / "console.log"), "ab") as console:
         return subprocess.Popen(
             command,
             cwd=folder,
             env=dict(environment),
             stdin=subprocess.DEVNULL,
-            stdout=None if to_stdout else console,
-            stderr=None if to_stdout else console,
+            stdout=console,
+            stderr=STDOUT if to_stdout else console,
             start_new_session=True,
             pass_fds=[lock],
             umask=PRIVATE,

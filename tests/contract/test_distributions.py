@@ -282,3 +282,23 @@ def test_parameters_that_are_none_are_refused_and_nothing_is_applied(normal, mon
     assert (status, code) == (422, "non_finite_result")
     assert "distribution" in error["message"]
     assert answer(service, step("a", 0, X))["session"]["step"] == 5
+
+
+@pytest.mark.parametrize("binary", [False, True], ids=["json", "binary"])
+def test_the_open_inference_protocol_has_the_same_paths_and_parameters(service, binary):
+    native = answer(service, sampled(paths=30, **{"return": ["prediction", "parameters", "samples"]}))
+    outputs = ["y", "forecast", "parameters", "samples", "lower", "upper"]
+    more = {"outputs": outputs, "horizon": HORIZON, "levels": "80,95", "paths": 30}
+    found = infer(service, binary, inputs={"x": X[None]}, sequence_id="a", step=0, **more)
+    assert found.parameters["replayed"] is True
+    for name in ("parameters", "samples", "forecast"):
+        assert (found.outputs[name][0] == np.array(native[name], np.float32)).all(), name
+    for side in ("lower", "upper"):
+        assert (found.outputs[side][0, 1] == np.array(native["intervals"]["95"][side], np.float32)).all()
+    alone = infer(service, binary, inputs={"x": X[None]}, outputs=["samples"], horizon=HORIZON, paths=7)
+    assert alone.outputs["samples"].shape == (1, 7, HORIZON, 1)
+
+
+def test_a_model_of_points_has_no_such_tensors(two):
+    found = infer(make_service(two), inputs={"x": two.sequence(2)[None]}, outputs=["samples"], horizon=1)
+    assert (found.status, found.error[:32]) == (422, "invalid_input: outputs: expected")

@@ -5,10 +5,10 @@ import subprocess
 import sys
 import time
 from contextlib import closing
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from handlers.engine.factory import open_store
 from handlers.sessions.record import Record

@@ -16,10 +16,10 @@ PROGRAM = ROOT / ".clients" / "bin" / "schemathesis"
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(not PROGRAM.exists(), reason="no .clients: `make test` makes it")]
 
 
-def test_every_answer_is_one_that_the_description_promises(served: TorchServe, tmp_path: Path) -> None:
+def test_every_answer_is_one_that_the_description_promises(served: TorchServe) -> None:
     before = served.worker_pids("one")
     options = ["--url", served.url, "-H", f"Authorization: Bearer {served.first_key.read_text().strip()}", "--no-color"]
-    bounds = ["--max-examples", "20", "--seed", "1", "--phases", "examples,coverage,fuzzing"]
+    bounds = ["--max-examples", "50", "--phases", "examples,fuzzing"]
     done = subprocess.run(
         [
             str(PROGRAM),
@@ -32,7 +32,7 @@ def test_every_answer_is_one_that_the_description_promises(served: TorchServe, t
         ],
         capture_output=True,
         text=True,
-        cwd=tmp_path,
+        cwd=ROOT,
         env=os.environ | {"MODEL": "one"},
         timeout=300,
     )

@@ -41,7 +41,13 @@ def test_a_model_has_its_tensors_with_their_shapes():
     assert (outputs["y"], outputs["output"], outputs["h_n"]) == (("FP32", [-1, 1]), ("FP32", [-1, -1, 5]), ("FP32", [2, -1, 5]))
 
 
-FULL = replace(LSTM, frequency="1h", calendar={"derived": {"hour": {"of": "hour"}}}, intervals={"levels": [50, 80, 90, 95]})
+FULL = replace(
+    LSTM,
+    frequency="1h",
+    calendar={"derived": {"hour": {"of": "hour"}}},
+    intervals={"levels": [50, 80, 90, 95]},
+    distribution=({"prediction": "volume"},),
+)
 
 
 @pytest.mark.parametrize("tensors", [{}, {"x": "INPUT", "y": "OUTPUT"}])

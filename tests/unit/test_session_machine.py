@@ -1,10 +1,10 @@
 """The session table: total, and walked cell by cell; docs/sessions.md prints it (test_docs)."""
 
 import itertools
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from handlers.errors import SessionError
 from handlers.sessions import machine

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from handlers.arrays import Array, Floats
-from handlers.engine.request import ALL_OUTPUTS, OPAQUE, SAMPLES, Request
+from handlers.engine.request import OPAQUE, SAMPLES, Request
 from handlers.errors import CellstateError, InvalidInput
 from handlers.forecasting.observations import Times
 from handlers.protocols import validation
@@ -27,9 +27,9 @@ from handlers.settings import Settings
 from handlers.signature import Signature
 
 X, Y, FUTURE, FORECAST = "x", "y", "future", "forecast"
-LEVELS, LOWER, UPPER, TIMES = "levels", "lower", "upper", "times"
+LEVELS, PATHS, LOWER, UPPER, TIMES = "levels", "paths", "lower", "upper", "times"
 IGNORED = ("priority", "timeout")  # how Triton's scheduler is told; there is one queue here
-PARAMETERS = ("sequence_id", "sequence_start", "sequence_end", STEP, GENERATION, "horizon", LEVELS, "paths", "commit", *IGNORED)
+PARAMETERS = ("sequence_id", "sequence_start", "sequence_end", STEP, GENERATION, "horizon", LEVELS, PATHS, "commit", *IGNORED)
 PERCENTAGES = re.compile(r"\d{1,9}( *, *\d{1,9})*")
 
 
@@ -54,8 +54,7 @@ class Decoder:
         object.__setattr__(self, "x", x)
         object.__setattr__(self, "y", y)
         object.__setattr__(self, "inputs", (x, *(entry.input for entry in state), OPAQUE, TIME, FUTURE, SESSION, STEP, GENERATION))
-        own = (ALL_OUTPUTS, SAMPLES) if self.signature.distribution else ()
-        object.__setattr__(self, "outputs", (y, *own, "output", *(entry.output for entry in state), OPAQUE, FORECAST, LOWER, UPPER, TIMES))
+        object.__setattr__(self, "outputs", (y, *self.rules.returns[1:], FORECAST, LOWER, UPPER, TIMES))
 
     def requests(self, infer: InferRequest) -> Sequence[Request | CellstateError]:
         """Decode the rows of one body.
@@ -69,9 +68,8 @@ class Decoder:
         rows = Rows(infer, len(x))
         horizon = self._horizon(infer)
         levels = self._levels(infer, horizon)
-        asked = validation.integer(infer.parameters, "paths", "parameters.paths") if "paths" in infer.parameters else None
         returns = self._returns(infer.outputs, horizon, levels)
-        paths = self.rules.paths(asked, bool(levels) or SAMPLES in returns, horizon)
+        paths = self._paths(infer, bool(levels) or SAMPLES in returns, horizon)
         times = self._times(infer, x)
         states, future, session = self._states(rows), self._future(rows, horizon), sessions(rows)
         commit, close = rows.flag("commit", True), rows.flag("sequence_end")
@@ -160,6 +158,11 @@ class Decoder:
         levels = tuple(int(level) for level in text.split(","))
         self.rules.check_levels(levels, horizon)
         return levels
+
+    def _paths(self, infer: InferRequest, is_sampled: bool, horizon: int) -> int:
+        """Along how many paths the forecast is sampled."""
+        asked = validation.integer(infer.parameters, PATHS, "parameters.paths") if PATHS in infer.parameters else None
+        return self.rules.paths(asked, is_sampled, horizon)
 
     def _future(self, rows: "Rows", horizon: int) -> Callable[[int], Floats | None]:
         """The inputs known in advance of each row, `[horizon, K]` float32."""

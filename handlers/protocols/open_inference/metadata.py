@@ -22,8 +22,7 @@ def server_metadata(version: str) -> dict[str, Any]:
 
 def model_metadata(signature: Signature, versions: Sequence[str], backend: str) -> dict[str, Any]:
     """The answer to `GET /v2/models/{model}`: the tensors that a request may hold and ask for; only `x` is required."""
-    y = _y(signature, signature.tensors.get(Y, Y), len(signature.predictions))
-    inputs, outputs = [_x(signature)], [y, _tensor("output", FP32, ANY, ANY, signature.output_size)]
+    inputs, outputs = [_x(signature)], [_y(signature), _tensor("output", FP32, ANY, ANY, signature.output_size)]
     outputs += [_tensor(entry.output, FP32, entry.rows, ANY, entry.size) for entry in signature.state]
     if signature.streaming:
         inputs += [_tensor(entry.input, FP32, entry.rows, ANY, entry.size) for entry in signature.state]
@@ -39,7 +38,7 @@ def model_metadata(signature: Signature, versions: Sequence[str], backend: str) 
         if signature.distribution:
             outputs.append(_tensor(SAMPLES, FP32, ANY, ANY, ANY, len(signature.predictions)))
     if signature.distribution:
-        outputs.append(_y(signature, ALL_OUTPUTS, len(signature.outputs)))
+        outputs.append(_tensor(ALL_OUTPUTS, FP32, ANY, *_steps(signature), len(signature.outputs)))
     if signature.calendar:
         inputs.append(_tensor(TIME, BYTES, ANY, ANY))
         outputs.append(_tensor(TIMES, BYTES, ANY, ANY))
@@ -51,9 +50,13 @@ def _x(signature: Signature) -> dict[str, Any]:
     return _tensor(name, INT64, ANY, ANY) if signature.tokens else _tensor(name, FP32, ANY, ANY, len(signature.features))
 
 
-def _y(signature: Signature, name: str, columns: int) -> dict[str, Any]:
-    steps = (ANY,) if signature.output_mode == "step" else ()
-    return _tensor(name, FP32, ANY, *steps, columns)
+def _y(signature: Signature) -> dict[str, Any]:
+    return _tensor(signature.tensors.get(Y, Y), FP32, ANY, *_steps(signature), len(signature.predictions))
+
+
+def _steps(signature: Signature) -> tuple[int, ...]:
+    """The axis of time steps, where the model predicts at every step."""
+    return (ANY,) if signature.output_mode == "step" else ()
 
 
 def _tensor(name: str, datatype: str, *shape: int) -> dict[str, Any]:
