@@ -1,5 +1,6 @@
 """`python -m host.sessions http://… warm`: many series become sessions, each row exactly once, whatever was sent or lost before."""
 
+import sys
 from dataclasses import replace
 from threading import Lock
 
@@ -7,10 +8,12 @@ import httpx
 import numpy as np
 import pytest
 
+import host
 from cellstate import RetryPolicy
 from handlers.forecasting.memory import decode
 from handlers.sessions.record import Record
 from handlers.stores.memory import MemoryStore
+from host import sessions
 from host.bulk import command, streams
 from host.bulk.jobs import Server
 from host.bulk.series import SeriesError, read
@@ -250,3 +253,23 @@ def test_files_that_cannot_be_read(hourly, tmp_path, capsys):
     (tmp_path / "plain.csv").write_text("load\n1\n")
     assert Deployment(hourly).run("warm", tmp_path / "plain.csv", "--since", "2018-09-29") == 2
     assert "no column time" in capsys.readouterr().err
+
+
+class TestTheCommandLine:
+    def test_the_url_of_a_server_has_its_own_verbs(self, capsys):
+        with pytest.raises(SystemExit) as ended:
+            sessions.main(["http://127.0.0.1:1", "--help"])
+        assert ended.value.code == 0
+        assert "warm" in capsys.readouterr().out
+
+    def test_the_url_of_a_store_has_those_of_a_store(self, capsys):
+        assert sessions.main(["memory://", "stats"]) == 2
+        assert "lives inside its worker" in capsys.readouterr().err
+
+    def test_without_the_client_it_says_what_to_install(self, monkeypatch, capsys):
+        for name in [name for name in sys.modules if name.startswith(("host.bulk", "cellstate."))]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.delattr(host, "bulk")
+        monkeypatch.setitem(sys.modules, "cellstate", None)
+        assert sessions.main(["http://127.0.0.1:1", "warm", "a.csv", "--model", "m"]) == 2
+        assert "pip install ./client" in capsys.readouterr().err
