@@ -97,7 +97,7 @@ def peer(known: Peer, folder: Path, environment: Mapping[str, str]) -> Iterator[
     folder.mkdir()
     port, programs = free_port(), ENVIRONMENTS / known.name.lower() / "bin"
     host = Host(known.name, f"http://127.0.0.1:{port}{known.path}", sessions=False, form=known.form, prediction=known.prediction)
-    with started(host, known.command(programs, port, folder), environment):
+    with started(host, known.command(programs, port, folder), {**environment, "BENTOML_DO_NOT_TRACK": "true"}):
         yield host
 
 
