@@ -120,8 +120,8 @@ class FinishedRuns:
             pack_arrays(recorded),
             version,
             generation=old.generation if old else run.generation,
-            history=_history(run, batch.context.settings.keep_versions, state.digest),
         )
+        _keep_earlier(record, run, batch.context.settings.keep_versions)
         record.recent = _recent(run, batch.context.settings.rewarm_steps, record)
         if task.request.close:
             record = record.tombstone(batch.now)
@@ -170,12 +170,14 @@ def _unmoved(id: str, record: Record, old: Record | None) -> SessionStatus:
     return SessionStatus(id, 0, record.expires_at)
 
 
-def _history(run: ModelRun, keep: int, digest: bytes) -> tuple[State, ...]:
-    """The states to keep behind the new one. States of another model cannot be rewound to."""
+def _keep_earlier(record: Record, run: ModelRun, keep: int) -> None:
+    """Keep the state before the run and earlier ones, `keep` in all. States of another model cannot be rewound to."""
     if not keep or run.rewarmed:
-        return ()
-    before = run.record.state if run.record else State(run.state, 0, digest)
-    return (before, *(run.record.history if run.record else ()))[:keep]
+        return
+    old = run.record
+    before = old.state if old else State(run.state, 0, record.state.digest)
+    record.kept = (before.position, *(old.kept if old else ()))[:keep]
+    record.unstored = (before, *(old.unstored if old else ()))[:keep]
 
 
 def _recent(run: ModelRun, keep: int, record: Record) -> Array | None:
@@ -186,5 +188,5 @@ def _recent(run: ModelRun, keep: int, record: Record) -> Array | None:
     if not keep:
         return None
     earlier = [run.record.recent] if run.record and run.record.recent is not None and not run.rewarmed else []
-    oldest = record.history[-1].position if record.history else record.state.position
+    oldest = record.kept[-1] if record.kept else record.state.position
     return np.concatenate([*earlier, run.inputs])[-(keep + record.state.position - oldest) :]

@@ -3,12 +3,13 @@
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from handlers.errors import SessionUnreadable
+from handlers.errors import Overloaded, SessionUnreadable
+from handlers.sessions.kept import pack_kept, unpack_kept
 from handlers.sessions.machine import Phase, PhaseRules
 from handlers.sessions.record import Record
-from handlers.sessions.state import CorruptState
+from handlers.sessions.state import CorruptState, State
 from handlers.sessions.tenancy import session_id
-from handlers.stores.base import Change, Entry, Store
+from handlers.stores.base import Change, Entry, Parts, Store
 
 VERSION_STEPS = 1_024  # versions rise by a random step up to this
 
@@ -22,6 +23,7 @@ class LoadedSession:
     key: bytes  # in the store
     version: int | None = None
     record: Record | None = None
+    stored: Collection[int] = ()  # positions of the earlier states that the store has apart from the record
     problem: str = ""  # why the stored bytes cannot be decoded
     copied_from: str | None = None  # the session whose uncommitted record this one was copied from
 
@@ -37,9 +39,13 @@ class LoadedSession:
             SessionUnreadable: the stored bytes are corrupt or of a newer release. They are left as they are.
         """
         if self.problem:
-            id = session_id(self.name)
-            raise SessionUnreadable(f"session {id}: its record cannot be read ({self.problem}); it was left as it is", session=id)
+            raise self.unreadable(self.problem)
         return self
+
+    def unreadable(self, problem: object) -> SessionUnreadable:
+        """Return the error that says what is wrong with the stored bytes."""
+        id = session_id(self.name)
+        return SessionUnreadable(f"session {id}: its record cannot be read ({problem}); it was left as it is", session=id)
 
 
 class UnitOfWork:
@@ -65,11 +71,43 @@ class UnitOfWork:
                 session.version = entry.version
                 try:
                     session.record = Record.decode(entry.value)
+                    session.stored = session.record.stored
                 except CorruptState as e:
                     session.problem = str(e)
 
     def __getitem__(self, name: str) -> LoadedSession:
         return self._sessions[name].readable()
+
+    def state_at(self, name: str, position: int) -> State | None:
+        """Return the current or an earlier state of a session at `position`, if it is kept.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+            Overloaded: another worker changes the session at this moment.
+            SessionUnreadable: the stored bytes of the state are corrupt or not there.
+        """
+        session = self[name]
+        record = session.record
+        assert record is not None  # the table lets only sessions that are there be rewound
+        at_hand = [state for state in (record.state, *record.unstored) if state.position == position]
+        if at_hand or position not in record.kept:
+            return at_hand[0] if at_hand else None
+        return self._read_kept(session, record.state.digest, position)
+
+    def _read_kept(self, session: LoadedSession, digest: bytes, position: int) -> State:
+        [part] = self._store.get_parts(session.key, [position])
+        try:
+            if part is None:
+                raise CorruptState(f"the earlier state at {position} is missing")
+            state = unpack_kept(part)
+            if (state.position, state.digest) != (position, digest):
+                raise CorruptState(f"the earlier state at {position} is another one")
+        except CorruptState as e:
+            [entry] = self._store.get_many([session.key])
+            if entry is None or entry.version != session.version:
+                raise Overloaded("the session is being changed by another request; nothing was applied: try again") from e
+            raise session.unreadable(e) from e
+        return state
 
     def put(self, name: str, record: Record, source: str | None = None) -> None:
         """Change a session in memory; later requests of the attempt see the change. `source` is the session it was copied from."""
@@ -115,4 +153,11 @@ class UnitOfWork:
         # Bump by a random amount: after a failover that lost writes, a plain counter could reuse a version for other contents, and
         # compare-and-set would wrongly succeed.
         version = self._random if session.version is None else session.version + 1 + self._random % VERSION_STEPS
-        return Change(session.key, session.version, Entry(version, record.expires_at + self.rules.tombstone_ttl, record.encode()))
+        entry = Entry(version, record.expires_at + self.rules.tombstone_ttl, record.encode())
+        parts = changed_parts(record, session.stored) if record.kept or session.stored else None
+        return Change(session.key, session.version, entry, parts)
+
+
+def changed_parts(record: Record, stored: Collection[int]) -> Parts:
+    """Return what changes among the earlier states of a session, of which the store has those at the positions `stored`."""
+    return Parts([(state.position, pack_kept(state)) for state in record.unstored], sorted(set(stored).difference(record.kept)))
