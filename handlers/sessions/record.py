@@ -19,11 +19,12 @@ earlier states is the same in formats 2 and 3, and is written as format 2.
 
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 from xxhash import xxh3_64_digest
 
 from handlers.arrays import Array, Floats
@@ -32,6 +33,7 @@ from handlers.sessions.state import MAX_POSITION, CorruptState, State
 
 MAGIC, FORMAT = b"CSRE", 3
 INLINE = 2  # the format whose earlier states are within the record
+START, START_KEPT = MAGIC + bytes([INLINE]), MAGIC + bytes([FORMAT])
 PREFIX = struct.Struct("<4sBB")  # magic, format, closed: the same in every format
 # … kept states, created, expires; last step, hash and generation; rewind hash, generation, model digest, S; lengths of version and answer;
 # kind, columns and rows of the recent inputs; length of the forecasts
@@ -40,13 +42,13 @@ POSITION = struct.Struct("<Q")
 LENGTH = struct.Struct("<H")
 FLOAT32 = np.dtype("<f4")
 KINDS: dict[int, np.dtype[Any]] = {0: FLOAT32, 1: np.dtype("<i8")}  # of the recent inputs: features, token ids
-CHECKSUM_BYTES = 8
+HEADER_BYTES, POSITION_BYTES, CHECKSUM_BYTES = HEADER.size, POSITION.size, 8
 MAX_COLUMNS = 2**16 - 1  # of the recent inputs
 NO_HASH = bytes(16)
+NO_INPUTS = 0, 0, 0, b""
 
 
-@dataclass(slots=True)
-class Record:
+class Record(Struct):
     """A session's state and position, what its last request was, and its answer; earlier states and recent inputs where configured.
 
     Records are replaced, never changed in place. Times are seconds since the epoch, hashes 16 bytes.
@@ -95,8 +97,8 @@ class Record:
 
     def encode(self) -> bytes:
         """Encode the record, without the earlier states."""
-        kind, columns, rows, inputs = _pack_inputs(self.recent)
-        state, version, kept = self.state, self.version.encode(), self.kept
+        state, kept, version = self.state, self.kept, self.version.encode()
+        kind, columns, rows, inputs = NO_INPUTS if self.recent is None else _pack_inputs(self.recent)
         forecast = LENGTH.pack(len(state.forecast)) + state.forecast if state.forecast else b""
         header = HEADER.pack(
             MAGIC, FORMAT if kept else INLINE, self.closed, len(kept), self.created_at, self.expires_at, self.last_step, self.last_hash,
@@ -114,11 +116,11 @@ class Record:
         Raises:
             CorruptState: the bytes are damaged, or of a newer release.
         """
+        if data.startswith((START, START_KEPT)):
+            return _decode(data)
         if len(data) < PREFIX.size or not data.startswith(MAGIC):
             raise CorruptState("it does not begin as a record does")
         version = data[4]
-        if version in (INLINE, FORMAT):
-            return _decode(data)
         if version == record_v1.FORMAT:
             return _upgraded(record_v1.decode(data))
         raise CorruptState(f"record format {version}, this release reads {record_v1.FORMAT} to {FORMAT}")
@@ -134,7 +136,10 @@ def was_closed(data: bytes) -> bool:
 
 def pack_arrays(arrays: Mapping[str, Floats]) -> bytes:
     """Encode float32 arrays by name: name and shape of each, then its values."""
-    return b"".join([_array_head(name, array.shape) + array.tobytes() for name, array in arrays.items()])
+    packed = b""
+    for name, array in arrays.items():
+        packed += _array_head(name, array.shape) + array.tobytes()
+    return packed
 
 
 def unpack_arrays(data: bytes) -> dict[str, Floats]:
@@ -167,7 +172,7 @@ def _array_head(name: str, shape: tuple[int, ...]) -> bytes:
 
 def _decode(data: bytes) -> Record:
     end = len(data) - CHECKSUM_BYTES
-    if end < HEADER.size:
+    if end < HEADER_BYTES:
         raise CorruptState("shorter than its header")
     if xxh3_64_digest(data[:end]) != data[end:]:
         raise CorruptState("its checksum does not match")
@@ -175,25 +180,27 @@ def _decode(data: bytes) -> Record:
         _, version, closed, count, created, expires, last_step, last_hash, last_generation, rewind_hash, generation, digest, size,
         version_length, answer_length, kind, columns, rows, forecasts_length,
     ) = HEADER.unpack_from(data)  # fmt: skip
-    answer_start = HEADER.size + version_length
+    answer_start, stride = HEADER_BYTES + version_length, POSITION_BYTES + 4 * size
     states_start = answer_start + answer_length
-    stride = POSITION.size + 4 * size if version == INLINE else POSITION.size
-    earlier_start = states_start + POSITION.size + 4 * size
-    inputs_start = earlier_start + count * stride
+    earlier_start = states_start + stride
+    inputs_start = earlier_start + count * (stride if version == INLINE else POSITION_BYTES)
     forecasts_start = end - forecasts_length
-    if closed > 1 or kind not in KINDS or inputs_start + KINDS[kind].itemsize * rows * max(columns, 1) != forecasts_start:
+    inputs_bytes = KINDS[kind].itemsize * rows * max(columns, 1) if rows and kind in KINDS else 0
+    if closed > 1 or kind not in KINDS or inputs_start + inputs_bytes != forecasts_start:
         raise CorruptState("its parts do not fill its length")
     state = _state(data, states_start, size, digest)
-    kept: tuple[int, ...] = struct.unpack_from(f"<{count}Q", data, earlier_start) if count and version != INLINE else ()
+    kept: tuple[int, ...] = ()
     unstored: tuple[State, ...] = ()
     if count and version == INLINE:
-        unstored = tuple([_state(data, start, size, digest) for start in range(earlier_start, inputs_start, stride)])
+        unstored = _inline(data, earlier_start, count, size, digest)
         kept = tuple([earlier.position for earlier in unstored])
+    elif count:
+        kept = struct.unpack_from(f"<{count}Q", data, earlier_start)
     if forecasts_length:
         _unpack_forecasts((state, *unstored), data[forecasts_start:end])
-    recent = _unpack_inputs(data, inputs_start, kind, columns, rows)
+    recent = _unpack_inputs(data, inputs_start, kind, columns, rows) if rows else None
     try:
-        model_version = data[HEADER.size : answer_start].decode()
+        model_version = data[HEADER_BYTES:answer_start].decode()
     except UnicodeDecodeError as e:
         raise CorruptState("the version of its model is no text") from e
     return Record(
@@ -202,11 +209,16 @@ def _decode(data: bytes) -> Record:
     )  # fmt: skip
 
 
+def _inline(data: bytes, start: int, count: int, size: int, digest: bytes) -> tuple[State, ...]:
+    """Return the earlier states of a record that has them within itself."""
+    return tuple([_state(data, start + i * (POSITION_BYTES + 4 * size), size, digest) for i in range(count)])
+
+
 def _state(data: bytes, start: int, size: int, digest: bytes) -> State:
     (position,) = POSITION.unpack_from(data, start)
     if position > MAX_POSITION:
         raise CorruptState(f"position {position} is out of range")
-    return State(np.frombuffer(data, FLOAT32, size, start + POSITION.size), position, digest)
+    return State(np.frombuffer(data, FLOAT32, size, start + POSITION_BYTES), position, digest)
 
 
 def _unpack_forecasts(states: Sequence[State], data: bytes) -> None:
@@ -243,16 +255,12 @@ def _upgraded(old: record_v1.RecordV1) -> Record:
     )
 
 
-def _pack_inputs(recent: Array | None) -> tuple[int, int, int, bytes]:
+def _pack_inputs(recent: Array) -> tuple[int, int, int, bytes]:
     """Return kind, columns (0 for token ids), rows and bytes."""
-    if recent is None:
-        return 0, 0, 0, b""
     kind = 0 if recent.dtype.kind == "f" else 1
     return kind, recent.shape[1] if recent.ndim == 2 else 0, len(recent), recent.astype(KINDS[kind], copy=False).tobytes()
 
 
-def _unpack_inputs(data: bytes, start: int, kind: int, columns: int, rows: int) -> Array | None:
-    if not rows:
-        return None
+def _unpack_inputs(data: bytes, start: int, kind: int, columns: int, rows: int) -> Array:
     values: Array = np.frombuffer(data, KINDS[kind], rows * max(columns, 1), start)
     return values.reshape(rows, columns) if columns else values

@@ -21,6 +21,7 @@ from handlers.errors import StoreUnavailable
 from handlers.stores.base import HEAD, Change, Entry, Parts, Swept, Usage
 
 HEADER = struct.Struct("<Qd")  # version, purge_at; the value follows
+HEADER_BYTES = HEADER.size
 PARTS = b"\1parts"  # the database of the parts, and its key among the entries, where LMDB lists its databases
 NUMBER = struct.Struct(">Q")  # of a part; its key is that of its entry, a zero byte and this, so that the parts of an entry are neighbours
 PAGE = 1_000  # entries of one read while scanning
@@ -83,9 +84,8 @@ class EmbeddedStore:
         return self._guard(lambda: self._get_many(keys))
 
     def _get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
-        with self._env.begin() as transaction:
-            values = [transaction.get(key) for key in keys]
-        return [None if value is None else _decode(value) for value in values]
+        with self._env.begin(buffers=True) as transaction:
+            return [None if value is None else _decode(value) for value in map(transaction.get, keys)]
 
     def get_parts(self, key: bytes, numbers: Sequence[int]) -> list[bytes | None]:
         return self._guard(lambda: self._get_parts(key, numbers))
@@ -156,6 +156,17 @@ class EmbeddedStore:
         capacity = min(self._env.info()["map_size"], on_disk + self._free_bytes(self._folder))
         return Usage(stat["entries"] - has_parts, pages * stat["psize"], capacity)
 
+    def count(self, prefix: bytes, limit: int) -> int:
+        return self._guard(lambda: self._count(prefix, limit))
+
+    def _count(self, prefix: bytes, limit: int) -> int:
+        """Walk the neighbouring keys: a third of a microsecond each, their values are not read."""
+        with self._env.begin(buffers=True) as transaction, transaction.cursor() as cursor:
+            if not cursor.set_range(prefix):
+                return 0
+            keys = itertools.islice(cursor.iternext(keys=True, values=False), limit)
+            return sum(1 for _ in itertools.takewhile(lambda key: key[: len(prefix)] == prefix, keys))
+
     def _headers(self, after: bytes, limit: int) -> Iterator[tuple[bytes, int, float]]:
         """Yield key, version and purge time of up to `limit` entries after the key `after`, without copying their values."""
         with self._env.begin(buffers=True) as transaction, transaction.cursor() as cursor:
@@ -203,10 +214,10 @@ class EmbeddedStore:
 
     def _page(self, prefix: bytes, first: bytes) -> list[tuple[bytes, Entry]]:
         """Return up to `PAGE` entries whose keys begin with `prefix`, from the key `first` on."""
-        with self._env.begin() as transaction, transaction.cursor() as cursor:
+        with self._env.begin(buffers=True) as transaction, transaction.cursor() as cursor:
             if not (cursor.set_range(first) if first else cursor.first()):
                 return []
-            found = itertools.islice(_entries(cursor), PAGE)
+            found = ((bytes(key), value) for key, value in itertools.islice(_entries(cursor), PAGE))
             return [(key, _decode(value)) for key, value in itertools.takewhile(lambda item: item[0].startswith(prefix), found)]
 
     def check(self) -> list[str]:
@@ -234,10 +245,10 @@ def _entries(cursor: lmdb.Cursor) -> Iterator[tuple[Any, Any]]:
 
 
 def _commit(transaction: lmdb.Transaction, change: Change) -> bool:
-    if _version(transaction.get(change.key)) != change.expected:
+    key, entry = change.key, change.entry
+    if _version(transaction.get(key)) != change.expected:
         return False
-    entry = change.entry
-    return bool(transaction.put(change.key, HEADER.pack(entry.version, entry.purge_at) + entry.value))
+    return bool(transaction.put(key, HEADER.pack(entry.version, entry.purge_at) + entry.value))
 
 
 def _version(value: Any) -> int | None:
@@ -246,8 +257,10 @@ def _version(value: Any) -> int | None:
 
 def _head(value: Any) -> tuple[int, float]:
     """Unpack version and purge time. Foreign bytes get version 0, which no commit expects, and a purge time that never comes."""
-    return HEADER.unpack_from(value) if len(value) >= HEADER.size else (0, math.inf)
+    return HEADER.unpack_from(value) if len(value) >= HEADER_BYTES else (0, math.inf)
 
 
-def _decode(value: bytes) -> Entry:
-    return Entry(*_head(value), value[HEADER.size :])
+def _decode(value: memoryview) -> Entry:
+    """Copy an entry out of the file's pages, which are as they are only within the transaction."""
+    version, purge_at = _head(value)
+    return Entry(version, purge_at, bytes(value[HEADER_BYTES:]))

@@ -52,6 +52,9 @@ class MemoryStore:
         parts = sum(len(value) for parts in self._parts.values() for value in parts.values())
         return Usage(len(self._entries), parts + sum(len(key) + len(entry.value) for key, entry in self._entries.items()), 0)
 
+    def count(self, prefix: bytes, limit: int) -> int:
+        return sum(key.startswith(prefix) for key in self._entries)
+
     def scan(self, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, Entry]]:
         return ((key, self._entries[key]) for key in sorted(self._entries) if key.startswith(prefix) and key > after)
 

@@ -57,6 +57,9 @@ class ReopeningStore:
     def usage(self) -> Usage:
         return self._call("usage", lambda store: store.usage())
 
+    def count(self, prefix: bytes, limit: int) -> int:
+        return self._call("usage", lambda store: store.count(prefix, limit))
+
     def scan(self, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, Entry]]:
         return self._call("scan", lambda store: store.scan(prefix, after))
 

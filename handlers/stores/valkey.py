@@ -106,6 +106,14 @@ class ValkeyStore:
         parsed = {name: int(value) for name, value in re.findall(rb"(used_memory|maxmemory):(\d+)", memory)}
         return Usage(entries, parsed.get(b"used_memory", 0), parsed.get(b"maxmemory", 0))
 
+    def count(self, prefix: bytes, limit: int) -> int:
+        """Walk all keys of the database, some milliseconds of the server's time for ten thousand; the matching ones are sent."""
+        cursor, found = b"", set[bytes]()
+        while cursor != b"0" and len(found) < limit:
+            ((cursor, some),) = self._read([(b"SCAN", cursor or b"0", b"MATCH", _pattern(prefix), b"COUNT", b"10000")])
+            found.update(some)
+        return len(found)
+
     def scan(self, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, Entry]]:
         for keys in self._keys(prefix, after):
             for key, entry in zip(keys, self.get_many(keys), strict=True):
@@ -126,9 +134,9 @@ class ValkeyStore:
 
     def _keys(self, prefix: bytes, after: bytes = b"") -> Iterator[Sequence[bytes]]:
         """Yield chunks of the stored keys that begin with `prefix` and follow `after`, in order. All of them are held in memory."""
-        pattern, cursor, found = PREFIX + re.sub(rb"([\\*?^\[\]-])", rb"\\\1", prefix) + b"*", b"", set[bytes]()
+        cursor, found = b"", set[bytes]()
         while cursor != b"0":
-            ((cursor, some),) = self._read([(b"SCAN", cursor or b"0", b"MATCH", pattern, b"COUNT", b"1000")])
+            ((cursor, some),) = self._read([(b"SCAN", cursor or b"0", b"MATCH", _pattern(prefix), b"COUNT", b"1000")])
             found.update(some)
         keys = sorted(key for name in found if (key := name.removeprefix(PREFIX)) > after and not key.startswith(b"\0"))
         return (keys[i : i + CHUNK] for i in range(0, len(keys), CHUNK))
@@ -253,6 +261,11 @@ def _reply(connection: Connection) -> Any:
         return connection.read_response(disable_decoding=True)
     except ResponseError as e:
         return e
+
+
+def _pattern(prefix: bytes) -> bytes:
+    """Return the glob of the stored keys that begin with `prefix`."""
+    return PREFIX + re.sub(rb"([\\*?^\[\]-])", rb"\\\1", prefix) + b"*"
 
 
 def _problem(value: bytes | None, expiry: int) -> str:

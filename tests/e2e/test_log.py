@@ -44,7 +44,7 @@ def test_a_flood_without_a_key_writes_nothing_into_the_log(served: TorchServe, r
 
 @pytest.fixture
 def talkative(lone_store: Path, tmp_path: Path) -> Iterator[TorchServe]:
-    with serving(tmp_path / "run", lone_store, logs=tmp_path / "logs", environment={"CELLSTATE_LOG_REQUESTS": "true"}) as server:
+    with serving(tmp_path / "run", lone_store, logs=tmp_path / "logs", environment={"CELLSTATE_LOG_REQUESTS": "all"}) as server:
         yield server
 
 

@@ -30,6 +30,9 @@ class Wrapped:
     def usage(self) -> Usage:
         return self.inner.usage()
 
+    def count(self, prefix: bytes, limit: int) -> int:
+        return self.inner.count(prefix, limit)
+
     def scan(self, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, Entry]]:
         return self.inner.scan(prefix, after)
 
@@ -85,6 +88,10 @@ class Broken(Wrapped):
     def usage(self) -> Usage:
         self._reach("usage")
         return super().usage()
+
+    def count(self, prefix: bytes, limit: int) -> int:
+        self._reach("usage")
+        return super().count(prefix, limit)
 
 
 class GoesAway(Wrapped):

@@ -45,6 +45,14 @@ def test_inputs_known_in_advance_are_checked_in_their_own_columns():
         RULES.check(request(GOOD, future=np.array([[30, 0]], np.float32)))
 
 
+def test_beside_observations_they_stand_in_other_columns():
+    calendar = {"derived": {"hour": {"of": "hour"}}}
+    rules = RequestRules(replace(SIGNATURE, frequency="1h", calendar=calendar), Settings())
+    observed = replace(request(GOOD, future=np.array([[2], [0.5]], np.float32)), times=np.zeros((1, 2), np.int64))
+    with pytest.raises(InvalidInput, match=r"future\[1\]\[0\]: expected an integer within ±16777216 for rain, got 0.5"):
+        rules.check(observed)
+
+
 def test_a_sign_that_was_not_measured_is_refused_on_either_side():
     rules = RequestRules(replace(TRAFFIC, nonpositive=("rain",)), Settings())
     with pytest.raises(InvalidInput, match="expected no positive number, as none was measured for rain, got 1"):

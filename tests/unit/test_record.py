@@ -2,13 +2,13 @@
 
 import contextlib
 import struct
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from xxhash import xxh3_64_digest
 
 from handlers.sessions import record_v1, state

@@ -2,9 +2,9 @@
 
 import multiprocessing
 from contextlib import closing, suppress
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from handlers.errors import StoreUnavailable
 from handlers.stores.base import Parts

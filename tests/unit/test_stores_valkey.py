@@ -4,10 +4,10 @@ import re
 import secrets
 import time
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from handlers.engine.factory import open_store
 from handlers.errors import ConfigurationError, StoreUnavailable

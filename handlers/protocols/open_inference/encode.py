@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+from msgspec import Struct
 
 from handlers.arrays import Array
 from handlers.engine.request import IMPUTED, OPAQUE, Result
@@ -18,11 +19,13 @@ from handlers.errors import CellstateError
 from handlers.protocols.base import error_text
 from handlers.protocols.open_inference import binary
 from handlers.protocols.open_inference.binary import BYTES
-from handlers.protocols.open_inference.decode import GENERATION, STEP, Y
+from handlers.protocols.open_inference.decode import LOWER, TIMES, UPPER
+from handlers.protocols.open_inference.rows import GENERATION, STEP
 from handlers.sessions import state as state_format
 from handlers.signature import Signature
 
 FP32, INT64, INT32 = "FP32", "INT64", "INT32"
+BOUNDS = (LOWER, UPPER)
 NO_NUMBER = -1  # step and generation of a row whose session is not known
 
 
@@ -31,20 +34,23 @@ class Wanted:
     """An output of the response."""
 
     name: str
+    source: str  # what of the result: the name of an array, `state`, `times`, `lower` or `upper`
     binary: bool
     of_state: bool = False  # whether the rows lie in the second axis
 
+    @property
+    def datatype(self) -> str:
+        return BYTES if self.source in (OPAQUE, TIMES) else FP32
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+
+class Piece(Struct, frozen=True):
     """One row's part of an output: its shape without the batch axis, and its elements in as many chunks as lie apart in the tensor."""
 
     shape: tuple[int, ...]
     chunks: list[bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """One row's result, encoded."""
 
     result: Result
@@ -71,10 +77,10 @@ def encode_row(result: Result, wanted: Sequence[Wanted], key: bytes) -> Row:
     """Encode the elements of one row; `key` signs the states that clients hold."""
     pieces = {}
     for output in wanted:
-        array = _array(result, output.name, key)
+        array = _array(result, output.source, key)
         if array is not None:
             parts: list[Array] = list(array) if output.of_state else [array]
-            pieces[output.name] = Piece(array.shape, [_elements(part, _datatype(output), output.binary) for part in parts])
+            pieces[output.name] = Piece(array.shape, [_elements(part, output.datatype, output.binary) for part in parts])
     return Row(result, pieces)
 
 
@@ -87,7 +93,7 @@ def stack(output: Wanted, rows: Sequence[Row | CellstateError]) -> Output | None
     chunks = [(_missing(first, output) if piece is None else piece).chunks for piece in pieces]
     in_order = [row[part] for part in range(len(first.chunks)) for row in chunks]
     shape = (first.shape[0], len(rows), *first.shape[1:]) if output.of_state else (len(rows), *first.shape)
-    return Output(output.name, _datatype(output), shape, (b"" if output.binary else b",").join(in_order), output.binary)
+    return Output(output.name, output.datatype, shape, (b"" if output.binary else b",").join(in_order), output.binary)
 
 
 def session_outputs(rows: Sequence[Row | CellstateError], in_binary: bool) -> list[Output]:
@@ -141,14 +147,16 @@ def _describe(output: Output) -> bytes:
     return b'%b,"data":[%b]}' % (orjson.dumps(head)[:-1], output.data)
 
 
-def _datatype(output: Wanted) -> str:
-    return BYTES if output.name == OPAQUE else FP32
-
-
-def _array(result: Result, name: str, key: bytes) -> Array | None:
-    if name == OPAQUE:
+def _array(result: Result, source: str, key: bytes) -> Array | None:
+    """One row's array, None where the result has none."""
+    if source == OPAQUE:
         return None if result.state is None else _texts([state_format.to_text(result.state, key).encode()]).reshape(())
-    return result.arrays.get("prediction" if name == Y else name)
+    if source == TIMES:
+        return _texts([time.encode() for time in result.times]) if result.times else None
+    if source in BOUNDS:
+        side = BOUNDS.index(source)
+        return np.stack([pair[side] for pair in result.intervals.values()]) if result.intervals else None
+    return result.arrays.get(source)
 
 
 def _elements(array: Array, datatype: str, in_binary: bool) -> bytes:
@@ -162,7 +170,7 @@ def _elements(array: Array, datatype: str, in_binary: bool) -> bytes:
 def _missing(like: Piece, output: Wanted) -> Piece:
     """A row that failed: not a number, which is null in JSON; an empty text."""
     count = math.prod(like.shape) // len(like.chunks)
-    if _datatype(output) == BYTES:
+    if output.datatype == BYTES:
         element = bytes(binary.PREFIX) if output.binary else b'""'
     else:
         element = np.float32(np.nan).tobytes() if output.binary else b"null"
