@@ -1,7 +1,9 @@
 """docs/openapi.yaml is what the code says, valid, and true: its examples are answered as it shows, and it allows what the service takes."""
 
+import ast
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import orjson
 import pytest
@@ -22,6 +24,7 @@ from tests.support.api_description import DESCRIPTION, KSERVE_V1, NATIVE, OPEN_I
 from tests.support.json_strategies import bodies, requests
 from tests.support.signatures import METER
 
+HANDLERS = Path(__file__).parents[2] / "handlers"
 EXAMPLES = [
     (path, example)
     for path, group in ((NATIVE, examples.NATIVE), (OPEN_INFERENCE, examples.OPEN_INFERENCE), (KSERVE_V1, examples.KSERVE_V1))
@@ -138,3 +141,14 @@ def test_a_body_holds_as_many_instances_as_the_description_allows():
 def test_what_may_be_tried_again_says_when():
     assert response(NATIVE, 429)["headers"]["Retry-After"]["required"]
     assert response(NATIVE, 401)["headers"]["WWW-Authenticate"]["required"]
+
+
+def test_every_detail_of_an_error_is_described():
+    names = {kind.__name__ for kind in errors.leaves()}
+    calls = [
+        node for path in sorted(HANDLERS.rglob("*.py")) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
+    ]
+    raised = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id in names]
+    given = {keyword.arg for call in raised for keyword in call.keywords} - {"public"}  # which is no detail
+    assert len(raised) > 50
+    assert given <= set(errors.DETAILS)

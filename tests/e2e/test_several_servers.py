@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cellstate import CellstateError, Client, RetryPolicy
+from cellstate import CellstateError, Client, RetryEvent, RetryPolicy
 from export.build import build
 from host.__main__ import main
 from host.torchserve.launcher import TorchServe, serving
@@ -24,7 +24,7 @@ from tests.support.http_client import until
 from tests.support.served_models import Model, assert_close, forecaster, write_checkpoint
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificate with openssl")]
-STREAMS = 4
+STREAMS, WINDOW = 4, 5
 
 
 @dataclass(frozen=True)
@@ -67,27 +67,42 @@ def fleet(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fle
 
 @dataclass
 class Load:
-    """Streams of the client library that step until they are stopped; every answer is kept."""
+    """Streams of the client library that step, and windows that are predicted, until they are stopped; every answer is kept."""
 
     fleet: Fleet
     name: str  # that the ids of its streams begin with
     inputs: list[list[list[float]]]
     answers: list[list[tuple[str, list[float]]]] = field(default_factory=lambda: [[] for _ in range(STREAMS)])
+    windows: list[tuple[str, list[float]]] = field(default_factory=list)
+    retries: list[RetryEvent] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
     stopping: threading.Event = field(default_factory=threading.Event)
 
-    def run(self, number: int) -> None:
+    @contextmanager
+    def _client(self) -> Iterator[Client]:
+        """A client; its error is kept."""
+        policy = RetryPolicy(on_retry=self.retries.append)
         try:
-            with self.fleet.http() as http, Client(self.fleet.url, self.fleet.first_key, policy=RetryPolicy(), http=http) as client:
-                stream = client.stream("two", f"{self.name}-{number}")
-                for row in self.inputs[number]:
-                    result = stream.step([row])
-                    self.answers[number].append((result.model.version, result.prediction.tolist()))
-                    if self.stopping.is_set():
-                        break
-                assert stream.describe().step == len(self.answers[number])
+            with self.fleet.http() as http, Client(self.fleet.url, self.fleet.first_key, policy=policy, http=http) as client:
+                yield client
         except (CellstateError, AssertionError) as e:
             self.errors.append(e)
+
+    def predict(self) -> None:
+        with self._client() as client:
+            while not self.stopping.is_set():
+                result = client.predict("two", self.inputs[0][:WINDOW])
+                self.windows.append((result.model.version, result.prediction.tolist()))
+
+    def step(self, number: int) -> None:
+        with self._client() as client:
+            stream = client.stream("two", f"{self.name}-{number}")
+            for row in self.inputs[number]:
+                result = stream.step([row])
+                self.answers[number].append((result.model.version, result.prediction.tolist()))
+                if self.stopping.is_set():
+                    break
+            assert stream.describe().step == len(self.answers[number])
 
     @property
     def steps(self) -> int:
@@ -102,7 +117,8 @@ class Load:
 def load(fleet: Fleet, name: str, model: Model) -> Iterator[Load]:
     """Streams over the proxy while the block runs; none may fail, and every answer must be the eager model's."""
     running = Load(fleet, name, [model.inputs(20_000, seed=40 + number) for number in range(STREAMS)])
-    threads = [threading.Thread(target=running.run, args=(number,)) for number in range(STREAMS)]
+    threads = [threading.Thread(target=running.step, args=(number,)) for number in range(STREAMS)]
+    threads.append(threading.Thread(target=running.predict))
     for thread in threads:
         thread.start()
     try:
@@ -169,6 +185,11 @@ def test_a_version_is_deployed_rolled_back_and_retired_under_load(
             assert_close(results[-1].prediction.tolist(), two.whole(inputs), "the new version")
         assert main(["retire", "two:1.0", *fleet.options()]) == 2
         assert "live sessions have the state of two/1.0" in capsys.readouterr().err
+    assert running.retries == [], "no request failed"
+    for version, prediction in running.windows:
+        expected = {"1.0": zoo["two"], "2.0": two}[version].whole(running.inputs[0][:WINDOW])
+        assert_close(prediction, expected, f"a window at version {version}")
+    assert {version for version, _ in running.windows} == {"1.0", "2.0"}
     with fleet.http() as http, Client(fleet.url, fleet.first_key, http=http) as client:
         for number in range(STREAMS):
             client.stream("two", f"deployed-{number}", create=False).close()

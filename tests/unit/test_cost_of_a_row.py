@@ -65,7 +65,7 @@ def calls(work):
 
 @pytest.mark.parametrize(
     ("batch", "rows", "limit"),
-    [(bodies, 64, 0), (one_body, 64, 0), (one_body, 1_024, 0), (tensors, 64, 0), (tensors, 1_024, 0)],
+    [(bodies, 64, 140), (one_body, 64, 114), (one_body, 1_024, 108), (tensors, 64, 140), (tensors, 1_024, 128)],
     ids=["64 bodies", "64 in one body", "1,024 in one body", "64 as tensors", "1,024 as tensors"],
 )
 def test_a_row_makes_no_more_calls_than_it_did(two, tmp_path, batch, rows, limit):

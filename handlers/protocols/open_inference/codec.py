@@ -63,7 +63,7 @@ class OpenInferenceCall:
         """Put the rows together."""
         if not self.rows_fail_alone and (failed := next((e for e in replies if isinstance(e, CellstateError)), None)):
             return HttpResponse(failed.status, orjson.dumps({"error": error_text(failed)}), headers=failed.headers)
-        outputs = [output for wanted in self.wanted if (output := stack(wanted, replies)) is not None]
+        outputs = stack(self.wanted, replies)
         outputs += imputed_output(replies, self.infer.binary_outputs)
         parameters = {}
         if self.rows_fail_alone:

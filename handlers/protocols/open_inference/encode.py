@@ -22,6 +22,7 @@ from handlers.protocols.open_inference.binary import BYTES
 from handlers.protocols.open_inference.decode import LOWER, TIMES, UPPER
 from handlers.protocols.open_inference.rows import GENERATION, STEP
 from handlers.sessions import state as state_format
+from handlers.sessions.status import SessionStatus
 from handlers.signature import Signature
 
 FP32, INT64, INT32 = "FP32", "INT64", "INT32"
@@ -55,11 +56,7 @@ class Row(Struct, frozen=True):
 
     result: Result
     pieces: dict[str, Piece]
-
-    @property
-    def size(self) -> int:
-        """Bytes of the row's elements."""
-        return sum(len(chunk) for piece in self.pieces.values() for chunk in piece.chunks)
+    size: int  # bytes of the row's elements
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +72,28 @@ class Output:
 
 def encode_row(result: Result, wanted: Sequence[Wanted], key: bytes) -> Row:
     """Encode the elements of one row; `key` signs the states that clients hold."""
-    pieces = {}
+    pieces, size = {}, 0
+    has_arrays_only = result.state is None and not result.times and not result.intervals
     for output in wanted:
-        array = _array(result, output.source, key)
+        array = result.arrays.get(output.source) if has_arrays_only else _array(result, output.source, key)
         if array is not None:
             parts: list[Array] = list(array) if output.of_state else [array]
-            pieces[output.name] = Piece(array.shape, [_elements(part, output.datatype, output.binary) for part in parts])
-    return Row(result, pieces)
+            chunks = [_elements(part, output.datatype, output.binary) for part in parts]
+            pieces[output.name] = Piece(array.shape, chunks)
+            size += sum(map(len, chunks))
+    return Row(result, pieces, size)
 
 
-def stack(output: Wanted, rows: Sequence[Row | CellstateError]) -> Output | None:
-    """Put the rows of one output together. A row that failed is not a number; without any row there is no output."""
+def stack(wanted: Sequence[Wanted], rows: Sequence[Row | CellstateError]) -> list[Output]:
+    """Put the rows of each output together that any of them has."""
+    found = set().union(*[row.pieces for row in rows if isinstance(row, Row)])
+    return [_stack(output, rows) for output in wanted if output.name in found]
+
+
+def _stack(output: Wanted, rows: Sequence[Row | CellstateError]) -> Output:
+    """Put the rows of one output together. A row that failed is not a number."""
     pieces = [row.pieces.get(output.name) if isinstance(row, Row) else None for row in rows]
-    first = next((piece for piece in pieces if piece is not None), None)
-    if first is None:
-        return None
+    first = next(piece for piece in pieces if piece is not None)
     chunks = [(_missing(first, output) if piece is None else piece).chunks for piece in pieces]
     in_order = [row[part] for part in range(len(first.chunks)) for row in chunks]
     shape = (first.shape[0], len(rows), *first.shape[1:]) if output.of_state else (len(rows), *first.shape)
@@ -98,9 +102,10 @@ def stack(output: Wanted, rows: Sequence[Row | CellstateError]) -> Output | None
 
 def session_outputs(rows: Sequence[Row | CellstateError], in_binary: bool) -> list[Output]:
     """What became of each row: the step and generation of its session, its status and its error."""
+    places = [_place(row) if isinstance(row, CellstateError) or row.result.session is None else row.result.session for row in rows]
     columns: dict[str, tuple[str, Array]] = {
-        STEP: (INT64, np.array([_number(row, STEP, "expected") for row in rows], np.int64)),
-        GENERATION: (INT64, np.array([_number(row, GENERATION, GENERATION) for row in rows], np.int64)),
+        STEP: (INT64, np.array([place.step for place in places], np.int64)),
+        GENERATION: (INT64, np.array([place.generation for place in places], np.int64)),
         "status": (INT32, np.array([row.status if isinstance(row, CellstateError) else 200 for row in rows], np.int32)),
         "error": (BYTES, _texts([error_text(row).encode() if isinstance(row, CellstateError) else b"" for row in rows])),
     }
@@ -177,11 +182,10 @@ def _missing(like: Piece, output: Wanted) -> Piece:
     return Piece(like.shape, [(b"" if output.binary else b",").join([element] * count)] * len(like.chunks))
 
 
-def _number(row: Row | CellstateError, name: str, detail: str) -> int:
-    """Step or generation of a row's session; of an error, where it tells where the session is."""
-    if isinstance(row, CellstateError):
-        return int(row.details.get(detail, NO_NUMBER))
-    return NO_NUMBER if row.result.session is None else int(getattr(row.result.session, name))
+def _place(row: Row | CellstateError) -> SessionStatus:
+    """Where the session of a row is that has no status: what an error tells of it."""
+    details = row.details if isinstance(row, CellstateError) else {}
+    return SessionStatus("", details.get("expected", NO_NUMBER), 0.0, details.get(GENERATION, NO_NUMBER))
 
 
 def _texts(items: list[bytes]) -> Array:
