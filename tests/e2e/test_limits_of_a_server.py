@@ -83,7 +83,7 @@ def answers(connection: socket.socket, count: int) -> list[dict[str, object]]:
 def pipelined(place: Place) -> list[str]:
     """Send a long request to the model `two`, and a short one to `one`, on one connection; return the models that answered, in order."""
     with closing(place.connect()) as connection:
-        connection.sendall(place.request("two", inputs=ROW, horizon=1000) + place.request("one", inputs=ROW))
+        connection.sendall(place.request("two", inputs=ROW, horizon=1000, future=[[0.0, 1.0]] * 1000) + place.request("one", inputs=ROW))
         return [str(answer["model"]["name"]) for answer in answers(connection, 2)]  # type: ignore[index]
 
 
