@@ -24,8 +24,10 @@ from handlers.sessions.record import Record
 from handlers.sessions.state import CorruptState
 from handlers.sessions.status import timestamp
 from handlers.sessions.tenancy import session_id, tenant_of
+from handlers.sessions.unit_of_work import changed_parts
 from handlers.settings import Settings
 from handlers.stores.base import Change, Entry, Store
+from host.kept_states import problems_of_kept
 from host.table import align
 
 SOUND, PROBLEMS, NOT_OPEN = 0, 1, 2  # exit codes
@@ -196,7 +198,8 @@ def _check(store: Store, options: argparse.Namespace, now: float) -> int:
     problems, count = store.check(), 0
     for session in _sessions(store):
         count += 1
-        problems += [f"{session.name}: {problem}" for problem in _problems(session, lengths)]
+        found = [*_problems(session, lengths), *problems_of_kept(store, session.key, session.entry, session.record)]
+        problems += [f"{session.name}: {problem}" for problem in found]
     print("\n".join(problems) if problems else f"sound: {count} sessions")
     return PROBLEMS if problems else SOUND
 
@@ -213,7 +216,7 @@ def _problems(session: Session, lengths: dict[bytes, int]) -> Iterator[str]:
         yield f"its last step {record.last_step} lies behind its position {state.position}"
     if record.expires_at > session.entry.purge_at:
         yield f"it may be forgotten at {timestamp(session.entry.purge_at)}, before it expires"
-    if not all(np.isfinite(kept.values).all() for kept in (state, *record.history)):
+    if not all(np.isfinite(known.values).all() for known in (state, *record.unstored)):
         yield "its state is not finite"
     expected = 0 if record.closed else lengths.setdefault(state.digest, state.values.size)
     if state.values.size != expected:
@@ -290,4 +293,6 @@ def _tombstone(session: Session, now: float) -> Change | None:
     if record is None or session.column(now) != "live":
         return None
     purge_at = now + entry.purge_at - record.expires_at
-    return Change(session.key, entry.version, Entry(entry.version + 1, purge_at, record.tombstone(now).encode()))
+    closed = record.tombstone(now)
+    parts = changed_parts(closed, record.stored) if record.stored else None
+    return Change(session.key, entry.version, Entry(entry.version + 1, purge_at, closed.encode()), parts)

@@ -143,8 +143,9 @@ class FinishedRuns:
             pack_arrays(recorded),
             version,
             generation=old.generation if old else run.generation,
-            history=_history(run, settings.keep_versions, state.digest) if settings.keep_versions else (),
         )
+        if settings.keep_versions and not run.rewarmed:
+            _keep_earlier(record, run, settings.keep_versions)
         if settings.rewarm_steps:
             record.recent = _recent(run, settings.rewarm_steps, record)
         if request.close:
@@ -213,12 +214,12 @@ def _unmoved(id: str, record: Record, old: Record | None) -> SessionStatus:
     return SessionStatus(id, 0, record.expires_at)
 
 
-def _history(run: ModelRun, keep: int, digest: bytes) -> tuple[State, ...]:
-    """The states to keep behind the new one. States of another model cannot be rewound to."""
-    if run.rewarmed:
-        return ()
-    before = run.record.state if run.record else State(run.state, 0, digest)
-    return (before, *(run.record.history if run.record else ()))[:keep]
+def _keep_earlier(record: Record, run: ModelRun, keep: int) -> None:
+    """Keep the state before the run and earlier ones, `keep` in all. After a rewarming they are of another model, and are not kept."""
+    old = run.record
+    before = old.state if old else State(run.state, 0, record.state.digest)
+    record.kept = (before.position, *(old.kept if old else ()))[:keep]
+    record.unstored = (before, *(old.unstored if old else ()))[:keep]
 
 
 def _recent(run: ModelRun, keep: int, record: Record) -> Array:
@@ -227,5 +228,5 @@ def _recent(run: ModelRun, keep: int, record: Record) -> Array:
     Rewarming ran the earlier ones already; they are part of the run's inputs.
     """
     earlier = [run.record.recent] if run.record and run.record.recent is not None and not run.rewarmed else []
-    oldest = record.history[-1].position if record.history else record.state.position
+    oldest = record.kept[-1] if record.kept else record.state.position
     return np.concatenate([*earlier, run.inputs])[-(keep + record.state.position - oldest) :]

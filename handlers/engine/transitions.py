@@ -121,9 +121,9 @@ def _read(batch: Batch, task: Task, session: LoadedSession) -> None:
 def _rewind(batch: Batch, task: Task, session: LoadedSession) -> None:
     record, step = _recorded(session), task.ref.step
     assert step is not None  # the codec demands a step of a rewind
-    target = record.kept(step)
+    target = batch.sessions.state_at(session.name, step)
     if target is None:
-        kept = ", ".join(str(state.position) for state in (record.state, *record.history))
+        kept = ", ".join(map(str, (record.state.position, *record.kept)))
         keep_versions = batch.context.settings.keep_versions
         raise InvalidInput(f"session.step: {step} is not kept; kept: {kept} (keep_versions is {keep_versions})")
     rewound = record.rewound(target, task.request_hash, batch.expires_at)

@@ -11,6 +11,7 @@ from handlers.errors import AccessError, CellstateError, InternalError
 from handlers.keys import ANYONE, PREDICT, Caller, KeyRing
 from handlers.protocols.access_log import AccessLog
 from handlers.protocols.base import Call, HttpRequest, HttpResponse
+from handlers.protocols.compression import HEADER, decompressed
 from handlers.protocols.kserve_v1 import KServeV1Codec
 from handlers.protocols.native.codec import NativeCodec
 from handlers.protocols.open_inference.codec import OpenInferenceCodec
@@ -26,6 +27,7 @@ class Frontend:
     def __init__(self, service: Service, keys: KeyRing | None = None) -> None:
         self.service, self._telemetry, self._keys = service, service.context.telemetry, keys
         signature, settings = service.context.signature, service.context.settings
+        self._max_body = settings.max_body
         self._access_log = AccessLog(settings.log_requests, signature.label)
         self._native = NativeCodec(signature, settings)
         self._recognised = (OpenInferenceCodec(signature, settings), KServeV1Codec(signature, settings))
@@ -57,7 +59,10 @@ class Frontend:
 
         Bodies of the native protocol are decoded together. Where that fails, each is decoded alone.
         """
-        codecs, callers = list(map(self._codec, requests)), self._callers(requests)
+        callers = self._callers(requests)
+        if any(HEADER in request.headers for request in requests):
+            requests, callers = self._decompress(requests, callers)
+        codecs = list(map(self._codec, requests))
         native = [i for i, codec in enumerate(codecs) if codec is self._native and isinstance(callers[i], Caller)]
         try:
             together: dict[int, Call] = dict(zip(native, self._native.decode_batch([requests[i] for i in native]), strict=True))
@@ -70,6 +75,20 @@ class Frontend:
             else:
                 calls.append((together.get(i) or _decode(codec, requests[i]), caller))
         return calls
+
+    def _decompress(
+        self, requests: Sequence[HttpRequest], callers: Sequence[Caller | CellstateError]
+    ) -> tuple[list[HttpRequest], list[Caller | CellstateError]]:
+        """Decode compressed bodies of callers with a key. A body that cannot be decoded is the error in its caller's place."""
+        decoded, found = list(requests), list(callers)
+        for i, request in enumerate(requests):
+            if isinstance(callers[i], Caller):
+                outcome = decompressed(request, self._max_body)
+                if isinstance(outcome, CellstateError):
+                    found[i] = outcome
+                else:
+                    decoded[i] = outcome
+        return decoded, found
 
     def _codec(self, request: HttpRequest) -> AnyCodec:
         for codec in self._recognised:

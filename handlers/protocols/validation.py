@@ -17,6 +17,7 @@ from handlers.signature import Signature
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 NUMBERS = frozenset({int, float})
 MANY_NUMBERS = 100  # from which on an array finds the largest sooner
+GZIP_MAGIC = b"\x1f\x8b"
 MAX_NAMES = 8  # in a message
 MAX_STEP = 2**53  # the largest integer that every JSON client keeps exact
 ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
@@ -38,10 +39,21 @@ def parse_json(data: bytes, remedy: str = "send one JSON object in UTF-8 (NaN an
     try:
         document = orjson.loads(data)
     except orjson.JSONDecodeError as e:
-        raise MalformedJson(f"body: {e}; {remedy}") from e
+        raise MalformedJson(f"body: {_not_json(data, e)}; {remedy}") from e
     if data.count(b":") != _count_keys(document):  # a colon in a text, or a field that is given twice
         _reject_duplicate_fields(data)
     return document
+
+
+def _not_json(data: bytes, error: ValueError) -> str:
+    """Say why bytes are no JSON text: what they are, where that can be told."""
+    if data.startswith(GZIP_MAGIC):
+        return "it is gzip data, and no header Content-Encoding: gzip says so"
+    try:
+        data.decode()
+    except UnicodeDecodeError as e:
+        return f"not UTF-8: byte 0x{data[e.start]:02x} at position {e.start}"
+    return str(error)
 
 
 def _count_keys(value: Any) -> int:
@@ -82,7 +94,9 @@ def integer(document: Mapping[str, Any], name: str, where: str) -> int:
     """Return a field that is an integer from 0 to `MAX_STEP`."""
     value = document[name]
     if type(value) is not int:
-        raise InvalidInput(f"{where}: expected an integer, got {json_type(value)}")
+        is_whole = isinstance(value, float) and value.is_integer()
+        got = f"{value}: write it without a decimal point or exponent" if is_whole else json_type(value)
+        raise InvalidInput(f"{where}: expected an integer, got {got}")
     if not 0 <= value <= MAX_STEP:
         raise InvalidInput(f"{where}: expected 0 to {MAX_STEP}, got {value}")
     return value

@@ -1,17 +1,20 @@
 """The record of a session: everything that is committed for it, as one value, and that value's bytes.
 
-Layout of format 2, little-endian:
+Layout of format 3, little-endian:
 
     header            `HEADER` below
     version           the version of the model that made the last answer, ASCII
     answer            the arrays of the last answer, by name: `pack_arrays`
-    states            the current one, then kept earlier ones, newest first: position (8 bytes), then S float32 values, each
+    state             position (8 bytes), then S float32 values
+    earlier states    the positions of those that are kept, newest first, 8 bytes each; the states themselves are parts of the record's
+                      entry in the store (`handlers/sessions/kept.py`), so that a step writes only the one that is new
     recent inputs     the last inputs consumed, float32 [W, F] or int64 [W]
-    forecasts         what the stream's forecasts remember, for each state in that order: length (2 bytes), then bytes; absent where all
-                      are empty
+    forecasts         what the stream's forecasts remember: length (2 bytes), then bytes; absent where that is empty
     checksum          XXH3-64 of all bytes before it
 
-Format 1, which earlier releases wrote, is still read (`handlers/sessions/record_v1.py`). A record that is changed is written in format 2.
+Earlier releases kept earlier states within the record. Their formats are still read: format 2, which has the values of each earlier state
+after its position, and its forecasts after those of the current state, and format 1 (`handlers/sessions/record_v1.py`). A record without
+earlier states is the same in formats 2 and 3, and is written as format 2.
 """
 
 import struct
@@ -28,8 +31,9 @@ from handlers.arrays import Array, Floats
 from handlers.sessions import record_v1
 from handlers.sessions.state import MAX_POSITION, CorruptState, State
 
-MAGIC, FORMAT = b"CSRE", 2
-START = MAGIC + bytes([FORMAT])
+MAGIC, FORMAT = b"CSRE", 3
+INLINE = 2  # the format whose earlier states are within the record
+START, START_KEPT = MAGIC + bytes([INLINE]), MAGIC + bytes([FORMAT])
 PREFIX = struct.Struct("<4sBB")  # magic, format, closed: the same in every format
 # … kept states, created, expires; last step, hash and generation; rewind hash, generation, model digest, S; lengths of version and answer;
 # kind, columns and rows of the recent inputs; length of the forecasts
@@ -61,12 +65,14 @@ class Record(Struct):
     rewind_hash: bytes = NO_HASH  # of the rewind that left the session as it is; a step clears it
     generation: int = 0  # how often the session was rewound
     closed: bool = False
-    history: tuple[State, ...] = ()  # earlier states, newest first
+    kept: tuple[int, ...] = ()  # positions of earlier states, newest first
     recent: Array | None = None  # the last inputs consumed, [W, F] float32 or [W] int64
+    unstored: tuple[State, ...] = ()  # the first states of `kept`, which the store does not have apart from the record yet
 
-    def kept(self, position: int) -> State | None:
-        """Return the current or an earlier state at `position`, if it is kept."""
-        return next((state for state in (self.state, *self.history) if state.position == position), None)
+    @property
+    def stored(self) -> tuple[int, ...]:
+        """The positions of `kept` whose states are in the store."""
+        return self.kept[len(self.unstored) :]
 
     def covers(self, steps: int) -> bool:
         """Whether the recent inputs reach back `steps` steps, or to the start of the stream."""
@@ -75,33 +81,32 @@ class Record(Struct):
     def tombstone(self, now: float) -> "Record":
         """Return what remains of the session after it was closed: position and last answer, no state."""
         bare = State(np.empty(0, np.float32), self.state.position, self.state.digest, self.state.forecast)  # a replay tells the times
-        return replace(self, state=bare, expires_at=now, closed=True, history=(), recent=None)
+        return replace(self, state=bare, expires_at=now, closed=True, kept=(), unstored=(), recent=None)
 
     def rewound(self, target: State, rewind_hash: bytes, expires_at: float) -> "Record":
         """Return the record after a rewind to `target`, a kept state. The last answer is kept where `target` is the current state."""
         changed = replace(self, rewind_hash=rewind_hash, generation=self.generation + 1, expires_at=expires_at)
         if target is self.state:
             return changed
-        history = tuple(state for state in self.history if state.position < target.position)
+        kept = tuple([position for position in self.kept if position < target.position])
+        unstored = tuple([state for state in self.unstored if state.position < target.position])
         undone = self.state.position - target.position
         recent = None if self.recent is None or len(self.recent) <= undone else self.recent[:-undone]
-        return replace(changed, state=target, last_step=target.position, last_hash=NO_HASH, answer=b"", history=history, recent=recent)
+        changed = replace(changed, state=target, last_step=target.position, last_hash=NO_HASH, answer=b"", recent=recent)
+        return replace(changed, kept=kept, unstored=unstored)
 
     def encode(self) -> bytes:
-        """Encode the record in format 2."""
-        state, history, version = self.state, self.history, self.version.encode()
+        """Encode the record, without the earlier states."""
+        state, kept, version = self.state, self.kept, self.version.encode()
         kind, columns, rows, inputs = NO_INPUTS if self.recent is None else _pack_inputs(self.recent)
-        forecasts = _pack_forecasts((state, *history)) if history or state.forecast else b""
+        forecast = LENGTH.pack(len(state.forecast)) + state.forecast if state.forecast else b""
         header = HEADER.pack(
-            MAGIC, FORMAT, self.closed, len(history), self.created_at, self.expires_at, self.last_step, self.last_hash,
+            MAGIC, FORMAT if kept else INLINE, self.closed, len(kept), self.created_at, self.expires_at, self.last_step, self.last_hash,
             self.last_generation, self.rewind_hash, self.generation, state.digest, state.values.size, len(version),
-            len(self.answer), kind, columns, rows, len(forecasts),
+            len(self.answer), kind, columns, rows, len(forecast),
         )  # fmt: skip
-        parts: list[bytes | memoryview] = [header, version, self.answer, POSITION.pack(state.position), state.values.data]
-        for earlier in history:
-            parts += POSITION.pack(earlier.position), earlier.values.data
-        parts += inputs, forecasts
-        body = b"".join(parts)
+        earlier = struct.pack(f"<{len(kept)}Q", *kept) if kept else b""
+        body = b"".join((header, version, self.answer, POSITION.pack(state.position), state.values.data, earlier, inputs, forecast))
         return body + xxh3_64_digest(body)
 
     @classmethod
@@ -111,14 +116,14 @@ class Record(Struct):
         Raises:
             CorruptState: the bytes are damaged, or of a newer release.
         """
-        if data.startswith(START):
+        if data.startswith((START, START_KEPT)):
             return _decode(data)
         if len(data) < PREFIX.size or not data.startswith(MAGIC):
             raise CorruptState("it does not begin as a record does")
         version = data[4]
         if version == record_v1.FORMAT:
             return _upgraded(record_v1.decode(data))
-        raise CorruptState(f"record format {version}, this release reads {record_v1.FORMAT} and {FORMAT}")
+        raise CorruptState(f"record format {version}, this release reads {record_v1.FORMAT} to {FORMAT}")
 
 
 def was_closed(data: bytes) -> bool:
@@ -126,7 +131,7 @@ def was_closed(data: bytes) -> bool:
     if len(data) < PREFIX.size:
         return False
     magic, version, closed = PREFIX.unpack_from(data)
-    return magic == MAGIC and version in (record_v1.FORMAT, FORMAT) and closed == 1
+    return bool(magic == MAGIC and record_v1.FORMAT <= version <= FORMAT and closed == 1)
 
 
 def pack_arrays(arrays: Mapping[str, Floats]) -> bytes:
@@ -172,29 +177,41 @@ def _decode(data: bytes) -> Record:
     if xxh3_64_digest(data[:end]) != data[end:]:
         raise CorruptState("its checksum does not match")
     (
-        _, _, closed, kept, created, expires, last_step, last_hash, last_generation, rewind_hash, generation, digest, size, version_length,
-        answer_length, kind, columns, rows, forecasts_length,
+        _, version, closed, count, created, expires, last_step, last_hash, last_generation, rewind_hash, generation, digest, size,
+        version_length, answer_length, kind, columns, rows, forecasts_length,
     ) = HEADER.unpack_from(data)  # fmt: skip
     answer_start, stride = HEADER_BYTES + version_length, POSITION_BYTES + 4 * size
     states_start = answer_start + answer_length
-    inputs_start = states_start + (kept + 1) * stride
+    earlier_start = states_start + stride
+    inputs_start = earlier_start + count * (stride if version == INLINE else POSITION_BYTES)
     forecasts_start = end - forecasts_length
     inputs_bytes = KINDS[kind].itemsize * rows * max(columns, 1) if rows and kind in KINDS else 0
     if closed > 1 or kind not in KINDS or inputs_start + inputs_bytes != forecasts_start:
         raise CorruptState("its parts do not fill its length")
     state = _state(data, states_start, size, digest)
-    history = tuple([_state(data, states_start + i * stride, size, digest) for i in range(1, kept + 1)]) if kept else ()
+    kept: tuple[int, ...] = ()
+    unstored: tuple[State, ...] = ()
+    if count and version == INLINE:
+        unstored = _inline(data, earlier_start, count, size, digest)
+        kept = tuple([earlier.position for earlier in unstored])
+    elif count:
+        kept = struct.unpack_from(f"<{count}Q", data, earlier_start)
     if forecasts_length:
-        _unpack_forecasts((state, *history), data[forecasts_start:end])
+        _unpack_forecasts((state, *unstored), data[forecasts_start:end])
     recent = _unpack_inputs(data, inputs_start, kind, columns, rows) if rows else None
     try:
-        version = data[HEADER_BYTES:answer_start].decode()
+        model_version = data[HEADER_BYTES:answer_start].decode()
     except UnicodeDecodeError as e:
         raise CorruptState("the version of its model is no text") from e
     return Record(
-        state, created, expires, last_step, last_hash, last_generation, data[answer_start:states_start], version, rewind_hash,
-        generation, closed == 1, history, recent,
+        state, created, expires, last_step, last_hash, last_generation, data[answer_start:states_start], model_version, rewind_hash,
+        generation, closed == 1, kept, recent, unstored,
     )  # fmt: skip
+
+
+def _inline(data: bytes, start: int, count: int, size: int, digest: bytes) -> tuple[State, ...]:
+    """Return the earlier states of a record that has them within itself."""
+    return tuple([_state(data, start + i * (POSITION_BYTES + 4 * size), size, digest) for i in range(count)])
 
 
 def _state(data: bytes, start: int, size: int, digest: bytes) -> State:
@@ -202,13 +219,6 @@ def _state(data: bytes, start: int, size: int, digest: bytes) -> State:
     if position > MAX_POSITION:
         raise CorruptState(f"position {position} is out of range")
     return State(np.frombuffer(data, FLOAT32, size, start + POSITION_BYTES), position, digest)
-
-
-def _pack_forecasts(states: Sequence[State]) -> bytes:
-    if len(states) == 1 and not states[0].forecast:
-        return b""
-    packed = b"".join([LENGTH.pack(len(state.forecast)) + state.forecast for state in states])
-    return packed if any(packed) else b""
 
 
 def _unpack_forecasts(states: Sequence[State], data: bytes) -> None:
@@ -239,8 +249,9 @@ def _upgraded(old: record_v1.RecordV1) -> Record:
         answer=pack_arrays(old.arrays),
         rewind_hash=old.last_digest if maybe_rewound else NO_HASH,
         closed=old.closed,
-        history=old.history,
+        kept=tuple([state.position for state in old.history]),
         recent=old.recent,
+        unstored=old.history,
     )
 
 

@@ -4,11 +4,13 @@ from collections.abc import Collection, Iterable, Sequence
 
 from msgspec import Struct
 
-from handlers.errors import SessionUnreadable
+from handlers.errors import Overloaded, SessionUnreadable
 from handlers.sessions.alike import decode_many
+from handlers.sessions.kept import pack_kept, unpack_kept
 from handlers.sessions.record import Record
+from handlers.sessions.state import CorruptState, State
 from handlers.sessions.tenancy import session_id
-from handlers.stores.base import Change, Entry, Store
+from handlers.stores.base import Change, Entry, Parts, Store
 
 VERSION_STEPS = 1_024  # versions rise by a random step up to this
 
@@ -20,8 +22,14 @@ class LoadedSession(Struct):
     key: bytes  # in the store
     version: int | None = None
     record: Record | None = None
+    stored: Collection[int] = ()  # positions of the earlier states that the store has apart from the record
     problem: str = ""  # why the stored bytes cannot be decoded
     copied_from: str | None = None  # the session whose uncommitted record this one was copied from
+
+    def unreadable(self, problem: object) -> SessionUnreadable:
+        """Return the error that says what is wrong with the stored bytes."""
+        id = session_id(self.name)
+        return SessionUnreadable(f"session {id}: its record cannot be read ({problem}); it was left as it is", session=id)
 
 
 class UnitOfWork:
@@ -54,6 +62,8 @@ class UnitOfWork:
                 session.version, record = entry.version, next(records)
                 if isinstance(record, Record):
                     session.record = record
+                    if record.kept:
+                        session.stored = record.stored
                 else:
                     session.problem = str(record)
 
@@ -65,9 +75,39 @@ class UnitOfWork:
         """
         session = self._sessions[name]
         if session.problem:
-            id = session_id(name)
-            raise SessionUnreadable(f"session {id}: its record cannot be read ({session.problem}); it was left as it is", session=id)
+            raise session.unreadable(session.problem)
         return session
+
+    def state_at(self, name: str, position: int) -> State | None:
+        """Return the current or an earlier state of a session at `position`, if it is kept.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+            Overloaded: another worker changes the session at this moment.
+            SessionUnreadable: the stored bytes of the state are corrupt or not there.
+        """
+        session = self[name]
+        record = session.record
+        assert record is not None  # the table lets only sessions that are there be rewound
+        at_hand = [state for state in (record.state, *record.unstored) if state.position == position]
+        if at_hand or position not in record.kept:
+            return at_hand[0] if at_hand else None
+        return self._read_kept(session, record.state.digest, position)
+
+    def _read_kept(self, session: LoadedSession, digest: bytes, position: int) -> State:
+        [part] = self._store.get_parts(session.key, [position])
+        try:
+            if part is None:
+                raise CorruptState(f"the earlier state at {position} is missing")
+            state = unpack_kept(part)
+            if (state.position, state.digest) != (position, digest):
+                raise CorruptState(f"the earlier state at {position} is another one")
+        except CorruptState as e:
+            [entry] = self._store.get_many([session.key])
+            if entry is None or entry.version != session.version:
+                raise Overloaded("the session is being changed by another request; nothing was applied: try again") from e
+            raise session.unreadable(e) from e
+        return state
 
     def put(self, name: str, record: Record, source: str | None = None) -> None:
         """Change a session in memory; later requests of the attempt see the change. `source` is the session it was copied from."""
@@ -115,5 +155,11 @@ class UnitOfWork:
             record, version = session.record, session.version
             assert record is not None  # `put` set it
             entry = Entry(first if version is None else version + rise, record.expires_at + self._tombstone_ttl, record.encode())
-            changes.append(Change(session.key, version, entry))
+            parts = changed_parts(record, session.stored) if record.kept or session.stored else None
+            changes.append(Change(session.key, version, entry, parts))
         return changes
+
+
+def changed_parts(record: Record, stored: Collection[int]) -> Parts:
+    """Return what changes among the earlier states of a session, of which the store has those at the positions `stored`."""
+    return Parts([(state.position, pack_kept(state)) for state in record.unstored], sorted(set(stored).difference(record.kept)))

@@ -42,6 +42,9 @@ class ReopeningStore:
     def get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
         return self._call("read", lambda store: store.get_many(keys))
 
+    def get_parts(self, key: bytes, numbers: Sequence[int]) -> list[bytes | None]:
+        return self._call("read", lambda store: store.get_parts(key, numbers))
+
     def commit_many(self, changes: Sequence[Change]) -> list[bool]:
         return self._call("commit", lambda store: store.commit_many(changes))
 

@@ -15,6 +15,9 @@ class Wrapped:
     def get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
         return self.inner.get_many(keys)
 
+    def get_parts(self, key: bytes, numbers: Sequence[int]) -> list[bytes | None]:
+        return self.inner.get_parts(key, numbers)
+
     def commit_many(self, changes: Sequence[Change]) -> list[bool]:
         return self.inner.commit_many(changes)
 
@@ -56,7 +59,7 @@ class Overtaken(Wrapped):
 
 
 class Broken(Wrapped):
-    """A store that is away for what is named in `away`: "read", "commit", "sweep", "usage"."""
+    """A store that is away for what is named in `away`: "read", "parts", "commit", "sweep", "usage"."""
 
     def __init__(self, inner: Store, *away: str) -> None:
         super().__init__(inner)
@@ -69,6 +72,10 @@ class Broken(Wrapped):
     def get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
         self._reach("read")
         return super().get_many(keys)
+
+    def get_parts(self, key: bytes, numbers: Sequence[int]) -> list[bytes | None]:
+        self._reach("parts")
+        return super().get_parts(key, numbers)
 
     def commit_many(self, changes: Sequence[Change]) -> list[bool]:
         self._reach("commit")

@@ -79,8 +79,10 @@ class Parser:
         return document
 
     def _instances(self, document: dict[str, Any]) -> list[Any]:
-        validation.reject_unknown_fields(document, ("instances",), "body")
         items = document["instances"]
+        if items is None and len(document) > 1:
+            raise InvalidInput("instances: null beside other fields: leave it out to send one request, or send a list of request objects")
+        validation.reject_unknown_fields(document, ("instances",), "body")
         if not isinstance(items, list) or not items:
             raise InvalidInput(f"instances: expected a list of at least one request object, got {json_type(items)}")
         self.rules.check_instances(len(items))
