@@ -24,6 +24,10 @@ def main(arguments: list[str] | None = None) -> int:
         return _build(options) if options.verb == "build" else _inspect(options.archive, options.json)
     except ExportError as e:
         return _fail(str(e), 2)
+    except SystemExit as e:
+        return _fail(f"the model's code ended the program, by sys.exit({e.code!r}); nothing was written", 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted; nothing was written", 130)
     except Exception as e:  # one line for the terminal, whatever a model made PyTorch raise
         if options.verbose:
             raise

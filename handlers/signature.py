@@ -55,6 +55,7 @@ class Signature:
     vocabulary: int = 0  # number of token ids; 0 for numeric features
     input_limit: float = float(np.finfo(np.float32).max)  # up to which the artefacts were found right
     ids: Mapping[str, int] = field(default_factory=dict)  # feature that indexes a table -> rows of the table
+    ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # feature of integers -> the least and the most the model takes
     integers: tuple[str, ...] = ()  # features that are integers inside the model, at most 2^24
     nonnegative: tuple[str, ...] = ()  # features of which no negative number was measured
     nonpositive: tuple[str, ...] = ()
@@ -153,6 +154,7 @@ class Signature:
             vocabulary=inputs.get("vocabulary", 0),
             input_limit=inputs.get("limit", float(np.finfo(np.float32).max)),
             ids=inputs.get("ids", {}),
+            ranges={name: (least, most) for name, (least, most) in inputs.get("ranges", {}).items()},
             integers=tuple(inputs.get("integers", ())),
             nonnegative=tuple(inputs.get("nonnegative", ())),
             nonpositive=tuple(inputs.get("nonpositive", ())),

@@ -49,6 +49,7 @@ class StateLink:
     part: int  # 0 for h, 1 for c
     unchanged: bool  # given to the call as it is, and returned as the call left it
     returned: int | None  # which of the model's outputs is the next state, if one is
+    axis: int  # of the batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +61,7 @@ class Leaf:
     position: int = 0  # among the leaves
     state: StateLink | None = None  # of a state
 
-    axes: Axes = Axes()  # of a series
+    axes: Axes = Axes()  # of x and of a series: [B, T] beside an x of [B, C, T] has its own
 
     @property
     def trailing(self) -> tuple[int, ...]:
@@ -74,17 +75,17 @@ class Leaf:
         """The number of columns of the graph's x."""
         return math.prod(self.trailing) if self.role in RIDING else 0
 
-    def resized(self, axes: Axes, batch: int, steps: int) -> Any:
+    def resized(self, batch: int, steps: int) -> Any:
         """Return the example's value with `batch` rows and `steps` steps; zeros for a state."""
         if self.role in ("x", "series"):
-            return resize(resize(self.value, axes.batch, batch), axes.time, steps)
+            return resize(resize(self.value, self.axes.batch, batch), self.axes.time, steps)
         if self.role == "static":
             return resize(self.value, 0, batch)
         if self.role == "lengths":
             return torch.full((batch,), steps, dtype=self.value.dtype)
-        return torch.zeros_like(resize(self.value, self.value.dim() - 2, batch)) if self.role == "state" else self.value
+        return torch.zeros_like(resize(self.value, self.state.axis, batch)) if self.state else self.value
 
-    def from_columns(self, columns: Tensor, axes: Axes) -> Tensor:
+    def from_columns(self, columns: Tensor) -> Tensor:
         """Return the model's argument from its columns `[B, T, width]`, or from token ids `[B, T]`."""
         if self.role == "static":
             columns = columns[:, -1]  # [B, K]: the same at every step
@@ -92,7 +93,7 @@ class Leaf:
             columns = columns.reshape(*columns.shape[: 1 if self.role == "static" else 2], *self.trailing)
         columns = columns if self.value.is_floating_point() else columns.to(self.value.dtype)
         if self.role != "static":
-            columns = axes.to_model(columns)
+            columns = self.axes.to_model(columns)
         return columns.contiguous()  # models call view on what a DataLoader made contiguous
 
 
@@ -144,19 +145,19 @@ class Arguments:
 
     def resized(self, batch: int, steps: int) -> Any:
         """Return forward's arguments: the example repeated and cut to other sizes."""
-        return tree_unflatten([leaf.resized(self.axes, batch, steps) for leaf in self.leaves], self.spec)
+        return tree_unflatten([leaf.resized(batch, steps) for leaf in self.leaves], self.spec)
 
     def window(self) -> Tensor:
         """Return the example as the graph takes it, with two rows: `[2, T, F]` or `[2, T]`."""
         if self.tokens:
-            return self.axes.from_model(self._x.resized(self.axes, 2, self.steps)).contiguous()
+            return self.axes.from_model(self._x.resized(2, self.steps)).contiguous()
         return torch.cat([self._as_columns(leaf) for leaf in self.riding], -1)
 
     def _as_columns(self, leaf: Leaf) -> Tensor:
-        value: Tensor = leaf.resized(self.axes, 2, self.steps)
+        value: Tensor = leaf.resized(2, self.steps)
         if leaf.role == "static":
             return value.reshape(2, 1, leaf.width).expand(-1, self.steps, -1).float()
-        return self.axes.from_model(value).reshape(2, self.steps, leaf.width).float()
+        return leaf.axes.from_model(value).reshape(2, self.steps, leaf.width).float()
 
     @property
     def riding(self) -> list[Leaf]:
@@ -168,7 +169,7 @@ class Arguments:
         offset, taken = 0, {}
         for leaf in self.riding:
             columns = x if leaf.width == self.width else x[..., offset : offset + leaf.width]
-            taken[id(leaf)] = leaf.from_columns(columns, self.axes)
+            taken[id(leaf)] = leaf.from_columns(columns)
             offset += leaf.width
         values = [taken[id(leaf)] if id(leaf) in taken else states.get(leaf.position, self._other(leaf, x)) for leaf in self.leaves]
         return tree_unflatten(values, self.spec)
@@ -178,8 +179,9 @@ class Arguments:
             return torch.full((x.size(0),), x.size(1), dtype=leaf.value.dtype)
         if leaf.role == "constant":
             return leaf.value
-        zeros = torch.zeros_like(leaf.value.narrow(leaf.value.dim() - 2, 0, 1))
-        return zeros.expand(*zeros.shape[:-2], x.size(0), zeros.shape[-1])
+        assert leaf.state is not None
+        zeros = torch.zeros_like(leaf.value.narrow(leaf.state.axis, 0, 1))
+        return zeros.expand(*(x.size(0) if axis == leaf.state.axis else size for axis, size in enumerate(zeros.shape)))
 
 
 def resize(x: Tensor, axis: int, size: int) -> Tensor:
@@ -215,7 +217,7 @@ def assign_roles(
             found.append(Leaf("constant", value, position))
         else:
             role = "static" if position in static else _role(value, batch, steps, axes, packed, position)
-            found.append(Leaf(role, value, position, axes=axes))
+            found.append(Leaf(role, value, position, axes=_series_axes(value, batch, steps, axes) or axes))
     result = Arguments(tuple(found), spec, axes)
     for leaf in [] if result.tokens else result.riding:
         _check_integers(leaf)
@@ -224,7 +226,7 @@ def assign_roles(
 
 def _check_integers(leaf: Leaf) -> None:
     """Raise LiftError for integers that float32 cannot hold: beside other columns they are sent as float32."""
-    if not leaf.value.is_floating_point():
+    if not leaf.value.is_floating_point() and leaf.value.dtype != torch.bool:
         largest = int(leaf.value.abs().max())
         if largest > EXACT:
             raise LiftError(
@@ -233,13 +235,20 @@ def _check_integers(leaf: Leaf) -> None:
             )
 
 
+def _series_axes(value: Tensor, batch: int, steps: int, axes: Axes) -> Axes | None:
+    """Return where batch and time are in a series beside x: as in x, or first. None for what is no series."""
+    for own in (axes, Axes()):
+        if value.dim() > max(own.batch, own.time) and (value.shape[own.batch], value.shape[own.time]) == (batch, steps):
+            return own
+    return None
+
+
 def _role(value: Tensor, batch: int, steps: int, axes: Axes, packed: Sequence[Sequence[int]], position: int) -> str:
     whole = not value.is_floating_point()
     shape = tuple(value.shape)
-    in_time = value.dim() > max(axes.batch, axes.time) and (shape[axes.batch], shape[axes.time]) == (batch, steps)
     if whole and value.shape == (batch,) and (bool((value == steps).all()) or sorted(value.tolist()) in [sorted(p) for p in packed]):
         return "lengths"
-    if in_time:
+    if _series_axes(value, batch, steps, axes):
         return "series"
     if value.dim() and shape[0] == batch:
         return "static"

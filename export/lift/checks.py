@@ -3,11 +3,12 @@
 import random
 import traceback
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
@@ -45,6 +46,12 @@ def check_quantized(model: nn.Module) -> None:
         if "quantized" in type(module).__module__:
             name = f"{path or 'the model'}: a quantized {type(module).__name__}"
             raise LiftError(f"{name}, whose state cannot be reached: export the model as it was before it was quantized")
+
+
+def check_example(arguments: Arguments) -> None:
+    """Raise LiftError for an example with a number that no request can hold."""
+    if not torch.isfinite(arguments.window()).all():
+        raise LiftError("the example holds NaN or an infinite number, and no request can hold one: give a window without holes")
 
 
 def check_model(model: nn.Module, arguments: Arguments) -> None:
@@ -97,8 +104,10 @@ def _check_control_flow(model: nn.Module, given: Any) -> None:
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         fakes = tree_map(lambda v: mode.from_tensor(v) if isinstance(v, Tensor) and v.dim() > 1 else v, given)
         try:
-            with torch.no_grad(), recorder.recording():
+            with torch.no_grad(), recorder.recording(), mock.patch.object(Tensor, "numpy", _numpy):
                 call_forward(fresh, fakes)
+        except LiftError:
+            raise
         except (DataDependentOutputException, GuardOnDataDependentSymNode) as e:
             raise LiftError(
                 f"the model branches on values, or takes one out of a tensor{at_user_line(e)}: a graph has one way through; "
@@ -106,6 +115,19 @@ def _check_control_flow(model: nn.Module, given: Any) -> None:
             ) from e
         except Exception:  # noqa: BLE001 - an operator without a fake form says nothing about control flow
             return
+
+
+_to_numpy = Tensor.numpy
+
+
+def _numpy(value: Tensor, **options: Any) -> Any:
+    """Stand for `Tensor.numpy`: a tensor without values has no memory that NumPy could read."""
+    if isinstance(value, FakeTensor):
+        line = last_user_line(traceback.extract_stack())
+        raise LiftError(
+            f"the model gives a tensor to NumPy{f' (at {line})' if line else ''}: a graph holds PyTorch's operations alone; use those"
+        )
+    return _to_numpy(value, **options)
 
 
 def check_lifted(model: nn.Module, lifted: Any) -> None:

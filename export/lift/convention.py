@@ -16,21 +16,22 @@ def given_from_example(model: nn.Module, example: Any) -> Given:
     Arguments of a tuple beyond the positional ones are those that forward takes by keyword only. A dictionary whose keys are not names of
     arguments is one argument.
     """
-    parameters = _parameters(model)
+    known = parameters(model)
     if isinstance(example, Mapping):
-        return ((), dict(example)) if parameters and set(example) <= set(parameters) else ((example,), {})
+        return ((), dict(example)) if known and set(example) <= set(known) else ((example,), {})
     values = tuple(example) if isinstance(example, tuple | list) else (example,)
-    by_keyword = [p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY]
-    positional = [p for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    by_keyword = [p.name for p in known.values() if p.kind is p.KEYWORD_ONLY]
+    positional = [p for p in known.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if by_keyword and len(values) > len(positional):
         return values[: len(positional)], dict(zip(by_keyword, values[len(positional) :], strict=False))
     return values, {}
 
 
-def _parameters(model: nn.Module) -> dict[str, inspect.Parameter]:
+def parameters(model: nn.Module) -> dict[str, inspect.Parameter]:
+    """Return the parameters of forward by name; none for compiled code, which does not tell them."""
     try:
         return dict(inspect.signature(model.forward).parameters)
-    except (TypeError, ValueError):  # of compiled code
+    except (TypeError, ValueError):
         return {}
 
 
@@ -42,7 +43,7 @@ def call_forward(module: Any, given: Given) -> Any:
 
 def leaf_names(model: nn.Module, given: Given) -> list[str]:
     """Return a name for each leaf: the key in a dictionary, or the name of forward's argument."""
-    positional = list(_parameters(model))
+    positional = list(parameters(model))
     return [_name(path, positional) for path, _ in tree_flatten_with_path(given)[0]]
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -31,7 +32,9 @@ COPIES = frozenset(
 )
 
 
-COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne", "clamp", "clip", "threshold"})
+EQUALITIES = frozenset({"eq", "ne", "__eq__", "isclose", "isin"})
+COMPARISONS = EQUALITIES | {"lt", "le", "gt", "ge", "clamp", "clip", "threshold", "bucketize", "searchsorted"}
+MOST_COMPARED = 32  # numbers of one tensor that inputs are compared with, such as the bounds of buckets
 
 
 class Key(NamedTuple):
@@ -121,8 +124,19 @@ class Dataflow(TorchFunctionMode):
         writes = key.function == "__setitem__" or (key.function.endswith("_") and not key.function.endswith("__"))
         mutated = leaves[0] if writes and leaves and isinstance(leaves[0], Tensor) else None
         if inputs or outputs:
-            compared = [float(leaf) for leaf in leaves if type(leaf) in (int, float)] if key.function in COMPARISONS else []
-            self.events.append(Event(key, inputs, outputs, mutated, is_recurrent, tuple(compared)))
+            self.events.append(Event(key, inputs, outputs, mutated, is_recurrent, self._compared(key, leaves)))
+
+    def _compared(self, key: Key, leaves: Sequence[Any]) -> tuple[float, ...]:
+        """Return the numbers that a call compares with: Python's, and those of small tensors such as thresholds in buffers."""
+        if key.function not in COMPARISONS or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            return ()
+        numbers = [float(leaf) for leaf in leaves if type(leaf) in (int, float)]
+        self._suspended += 1
+        try:
+            small = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim() < 2 and leaf.numel() <= MOST_COMPARED]
+            return (*numbers, *(float(value) for leaf in small for value in leaf.detach().flatten().tolist()))
+        finally:
+            self._suspended -= 1
 
     def output(self, key: Key, index: int) -> Tensor:
         """Return output `index` of the call `key`."""

@@ -104,7 +104,7 @@ def _site_state(call: Call, initial: tuple[Tensor, ...], arguments: Arguments) -
 
 def _argument_state(leaf: Leaf, one: Observation) -> Named:
     assert leaf.state is not None
-    shape = BatchShape(tuple(leaf.value.shape), leaf.value.dim() - 2)
+    shape = BatchShape(tuple(leaf.value.shape), leaf.state.axis)
     initial = torch.zeros(shape.rows, shape.size)
     calls = [call for call in one.calls if call.site.path == leaf.state.site.path]
     final = None if leaf.state.returned is not None else (calls[-1].site, leaf.state.part)

@@ -32,16 +32,20 @@ def infer_arguments(model: nn.Module, example: Any, axes: str = "", x: str = "")
     base = _first_run(model, tree_unflatten(values, spec))
     _check_batched(base.calls)
     best: list[Arguments] = []
+    most = 1
     unclear = LiftError(_no_batch(base.calls, values, values[candidates[0]]))
     for position in candidates:
-        scored: list[Arguments] = []
+        scored: dict[int, list[Arguments]] = {}
         for found, error in _ways(values, spec, position, axes, base):
             unclear = error or unclear
             score = _score(model, found, base) if found else 0
-            if found and score == 2:
+            if found and score == 3:
                 return found
-            scored += [found] if found and score else []
-        best = best or scored
+            if found and score:
+                scored.setdefault(score, []).append(found)
+        if scored and (not best or max(scored) > most):
+            most = max(scored)
+            best = scored[most]
     if len({found.axes for found in best}) > 1:
         raise LiftError(
             f"x is {list(values[candidates[0]].shape)}, and which axis is time is not clear: give an example in which these sizes differ, "
@@ -69,7 +73,11 @@ def _ways(
 
 
 def _score(model: nn.Module, found: Arguments, base: Observation) -> int:
-    """Return 2 if calls follow both batch and time, 1 if the model takes one length only and calls run over it, else 0."""
+    """Return how well the model follows this reading of its arguments, and 0 if its calls do not follow the batch.
+
+    3: calls follow time as well. 2: the model takes other lengths, and makes them one by cutting or padding. 1: it takes one length only,
+    and calls run over it.
+    """
     if not _follows(model, found, base.calls, found.batch):
         return 0
     paths = [call.site.path for call in base.calls]
@@ -79,7 +87,7 @@ def _score(model: nn.Module, found: Arguments, base: Observation) -> int:
     except LiftError:
         return int(found.steps in runs_over)
     changed = len(longer) != len(base.calls) or any(a.steps != b.steps for a, b in zip(base.calls, longer, strict=True))
-    return 2 if changed else 0
+    return 3 if changed else 2
 
 
 def _no_x(names: Sequence[str], values: Sequence[Any], tensors_at: Sequence[int], x: str) -> str:
@@ -93,7 +101,10 @@ def _no_x(names: Sequence[str], values: Sequence[Any], tensors_at: Sequence[int]
 
 
 def _states(base: Observation, values: Sequence[Any], first: int) -> dict[int, StateLink]:
-    """Find the leaves that are states: a recurrent call begins with them, as they are or changed and then returned as the next state."""
+    """Find the leaves that are states: a recurrent call begins with them, as they are or changed and then returned as the next state.
+
+    One of another shape than the call's state, such as `[B, L, H]` or h and c in one tensor, is a state if the example has zeros for it.
+    """
     origins = Origins(base.flow.events)
     leaves = {i: v for i, v in enumerate(values) if i != first and isinstance(v, Tensor) and v.is_floating_point() and v.dim() > 1}
     reached = origins.sources({id(value): position for position, value in leaves.items()})
@@ -104,12 +115,16 @@ def _states(base: Observation, values: Sequence[Any], first: int) -> dict[int, S
         similar = next(
             ((c, k) for c, k, part in given if part.shape[-2:] == value.shape[-2:] and position in reached.get(id(part), ())), None
         )
-        if exact is None and similar is None:
+        other = next(((c, k) for c, k, part in given if position in reached.get(id(part), ()) and not value.any()), None)
+        link = exact or similar or other
+        if link is None or link[0].rows not in value.shape:
             continue
-        call, part = exact or similar  # type: ignore[misc]
+        call, part = link
         returned = _next_state(base, origins, position, value, call, part, found)
-        if exact is not None or returned is not None or value.dim() > 2:  # [B, H] that is changed and not returned may be a static input
-            found[position] = StateLink(call.site, part, exact is not None and returned is None, returned)
+        # [B, H] that is changed and not returned may be a static input
+        if exact is not None or returned is not None or (similar is not None and value.dim() > 2):
+            axis = value.dim() - 2 if value.shape[-2] == call.rows else list(value.shape).index(call.rows)
+            found[position] = StateLink(call.site, part, exact is not None and returned is None, returned, axis)
     return found
 
 
@@ -173,6 +188,12 @@ def _first_run(model: nn.Module, given: Given) -> Observation:
 def _no_batch(calls: Sequence[Call], values: Sequence[Any], x: Tensor) -> str:
     """Return the message for a model in which no axis of x is the batch."""
     call, others = calls[0], [list(v.shape) for v in values if isinstance(v, Tensor) and v is not x]
+    rows, batch = call.rows, x.shape[0]
+    if not others and rows > batch > 1 and rows % batch == 0:
+        return (
+            f"{call.site.path}: runs over {rows} rows for {batch} rows of x, and a stream carries one: let each of the {rows // batch} be "
+            "a row of x of its own, [B, T, …]"
+        )
     if others:
         beside = f", beside which it takes {', '.join(map(str, others))}"
         remedy = "give an example in which B, T and all other sizes differ, or wrap the model in one that takes x alone"

@@ -49,9 +49,18 @@ class Lifted(nn.Module):
         flow = Dataflow(start.places) if start.places else None
         with self._recorder.recording(start.sites, flow, lifted=True, scanning=self.scanning):
             result = call_forward(self.model, self._arguments.from_graph(x, start.arguments))
-        run = Run(probe.tensors(result), {call.site: call for call in self._recorder.calls}, self._recorder.flow)
+        run = Run(probe.tensors(result), _Calls({call.site: call for call in self._recorder.calls}), self._recorder.flow)
         y = self._y.arrange(run.outputs, x.size(0), x.size(1))
         return y, _output(run.calls[self._output]), *(part for carrier in self._carriers for part in carrier.leave(run))
+
+
+class _Calls(dict[Site, Call]):
+    """The calls of one pass. Raises LiftError for a call that other lengths have."""
+
+    def __missing__(self, site: Site) -> Call:
+        raise LiftError(
+            f"{site.path}: how often it is called depends on T, and it is not once a step: no graph holds that; call it once over all steps"
+        )
 
 
 def started(carriers: Sequence[Carrier], states: Sequence[Tensor]) -> Start:
@@ -163,6 +172,7 @@ def lift(model: nn.Module, example: Any, vocabulary: int = 0, axes: str = "", x:
     checks.check_precision(model)
     checks.check_scripted(model)
     arguments = infer_arguments(model, example, axes, x)
+    checks.check_example(arguments)
     checks.check_model(model, arguments)
     sampler = probe.make_sampler(model, arguments, vocabulary)
     steps = layout.step_range(model, arguments)
@@ -211,6 +221,11 @@ def _loops(model: nn.Module, arguments: Arguments, steps: tuple[int, int | None]
     if steps[1] is not None and steps[1] < lengths[1]:
         return False  # one length only: the loop may as well be unrolled
     few, many = (probe.observe(model, arguments.resized(2, n)).calls for n in lengths)
+    if not few:
+        raise LiftError(
+            f"{many[-1].site.path}: not called at all for a sequence of one step: begin the loop over time at the first step, with zeros "
+            "in the place of what comes before it"
+        )
     if len(few) != len(many) and steps[0] > 1:
         raise LiftError(
             f"{many[-1].site.path}: called once a step, in a model that needs {steps[0]} steps at once: no graph holds that; "

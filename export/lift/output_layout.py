@@ -100,19 +100,34 @@ def _arranged(value: Tensor, part: Part, batch: int, steps: int) -> Tensor:
 
 def find_layout(small: Seen, large: Seen, changed: Observation, arguments: Arguments) -> Layout:
     """Find the layout of y. `changed` is `small` with other numbers in row 1. Raises LiftError when no output has a batch axis."""
+    few, many = len(small.observation.outputs), len(large.observation.outputs)
+    if few != many:
+        raise LiftError(
+            f"the model returns {few} tensors for T={small.steps} and {many} for T={large.steps}: return one tensor [B, T, …], by "
+            "torch.stack(outputs, 1), or the last"
+        )
     parts = [p for p in (_part(i, small, large, changed) for i in range(len(small.observation.outputs))) if p is not None]
-    own = [p for p in parts if not _is_state(small.observation.outputs[p.index], small.observation)] or parts[:1]
+    states = {leaf.state.returned for leaf in arguments.states if leaf.state}
+    own = [p for p in parts if p.index not in states and not _is_state(small.observation.outputs[p.index], small.observation)] or parts[:1]
     if not own:
         hint = "; its recurrent modules take x as [T, B, …]: is batch_first=True missing?" if arguments.axes.batch else ""
-        raise LiftError(
-            "no output of the model is [B, …] or [B, T, …] with sizes that depend on neither B nor T elsewhere: return such a tensor, and "
-            f"keep rows apart{hint}"
-        )
+        raise LiftError(f"{_shapes(small, large)}: return one value a row, [B, …], or one a row and step, [B, T, …]{hint}")
     kept = tuple(p for p in own if (p.time_axis is None) == (own[0].time_axis is None))
     seen = small.observation.outputs
     cells = small.batch * (1 if own[0].time_axis is None else small.steps)
     width = sum(seen[p.index].numel() // cells for p in kept)
     return Layout("sequence" if own[0].time_axis is None else "step", kept, width)
+
+
+def _shapes(small: Seen, large: Seen) -> str:
+    """Say what the model returns, for two sizes of its input: none of it has a row for each row of x and the same sizes for any T."""
+    pairs = list(zip(small.observation.outputs, large.observation.outputs, strict=False))
+    if not pairs:
+        return "no output of the model is a tensor"
+    told = "; ".join(
+        f"{list(a.shape)} for B={small.batch} T={small.steps} and {list(b.shape)} for B={large.batch} T={large.steps}" for a, b in pairs[:3]
+    )
+    return f"no output of the model is one value a sequence or one a step: it returns {told}"
 
 
 def _part(index: int, small: Seen, large: Seen, changed: Observation) -> Part | None:

@@ -4,10 +4,11 @@ Nothing is read from the model's source or the names of its layers. Every run ta
 between calls starts each run anew, and the given model is never changed.
 """
 
+import bisect
 import contextlib
 import copy
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +17,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from export.errors import LiftError
-from export.lift.arguments import Arguments
+from export.lift.arguments import EXACT, Arguments
 from export.lift.convention import Given, call_forward
-from export.lift.dataflow import Dataflow, Origins
+from export.lift.dataflow import EQUALITIES, Dataflow, Origins
 from export.lift.recorder import Call, CallRecorder
 from export.lift.sampling import Sampler
 from export.user_code import at_user_line
@@ -118,14 +119,53 @@ def make_sampler(model: nn.Module, arguments: Arguments, vocabulary: int = 0) ->
     if arguments.tokens:
         known = ids.get(0, 0)
         if vocabulary and known and vocabulary > known:
-            raise LiftError(
-                f"tokens: {vocabulary} ids, and the model's embedding has {known} rows: give the number that it was trained with"
-            )
+            _check_highest_id(model, arguments, vocabulary, known)
         ids = {0: vocabulary or known} if vocabulary or known else {}
     numbers = {number for event in seen.flow.events for number in event.compared}
     paddings = {m.padding_idx for m in model.modules() if isinstance(m, nn.Embedding) and m.padding_idx is not None}
     special = paddings | {int(n) for n in numbers if n == int(n) and 0 <= n < max([*ids.values(), 1])} | {0}
-    return Sampler(window, arguments.static_width, ids, _integers(seen, arguments), tuple(sorted(special)), tuple(sorted(numbers)))
+    equal = {number for event in seen.flow.events if event.name in EQUALITIES for number in event.compared}
+    integers = _integers(seen, arguments)
+    ranges = {} if arguments.tokens else _ranges(model, arguments, window, integers, ids)
+    padding = tuple(sorted(equal | {0.0}))
+    return Sampler(window, arguments.static_width, ids, ranges, integers, tuple(sorted(special)), tuple(sorted(numbers)), padding)
+
+
+def _ranges(
+    model: nn.Module, arguments: Arguments, window: Tensor, integers: Sequence[bool], ids: Mapping[int, int]
+) -> dict[int, tuple[int, int]]:
+    """Return the least and the most that the model takes in columns of integers which index a table after some arithmetic."""
+    found = {}
+    for column in [c for c, flag in enumerate(integers) if flag and c not in ids]:
+        values = window[..., column]
+        if not bool((values == values.round()).all()):
+            continue
+
+        def takes(value: int, column: int = column) -> bool:
+            x = window.clone()
+            x[..., column] = value
+            try:
+                observe(model, arguments.from_graph(x))
+            except LiftError:
+                return False
+            return True
+
+        least, most = int(values.min()), int(values.max())
+        if takes(least) and takes(most) and not (takes(-EXACT) and takes(EXACT)):
+            lower = bisect.bisect_left(range(-EXACT, least), True, key=takes) - EXACT
+            upper = most + bisect.bisect_left(range(most + 1, EXACT + 1), True, key=lambda n: not takes(n))
+            found[column] = (lower, upper)
+    return found
+
+
+def _check_highest_id(model: nn.Module, arguments: Arguments, vocabulary: int, known: int) -> None:
+    """Raise LiftError if the model does not take the highest id: one whose embedding is smaller may map rare ids to one row."""
+    try:
+        observe(model, arguments.from_graph(torch.full_like(arguments.window(), vocabulary - 1)))
+    except LiftError as e:
+        raise LiftError(
+            f"tokens: {vocabulary} ids, and the model's embedding has {known} rows: give the number that it was trained with"
+        ) from e
 
 
 def _ids(seen: Observation, arguments: Arguments, window: Tensor) -> dict[int, int]:

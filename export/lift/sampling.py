@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 SHARE_OF_SPECIAL = 0.2  # of ids: padding, the first and the last
-SPIKE = 0.1  # share of numbers that become spikes
+SPIKE = 0.1  # share of numbers that become spikes, and of those that are drawn about a threshold of the model
+LAST = 0.4  # the latter share at the last step
 FACTORS = (1.0, 3.0, 10.0)  # by which a widened row is stretched
 
 
@@ -18,9 +19,11 @@ class Sampler:
     window: Tensor  # `[2, T, F]` or `[2, T]`
     static: int = 0  # how many of the last columns are constant over a sequence
     ids: Mapping[int, int] = field(default_factory=dict)  # column -> how many ids there are, where that is known; 0 for token ids
+    ranges: Mapping[int, tuple[int, int]] = field(default_factory=dict)  # other columns of integers -> the least and the most they take
     integers: tuple[bool, ...] = ()  # columns that the model may take for ids; none if empty
     special: tuple[int, ...] = (0,)  # ids that often mean padding
     thresholds: tuple[float, ...] = ()  # numbers that the model compares with
+    paddings: tuple[float, ...] = (0.0,)  # numbers that the model may take for padding: 0, and those that it tests for equality
 
     def draw(self, batch: int, steps: int, generator: torch.Generator) -> Tensor:
         """Draw steps of the window in random order, each number moved by a tenth of its column's spread.
@@ -39,11 +42,11 @@ class Sampler:
     def widened(self, batch: int, steps: int, generator: torch.Generator) -> Tensor:
         """Draw as `draw` does, then stretch rows by 1, 3 and 10, shift them by their columns' spread, and add spikes of ten times that.
 
-        Rows of token ids end in padding, each after another length.
+        Rows end in padding, each after another length: all but every fourth row of token ids, every third row of numbers.
         """
         x = self.draw(batch, steps, generator)
         if not self.window.is_floating_point():
-            return self._padded(x, generator)
+            return self._ended(x, torch.tensor(self.special), torch.arange(batch) % 4 != 3, generator)
         shape, pool = x.shape, self._pool()
         x = x.reshape(batch, steps, -1)
         spread = pool.std(0, correction=0).clamp(min=1e-3)
@@ -51,9 +54,16 @@ class Sampler:
         spikes = (torch.rand(x.shape, generator=generator) < SPIKE) * 10 * spread * torch.randn(x.shape, generator=generator)
         wide = self._with_signs(x * factor + (factor - 1) * spread * torch.randn(x.shape, generator=generator) + spikes)
         wide = torch.where(self.integer_columns(), x, self._near_thresholds(wide, spread, generator))
+        padded = self._ended(wide, torch.tensor(self.paddings), torch.arange(batch) % 3 == 2, generator)
+        wide = torch.where(self._valid(padded), padded, wide)
         if self.static:
             wide[..., -self.static :] = wide[:, :1, -self.static :].clone()
         return wide.reshape(shape)
+
+    @property
+    def bounds(self) -> dict[int, tuple[int, int]]:
+        """The least and the most that a column of integers takes, where that is known."""
+        return {column: (0, count - 1) for column, count in self.ids.items()} | dict(self.ranges)
 
     def integer_columns(self) -> Tensor:
         """Return a mask over the columns that hold integers only and that the model may take for ids."""
@@ -72,17 +82,20 @@ class Sampler:
         extreme = torch.where(torch.rand(flat.shape, generator=generator) < 0.5, -magnitude, magnitude)
         extreme = extreme if signed else self._with_signs(extreme)
         ids = self.integer_columns()
-        known = torch.tensor([column in self.ids for column in range(len(ids))])
+        known = torch.tensor([column in self.bounds for column in range(len(ids))])
         kept = known | (ids & ~ids.all())
         return torch.where(kept, flat, extreme).reshape(x.shape)
 
     def _near_thresholds(self, x: Tensor, spread: Tensor, generator: torch.Generator) -> Tensor:
-        """Replace some numbers by numbers about those that the model compares with."""
+        """Replace some numbers by those that the model compares with, or by numbers about them."""
         if not self.thresholds:
             return x
         chosen = torch.tensor(self.thresholds)[torch.randint(len(self.thresholds), x.shape, generator=generator)]
-        near = self._with_signs(chosen + spread * torch.randn(x.shape, generator=generator))
-        return torch.where(torch.rand(x.shape, generator=generator) < SPIKE, near, x)
+        moved = self._with_signs(chosen + spread * torch.randn(x.shape, generator=generator))
+        near = torch.where(torch.rand(x.shape, generator=generator) < 0.5, chosen, moved)
+        share = torch.full(x.shape[1:2], SPIKE)
+        share[-1] = LAST  # many models answer from the last step
+        return torch.where(torch.rand(x.shape, generator=generator) < share[:, None], near, x)
 
     def _pool(self) -> Tensor:
         return self.window.reshape(self.window.shape[0] * self.window.shape[1], -1)
@@ -107,19 +120,25 @@ class Sampler:
         return torch.where(replaced, bits * constant, x)
 
     def _with_all_ids(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        for column, count in self.ids.items():
-            every = torch.randint(count, x.shape[:2], generator=generator)
-            special = torch.tensor([i for i in (*self.special, 0, count - 1) if 0 <= i < count])
+        for column, (least, most) in self.bounds.items():
+            every = torch.randint(least, most + 1, x.shape[:2], generator=generator)
+            special = torch.tensor([i for i in (*self.special, least, most) if least <= i <= most])
             chosen = special[torch.randint(len(special), x.shape[:2], generator=generator)]
             share = torch.rand(x.shape[:2], generator=generator)
             drawn = torch.where(share < SHARE_OF_SPECIAL, chosen, every).to(x.dtype)
             x[..., column] = torch.where(share < 0.7, drawn, x[..., column])
         return x
 
-    def _padded(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """End each row, but every fourth, in padding after a random length."""
+    @staticmethod
+    def _ended(x: Tensor, paddings: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """End each of `rows`, a mask over the batch, in one of `paddings` after a random length."""
         lengths = torch.randint(1, x.shape[1] + 1, (x.shape[0],), generator=generator)
-        pads = torch.tensor(self.special)[torch.randint(len(self.special), (x.shape[0],), generator=generator)]
-        ended = (torch.arange(x.shape[1]) >= lengths[:, None]) & (torch.arange(x.shape[0]) % 4 != 3)[:, None]
+        values = paddings[torch.randint(len(paddings), (x.shape[0],), generator=generator)].to(x.dtype)
+        ended = (torch.arange(x.shape[1]) >= lengths[:, None]) & rows[:, None]
         ended = ended.reshape(*ended.shape, *[1] * (x.dim() - 2))
-        return torch.where(ended, pads.reshape(-1, *[1] * (x.dim() - 1)), x)
+        return torch.where(ended, values.reshape(-1, *[1] * (x.dim() - 1)), x)
+
+    def _valid(self, x: Tensor) -> Tensor:
+        """Return a mask of the numbers that a column may hold: integers only within bounds that are known."""
+        least, most = torch.tensor([self.bounds.get(column, (1, 0)) for column in range(x.shape[-1])]).unbind(-1)
+        return ~self.integer_columns() | ((x == x.round()) & (x >= least) & (x <= most))

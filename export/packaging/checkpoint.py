@@ -5,7 +5,6 @@ only models that you trust.
 """
 
 import importlib.util
-import inspect
 import re
 import warnings
 import zipfile
@@ -21,7 +20,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from export.errors import CheckpointError
+from export.errors import CheckpointError, LiftError
+from export.lift import probe
+from export.lift.checks import check_quantized
+from export.lift.convention import parameters
 from export.packaging.model_spec import ModelSpec
 from export.scaling import Scaled
 
@@ -65,7 +67,6 @@ def build_model(spec: ModelSpec, weights: Path) -> nn.Module:
 
     Raises CheckpointError.
     """
-    state = read_weights(weights)
     try:
         model = load_factory(spec.factory)(**spec.arguments)
     except CheckpointError:
@@ -75,7 +76,8 @@ def build_model(spec: ModelSpec, weights: Path) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise CheckpointError(f"{spec.factory} returned {type(model).__name__}, expected a torch.nn.Module")
     model = cast(nn.Module, getattr(model, "_orig_mod", model))  # as it was before torch.compile
-    _load_weights(model, state, weights)
+    check_quantized(model)  # its state dict holds more than tensors
+    _load_weights(model, read_weights(weights), weights)
     return (Scaled(model, spec.scaler) if spec.scaler else model).eval()
 
 
@@ -141,7 +143,7 @@ def read_weights(path: Path) -> Weights:
 def read_example(path: Path, tokens: int, model: nn.Module) -> tuple[Tensor, ...] | Mapping[str, Tensor]:
     """Read `.npy` (x alone) or `.npz` (forward's arguments: by name if all names are its, else in order). Raises CheckpointError.
 
-    A single window `[T, F]` or `[T]` gets a batch axis.
+    A single window `[T, F]` or `[T]` gets a batch axis, unless the model takes it only as it is, as a batch of series `[B, T]`.
     """
     try:
         loaded = np.load(path, allow_pickle=False)
@@ -151,20 +153,28 @@ def read_example(path: Path, tokens: int, model: nn.Module) -> tuple[Tensor, ...
         raise CheckpointError(f"{path}: not a .npy or .npz array without pickled objects: {e}") from e
     if not arrays or any(array.dtype.kind not in "fiub" for array in arrays):
         raise CheckpointError(f"{path}: expected numbers, got {', '.join(str(a.dtype) for a in arrays) if arrays else 'no array'}")
-    if len(arrays) == 1 and arrays[0].ndim == (1 if tokens else 2):
-        arrays = [arrays[0][None]]
     if not tokens:
         _check_exact(arrays[0], path)
     first = torch.from_numpy(arrays[0]).to(torch.int64 if tokens else torch.float32)
+    if len(arrays) == 1 and first.dim() == (1 if tokens else 2) and not (_runs(model, first) and not _runs(model, first[None])):
+        first = first[None]
     values = (first, *(torch.from_numpy(a).float() if a.dtype.kind == "f" else torch.from_numpy(a) for a in arrays[1:]))
-    known = inspect.signature(model.forward).parameters
-    return dict(zip(names, values, strict=True)) if names and set(names) <= set(known) else values
+    return dict(zip(names, values, strict=True)) if names and set(names) <= set(parameters(model)) else values
+
+
+def _runs(model: nn.Module, x: Tensor) -> bool:
+    """Return whether the model takes x alone."""
+    try:
+        probe.run(model, ((x,), {}), "the example")
+    except LiftError:
+        return False
+    return True
 
 
 def _check_exact(array: np.ndarray[Any, Any], path: Path | str) -> None:
     """Raise CheckpointError for integers beyond 2^24, which float32 rounds."""
     values = array.astype(np.float64)
-    rounded = (values == np.round(values)) & (np.abs(values) > 2**24)
+    rounded = (values == np.round(values)) & (values != array.astype(np.float32))
     if rounded.any():
         raise CheckpointError(
             f"{path}: holds {values[rounded].flat[0]:.0f}: integers beyond 2^24 are not exact in float32, in which inputs are sent; number "

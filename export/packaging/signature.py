@@ -55,7 +55,8 @@ def signature_document(
 def _inputs(spec: ModelSpec, lifted: Lift, report: Report) -> dict[str, Any]:
     """Return what may be sent, and one window that may be.
 
-    `ids` are features that index a table, with the number of ids from 0; `integers` are features that the model reads as integers;
+    `ids` are features that index a table, with the number of ids from 0; `ranges` are other features of integers, with the least and the
+    most that the model takes; `integers` are features that the model reads as integers;
     `nonnegative` and `nonpositive` are features whose other sign was not measured.
     """
     example = {"example": _example(lifted).tolist()}
@@ -67,6 +68,7 @@ def _inputs(spec: ModelSpec, lifted: Lift, report: Report) -> dict[str, Any]:
         "kind": "features",
         "features": list(spec.features),
         "limit": report.input_limit,
+        "ranges": {spec.features[column]: list(bounds) for column, bounds in sorted(lifted.sampler.ranges.items())},
         "ids": {spec.features[column]: count for column, count in sorted(lifted.sampler.ids.items())},
         "integers": names[lifted.arguments.integer_mask().numpy()].tolist(),
         "nonnegative": [] if report.signed else names[positive.numpy()].tolist(),

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from export.graph.time_loop import Stepped
 from export.lift.lifted import Lift
 from export.user_code import at_user_line, is_user_file
 
+KINDS = ("Tensor", "bool", "int", "float", "str")  # of arguments, as TorchScript names them
 _exports = itertools.count(1)
 
 
@@ -54,11 +56,20 @@ def exporting(target: str) -> Iterator[list[warnings.WarningMessage]]:
         except LiftError:
             raise
         except Exception as e:
-            reason = next((line.strip() for line in str(e).splitlines() if line.strip()), "no reason given")
-            found = f"{target} cannot hold this model: {type(e).__name__}: {reason[:200]}{at_user_line(e)}"
+            found = f"{target} cannot hold this model: {_reason(e)}{at_user_line(e)}"
             raise LiftError(f"{found}; write that operation with others, or leave it outside the model") from e
         finally:
             torch.backends.mha.set_fastpath_enabled(fused)
+
+
+def _reason(error: Exception) -> str:
+    """Return what an exporter of PyTorch says, in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    missing = re.search(r"We don't have an op for aten::(\w+).*Argument types: (.*)", " ".join(lines))
+    if missing:
+        arguments = ", ".join(part.strip() for part in missing[2].split(",") if part.strip() in KINDS)
+        return f"it has no {missing[1]} of {arguments}: make a float of a Python bool"
+    return f"{type(error).__name__}: {lines[0][:200] if lines else 'no reason given'}"
 
 
 def questions(warned: Sequence[warnings.WarningMessage]) -> list[str]:

@@ -47,9 +47,11 @@ def column_rules(signature: Signature) -> tuple[ColumnRule, ...]:
     at = {feature: column for column, feature in enumerate(signature.features)}
     limit = signature.MAX_INTEGER
     rules = [ColumnRule(at[f], f, f"an id from 0 to {rows - 1}", 0, rows - 1, whole=True) for f, rows in signature.ids.items()]
+    bounded = {*signature.ids, *signature.ranges}
     rules += [
-        ColumnRule(at[f], f, f"an integer within ±{limit}", -limit, limit, True) for f in signature.integers if f not in signature.ids
+        ColumnRule(at[f], f, f"an integer from {least} to {most}", least, most, True) for f, (least, most) in signature.ranges.items()
     ]
+    rules += [ColumnRule(at[f], f, f"an integer within ±{limit}", -limit, limit, True) for f in signature.integers if f not in bounded]
     rules += [ColumnRule(at[f], f, "no negative number, as none was measured", min_value=0) for f in signature.nonnegative]
     rules += [ColumnRule(at[f], f, "no positive number, as none was measured", max_value=0) for f in signature.nonpositive]
     return tuple(rules)

@@ -11,8 +11,8 @@ from export.lift.lifted import lift
 from export.packaging.model_spec import ModelSpec
 from export.verify import parity, streaming
 from export.writers import torch_export
-from tests.conftest import answer, ask, assert_close, left_out
-from tests.contract.test_lifted_models import served
+from tests.conftest import BACKENDS, answer, ask, assert_close, left_out
+from tests.contract.test_lifted_models import served_by_all
 from tests.support.changed_states import CHANGES, KINDS, RARE, ChangedState
 from tests.support.hard_models import HARD
 
@@ -64,13 +64,15 @@ def test_a_hard_model_is_right_in_the_service_or_refused_with_the_reason(name, t
     spec = ModelSpec(name="hard", version="1.0", factory="hard.py:model", task="regress", tokens=hard.tokens)
     if hard.fate not in ("streams", "whole"):
         with pytest.raises(ExportError, match=hard.fate) as caught:
-            served(model, spec, example, "onnxruntime", tmp_path)
+            served_by_all(model, spec, example, tmp_path)
         assert len(str(caught.value)) < 700
         return
-    service, signature = served(model, spec, example, "onnxruntime", tmp_path / "onnx")
+    signature, services = served_by_all(model, spec, example, tmp_path)
     assert signature.streaming == (hard.fate == "streams"), signature.streaming_reason
+    assert set(services) == ({"torchscript"} if name == "a form that ONNX freezes" else set(BACKENDS))
     lifted = lift(model, example, hard.tokens)
-    check_served(service, signature, model, lifted, seed=5)
+    for service in services.values():
+        check_served(service, signature, model, lifted, seed=5)
 
 
 @settings(max_examples=4, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
@@ -79,9 +81,9 @@ def test_a_generated_model_that_changes_its_state_is_right_in_the_service(tmp_pa
     torch.manual_seed(3)
     model = ChangedState(kind, change, start, after, per_step).eval()
     spec = ModelSpec(name="drawn", version="1.0", factory="drawn.py:model", task="regress")
-    backend = "onnxruntime" if after else "torchscript"
-    service, signature = served(model, spec, model.example(), backend, tmp_path_factory.mktemp("drawn"))
+    signature, services = served_by_all(model, spec, model.example(), tmp_path_factory.mktemp("drawn"))
     assert signature.streaming, signature.streaming_reason
     lifted = lift(model, model.example())
     assert any(bound >= RARE for bound in lifted.sampler.thresholds) or "gap" not in change or "decay" in change
-    check_served(service, signature, model, lifted, seed=6)
+    for service in services.values():
+        check_served(service, signature, model, lifted, seed=6)

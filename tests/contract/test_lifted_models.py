@@ -16,28 +16,38 @@ from handlers.engine.factory import open_backend
 from handlers.settings import Settings
 from handlers.signature import Signature
 from handlers.stores.memory import MemoryStore
-from tests.conftest import answer, assert_close, left_out
+from tests.conftest import BACKENDS, answer, assert_close, left_out
 from tests.export.test_golden import NAMES as NAMED
 from tests.export.test_golden import as_torch
 from tests.export.test_golden import published as published
-from tests.support import model_zoo as zoo
+from tests.support import model_zoo, tutorial_zoo
 from tests.support.in_process import InProcess
 
 NAMES = (
     "several LSTMs", "two cells in a loop", "GRU", "packed sequences", "static covariates", "encoder and decoder", "learned initial state",
     "mean and scale", "state as an argument", "the same LSTM twice",
 )  # fmt: skip
+STREAMING = model_zoo.STREAMING | tutorial_zoo.STREAMING
 PIECES = (1, 4, 5, 2)
+
+
+def served_by_all(model, spec, example, place):
+    """The signature of an archive built of the model, and a service over it on each backend that it has."""
+    built = build_checkpoint(Checkpoint(model, spec, example if isinstance(example, tuple | dict) else (example,)), place)
+    with zipfile.ZipFile(built.archive) as archive:
+        archive.extractall(place / "unzipped")
+    signature, services = Signature.load(place / "unzipped" / "signature.json"), {}
+    for name in set(BACKENDS) & set(signature.artefacts):
+        settings = Settings(backend=name)
+        backend = open_backend(place / "unzipped", signature, settings)
+        services[name] = InProcess(ServiceContext(backend, signature, MemoryStore(), settings))
+    return signature, services
 
 
 def served(model, spec, example, backend, place):
     """The service over an archive built of the model, and its signature."""
-    built = build_checkpoint(Checkpoint(model, spec, example if isinstance(example, tuple | dict) else (example,)), place)
-    with zipfile.ZipFile(built.archive) as archive:
-        archive.extractall(place / "unzipped")
-    settings, signature = Settings(backend=backend), Signature.load(place / "unzipped" / "signature.json")
-    backend = open_backend(place / "unzipped", signature, settings)
-    return InProcess(ServiceContext(backend, signature, MemoryStore(), settings)), signature
+    signature, services = served_by_all(model, spec, example, place)
+    return services[backend], signature
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "torchscript"])
@@ -45,7 +55,7 @@ def served(model, spec, example, backend, place):
 def test_a_session_in_pieces_is_the_unmodified_module_on_the_whole(name, backend, tmp_path, monkeypatch):
     monkeypatch.setattr(torch_export, "write_program", left_out)
     torch.manual_seed(3)
-    specimen = zoo.STREAMING[name]
+    specimen = STREAMING[name]
     model, example = specimen.make().eval(), specimen.example()
     spec = ModelSpec(name="specimen", version="1.0", factory="zoo.py:specimen", task="regress", tokens=specimen.tokens)
     service, signature = served(model, spec, example, backend, tmp_path)

@@ -18,12 +18,12 @@ from export.writers.onnx import write_onnx
 from export.writers.torch_export import write_program
 from export.writers.torchscript import write_torchscript
 from export.writers.tracing import graph_module
-from tests.support import model_zoo as zoo
-from tests.support import tutorial_zoo
+from tests.support import model_zoo, tutorial_zoo
+from tests.support.model_zoo import F
+from tests.support.refused_zoo import REFUSED
+from tests.support.whole_window_zoo import WHOLE
 
-STREAMING = zoo.STREAMING | tutorial_zoo.STREAMING
-WHOLE = zoo.WHOLE | tutorial_zoo.WHOLE
-REFUSED = zoo.REFUSED | tutorial_zoo.REFUSED
+STREAMING = model_zoo.STREAMING | tutorial_zoo.STREAMING
 EXPORTED_AS_PROGRAM = ("projection", "GRU", "GRU cell")
 
 
@@ -102,12 +102,20 @@ PLACE_AND_REMEDY = {
     "rows meet": (r"rows of a batch", "keep axis 0"),
     "remembers its input": (r"between calls", "make it a recurrent state"),
     "a coin": (r"two runs on the same input differ", "nothing random"),
-    "dropout that is never off": (r"tutorial_zoo\.py:\d+", "training=self.training"),
-    "batch_first forgotten": (r"no output of the model", "batch_first=True"),
+    "dropout that is never off": (r"refused_zoo\.py:\d+", "training=self.training"),
+    "batch_first forgotten": (r"no output of the model.* B=2 T=5", "batch_first=True"),
     "no batch axis": (r"x is \[9\]", "wrap it"),
     "cells and a look back": (r"stepped one by one", "call an nn.LSTM over the whole sequence"),
     "scripted LSTM": (r"^lstm:", "plain nn.LSTM"),
     "float64": (r"^lstm\.weight_ih_l0", "model.float()"),
+    "a list of steps": (r"returns 12 tensors for T=12 and 15 for T=15", "torch.stack"),
+    "every second step": (r"no output of the model.* B=2 T=12", "one a row and step"),
+    "NumPy": (r"refused_zoo\.py:\d+", "PyTorch's operations alone"),
+    "nothing at the first step": (r"^cell: not called at all", "begin the loop over time at the first step"),
+    "several rows for one": (r"^lstm: runs over 10 rows for 2 rows of x", "a row of x of its own"),
+    "a row without a number": (r"example holds NaN", "without holes"),
+    "a bool among tensors": (r"it has no mul of Tensor, bool", "make a float"),
+    "called for every seven steps": (r"^lstm: how often it is called depends on T", "call it once over all steps"),
     "a size taken out": (r"TorchScript fails at B=1", "x.size(0)"),
 }
 
@@ -144,7 +152,7 @@ def test_an_example_of_zeros_hides_nothing(tmp_path):
     """Any constant looks the same backwards: the probes do not rely on the example's variety."""
     for name in ("flipped", "convolution over time"):
         model, _ = made(WHOLE[name])
-        lifted = lift(model, torch.zeros(1, 12, zoo.F))
+        lifted = lift(model, torch.zeros(1, 12, F))
         assert "differs" in parity.verify(model, lifted, {"torchscript": written(lifted, tmp_path)}).streaming_reason
 
 

@@ -13,6 +13,7 @@ from export.lift.lifted import lift
 from export.verify import parity, streaming
 from export.writers.onnx import write_onnx
 from export.writers.tracing import graph_module
+from tests.support import tutorial_zoo
 from tests.support.changed_states import ChangedState
 from tests.support.model_zoo import STREAMING, F, H, LastStep
 
@@ -153,7 +154,7 @@ def test_a_reset_that_the_example_never_triggers_is_found_when_it_is_lost(monkey
 
 def test_ids_that_no_example_holds_are_measured(tmp_path):
     torch.manual_seed(2)
-    specimen = STREAMING["sentiment over tokens"]
+    specimen = tutorial_zoo.STREAMING["sentiment over tokens"]
     model = specimen.make().eval()
     lifted = lift(model, torch.randint(1, 20, (2, 12)), specimen.tokens)
     path = written(lifted, tmp_path, Mutant(lifted.base, before=lambda x, states: (x.clamp(max=25), states)).eval())

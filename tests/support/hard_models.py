@@ -189,6 +189,63 @@ class NotANumber(LastStep):
         return super().forward(x) + torch.log(-x.abs())[:, -1, :2]
 
 
+class BatchFirstState(LastStep):
+    """Takes and returns [B, L, 2 H]: h and c beside each other."""
+
+    def forward(self, x: Tensor, state: Tensor) -> Any:
+        h, c = state.transpose(0, 1).chunk(2, -1)
+        out, state = self.lstm(x, (h.contiguous(), c.contiguous()))
+        return self.head(out[:, -1]), torch.cat(state, -1).transpose(0, 1)
+
+
+class StackedState(LastStep):
+    def forward(self, x: Tensor, state: Tensor) -> Any:
+        out, (h, c) = self.lstm(x, (state[0], state[1]))
+        return self.head(out[:, -1]), torch.stack([h, c])
+
+
+class CutToTen(LastStep):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x[:, -10:])
+
+
+class RareIds(LastStep):
+    """One row of its table stands for all ids from 24 on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(25, F)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.embedding(torch.where(x > 24, 24, x)))
+
+
+class OnAnExactNumber(LastStep):
+    """Looks at the whole window where the last number is one that no example holds."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return torch.where(x[:, -1, :1] == 5.0, x.mean(1)[:, :2], y)
+
+
+class PositionOfT(LastStep):
+    """ONNX's form of linspace freezes T; TorchScript's does not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + torch.linspace(0, 1, x.size(1))[None, :, None])
+
+
+class NothingButPadding(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.lstm, self.head = nn.Embedding(50, 6), nn.LSTM(6, H, batch_first=True), nn.Linear(H, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.lstm(self.embedding(x))[0]
+        weights = out.sum(-1).masked_fill(x == 0, float("-inf")).softmax(1)
+        return self.head((weights[..., None] * out).sum(1))
+
+
 @dataclass(frozen=True)
 class Hard:
     """A model, its example, and what must become of it: "streams", "whole", or the message of the refusal."""
@@ -231,5 +288,12 @@ HARD = {
     "weights of an attention beside y": Hard(WithAttention, window, "whole"),
     "a dataclass": Hard(AnswersDataclass, window, "streams"),
     "hidden left from training": Hard(LeftFromTraining, window, "set them to None"),
+    "a state with the batch first": Hard(BatchFirstState, lambda: (torch.randn(3, 12, F), torch.zeros(3, 2, 2 * H)), "streams"),
+    "h and c in one tensor": Hard(StackedState, lambda: (window(), torch.zeros(2, 2, 2, H)), "streams"),
+    "cut to ten steps": Hard(CutToTen, window, "whole"),
+    "ids beyond the table": Hard(RareIds, lambda: torch.randint(20, (2, 12)), "streams", 40),
+    "an exact number": Hard(OnAnExactNumber, window, "whole"),
+    "a form that ONNX freezes": Hard(PositionOfT, window, "whole"),
+    "nothing but padding": Hard(NothingButPadding, words, "whole", 50),
     "not a number": Hard(NotANumber, window, "not a finite number"),
 }

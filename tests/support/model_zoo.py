@@ -127,48 +127,6 @@ class Twice(nn.Module):
         return self.head(second[:, -1])
 
 
-class Seq2Seq(nn.Module):
-    """Encoder and decoder of different input sizes; the decoder rolls four steps out of the encoder's state."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder, self.decoder = nn.LSTM(F, H, 2, batch_first=True), nn.LSTM(1, H, 2, batch_first=True)
-        self.head = nn.Linear(H, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        _, state = self.encoder(x)
-        step, outputs = x[:, -1:, :1], []
-        for _ in range(4):
-            out, state = self.decoder(step, state)
-            step = self.head(out)
-            outputs.append(step)
-        return torch.cat(outputs, dim=1)
-
-
-class Sentiment(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(50, 6, padding_idx=0)
-        self.lstm = nn.LSTM(6, H, 2, batch_first=True, dropout=0.5)
-        self.fc, self.sigmoid = nn.Linear(H, 1), nn.Sigmoid()
-
-    def forward(self, x: Tensor) -> Tensor:
-        out, _ = self.lstm(self.embedding(x))
-        return self.sigmoid(self.fc(out))[:, -1].squeeze(1)
-
-
-class StateArgument(nn.Module):
-    """forward(x, hidden) -> (logits, hidden), outputs flattened: the shape of many language-model tutorials."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding, self.lstm, self.decoder = nn.Embedding(50, 6), nn.LSTM(6, H, 2), nn.Linear(H, 50)
-
-    def forward(self, x: Tensor, hidden: Any) -> tuple[Tensor, Any]:
-        out, hidden = self.lstm(self.embedding(x), hidden)
-        return torch.log_softmax(self.decoder(out).view(-1, 50), dim=1), hidden
-
-
 class Packed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -275,82 +233,6 @@ class ReturnsState(LastStep):
         return self.head(out[:, -1]), (h_n, c_n)
 
 
-# These can be lifted and must not stream.
-
-
-class Pooled(LastStep):
-    def forward(self, x: Tensor) -> Tensor:
-        out, _ = self.lstm(x)
-        return self.head(out.mean(dim=1))
-
-
-class Attention(LastStep):
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        out, _ = self.lstm(x)
-        weights = torch.softmax(out.sum(-1), dim=1)
-        return self.head((out * weights[..., None]).sum(1)), weights
-
-
-class Flattened(nn.Module):
-    def __init__(self, steps: int = 12) -> None:
-        super().__init__()
-        self.lstm, self.head = nn.LSTM(F, H, batch_first=True), nn.Linear(H * steps, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out, _ = self.lstm(x)
-        return self.head(out.reshape(x.size(0), -1))
-
-
-class ConvFront(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.lstm, self.head = nn.Conv1d(F, H, 3, padding=1), nn.LSTM(H, H, batch_first=True), nn.Linear(H, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out, _ = self.lstm(torch.relu(self.conv(x.transpose(1, 2))).transpose(1, 2))
-        return self.head(out[:, -1])
-
-
-class Flipped(LastStep):
-    def forward(self, x: Tensor) -> Tensor:
-        out, _ = self.lstm(x.flip(1))
-        return self.head(out[:, -1])
-
-
-# These cannot be lifted.
-
-
-class Branches(LastStep):
-    def forward(self, x: Tensor) -> Tensor:
-        out, _ = self.lstm(x)
-        if out.mean() > 0:
-            return self.head(out[:, -1])
-        return -self.head(out[:, -1])
-
-
-class RandomStart(LastStep):
-    def forward(self, x: Tensor) -> Tensor:
-        h0 = torch.randn(2, x.size(0), H)
-        out, _ = self.lstm(x, (h0, torch.zeros_like(h0)))
-        return self.head(out[:, -1])
-
-
-class Double(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x * 2
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return grad * 2
-
-
-class CustomAutograd(LastStep):
-    def forward(self, x: Tensor) -> Tensor:
-        out, _ = self.lstm(x)
-        return self.head(Double.apply(out[:, -1]))
-
-
 @dataclass(frozen=True)
 class Specimen:
     """A factory, and what its forward takes."""
@@ -384,9 +266,6 @@ STREAMING = {
     "sequential": Specimen(sequential, series()),
     "several LSTMs": Specimen(Stack, series()),
     "the same LSTM twice": Specimen(Twice, series()),
-    "encoder and decoder": Specimen(Seq2Seq, series()),
-    "sentiment over tokens": Specimen(Sentiment, token_ids, 50),
-    "state as an argument": Specimen(StateArgument, lambda: (torch.randint(50, (12, 2)), (torch.zeros(2, 2, H), torch.zeros(2, 2, H))), 50),
     "packed sequences": Specimen(Packed, series(lambda: torch.tensor([12, 12]))),
     "static covariates": Specimen(Covariates, series(lambda: torch.randn(2, 4))),
     "mean and scale": Specimen(MeanAndScale, series()),
@@ -397,19 +276,4 @@ STREAMING = {
     "RNN": Specimen(lambda: Gru(nn.RNN, nonlinearity="relu"), series()),
     "GRU cell": Specimen(GruCell, series()),
     "returns its state": Specimen(ReturnsState, series()),
-}
-WHOLE = {
-    "bidirectional": Specimen(lambda: LastStep(bidirectional=True), series()),
-    "bidirectional projection": Specimen(lambda: LastStep(bidirectional=True, proj_size=5), series()),
-    "mean over time": Specimen(Pooled, series()),
-    "attention": Specimen(Attention, series()),
-    "flattened window": Specimen(Flattened, series()),
-    "convolution over time": Specimen(ConvFront, series()),
-    "flipped": Specimen(Flipped, series()),
-}
-REFUSED = {
-    "branches on values": Specimen(Branches, series()),
-    "random initial state": Specimen(RandomStart, series()),
-    "custom autograd": Specimen(CustomAutograd, series()),
-    "no recurrence": Specimen(lambda: nn.Linear(F, 2), series()),
 }
