@@ -34,9 +34,11 @@ from handlers.protocols.frontend import Frontend
 from handlers.protocols.open_inference.binary import HEADER_LENGTH
 from handlers.settings import Settings
 from handlers.signature import Signature
+from tests.support.valkey_server import ALWAYS
+from tests.support.valkey_server import serving as serving_valkey
 
 BATCHES = (1, 16, 64, 256, 1024)
-STORES = {"memory": ("memory://", True), "LMDB": ("lmdb://{}", True), "LMDB, no fsync": ("lmdb://{}", False)}
+EMBEDDED = {"memory": ("memory://", True), "LMDB": ("lmdb://{}", True), "LMDB, no fsync": ("lmdb://{}", False)}
 Work = Callable[[int], None]  # one batch; the argument counts the batches
 
 
@@ -107,14 +109,22 @@ def exported() -> Iterator[tuple[Path, Signature]]:
 
 @contextmanager
 def frontends(model: Path, signature: Signature) -> Iterator[dict[str, Frontend]]:
-    """A front end over each kind of store, all over one backend. The stores lie beside the folder `model`."""
-    made = {}
+    """A front end over each kind of store, all over one backend. The stores lie beside the folder `model`.
+
+    Valkey is a server of its own on this machine that flushes each commit to the disk; the time of its process is not this process's.
+    """
     with ExitStack() as stack:
-        for name, (url, sync) in STORES.items():
-            place = stack.enter_context(tempfile.TemporaryDirectory(dir=model.parent))
-            settings = Settings(device="cpu", store=url.format(place), store_bytes=4 << 30, store_sync=sync, max_instances=4096)
-            made[name] = Frontend.over(ServiceContext(open_backend(model, signature, settings), signature, open_store(settings), settings))
-        yield made
+        urls = {}
+        for name, (url, sync) in EMBEDDED.items():
+            urls[name] = url.format(stack.enter_context(tempfile.TemporaryDirectory(dir=model.parent))), sync
+        server = stack.enter_context(serving_valkey(Path(stack.enter_context(tempfile.TemporaryDirectory(dir=model.parent))), **ALWAYS))
+        urls["Valkey"] = f"{server.url}/0", True
+        yield {name: _frontend(model, signature, url, sync) for name, (url, sync) in urls.items()}
+
+
+def _frontend(model: Path, signature: Signature, url: str, sync: bool) -> Frontend:
+    settings = Settings(device="cpu", store=url, store_bytes=4 << 30, store_sync=sync, max_instances=4096)
+    return Frontend.over(ServiceContext(open_backend(model, signature, settings), signature, open_store(settings), settings))
 
 
 def measure(works: dict[str, Work], rounds: int, size: int) -> dict[str, Times]:

@@ -1,9 +1,10 @@
 """The served path, hosts in turn: `python -m benchmarks.serving` (needs wrk and requirements/bench.txt).
 
 LSTM 2 x 128, 8 features; load by wrk on the same cores. Hosts: TorchServe with the shipped configuration and with `batchSize: 1`, an ASGI
-server over the same core that forms batches by itself, and a hand-written ASGI app over ONNX Runtime, which has windows only. A step is one
-observation of a session in the embedded store, flushed to the disk before the answer. All servers run all the time; each measurement is
-taken of one host after the other, in several rounds. Reported are medians, the spread between the rounds, and ratios to the first host.
+server over the same core that forms batches by itself, and, with windows only, a hand-written ASGI app over ONNX Runtime and with `--peers`
+servers from the package index. A step is one observation of a session in the embedded store, flushed to the disk before the answer. All
+servers run all the time; each measurement is taken of one host after the other, in several rounds. Reported are medians, the spread between
+the rounds, and ratios to the first host.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -18,16 +20,19 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
+import numpy as np
 import torch
 
 from benchmarks.load import Measured, wrk
+from benchmarks.peers.servers import ENVIRONMENTS, PEERS, Peer
 from benchmarks.workloads import FEATURES, STEPS, Workload, begin, workloads
 from export.build import CONFIG, Options, build_checkpoint
 from export.models import Forecaster
@@ -35,7 +40,8 @@ from export.packaging.checkpoint import Checkpoint
 from export.packaging.model_spec import ModelSpec
 from host.torchserve.launcher import serving
 
-HIDDEN = 128
+ROOT = Path(__file__).parents[1]
+HIDDEN, WINDOW = 128, "window"
 LATENCY = CONFIG.with_name("latency.yaml")
 
 
@@ -47,9 +53,17 @@ class Host:
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
     sessions: bool = True  # whether it has any
+    form: Callable[[Any], Any] = lambda window: {"inputs": window}  # of the body with one window
+    prediction: Callable[[Any], list[float]] = lambda answer: list(answer["prediction"])
 
     def serves(self, workload: Workload) -> bool:
-        return self.sessions or workload.name.startswith("window")
+        return self.sessions or workload.name.startswith(WINDOW)
+
+    def bodies(self, workload: Workload) -> Sequence[bytes]:
+        """Return the workload's bodies in the form in which this server takes them."""
+        if not workload.name.startswith(WINDOW):
+            return workload.bodies
+        return [json.dumps(self.form(json.loads(body)["inputs"])).encode() for body in workload.bodies]
 
 
 def archive(store: Path, config: Path = CONFIG) -> Path:
@@ -70,59 +84,87 @@ def torchserve(name: str, folder: Path, config: Path) -> Iterator[Host]:
 @contextmanager
 def asgi(name: str, application: str, environment: Mapping[str, str], sessions: bool) -> Iterator[Host]:
     """An application of this package under uvicorn."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "uvicorn", "--factory", f"benchmarks.{application}:application", "--port", str(port)]
-    process = subprocess.Popen(
-        [*command, "--log-level", "warning", "--no-access-log"],
-        stdout=sys.stderr,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-    )
-    host = Host(name, f"http://127.0.0.1:{port}/", sessions=sessions)
+    with started(
+        Host(name, f"http://127.0.0.1:{port}/", sessions=sessions), [*command, "--log-level", "warning", "--no-access-log"], environment
+    ) as host:
+        yield host
+
+
+@contextmanager
+def peer(known: Peer, folder: Path, environment: Mapping[str, str]) -> Iterator[Host]:
+    """A server that others wrote."""
+    folder.mkdir()
+    port, programs = free_port(), ENVIRONMENTS / known.name.lower() / "bin"
+    host = Host(known.name, f"http://127.0.0.1:{port}{known.path}", sessions=False, form=known.form, prediction=known.prediction)
+    with started(host, known.command(programs, port, folder), {**environment, "BENTOML_DO_NOT_TRACK": "true"}):
+        yield host
+
+
+@contextmanager
+def started(host: Host, command: Sequence[str], environment: Mapping[str, str]) -> Iterator[Host]:
+    """Run a server from this repository's root until it is not needed any more."""
+    settings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
+    process = subprocess.Popen(command, stdout=sys.stderr, cwd=ROOT, env=settings, start_new_session=True)
     try:
         deadline = time.monotonic() + 60
-        while not _answers(host.url):
+        while not _answers(host):
             if time.monotonic() > deadline or process.poll() is not None:
-                raise RuntimeError(f"{name} did not start")
+                raise RuntimeError(f"{host.name} did not start")
             time.sleep(0.1)
         yield host
     finally:
         process.terminate()
-        process.wait(10)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        with suppress(ProcessLookupError):  # not all of them end the processes that they started
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
-def _answers(url: str) -> bool:
+def free_port() -> int:
+    """Return a port that is free, as the two after it probably are."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def _answers(host: Host) -> bool:
     try:
-        return httpx.post(url, json={"inputs": [[0.0] * FEATURES]}, timeout=30).status_code == 200
+        return httpx.post(host.url, json=host.form([[0.0] * FEATURES]), timeout=30).status_code == 200
     except httpx.TransportError:
         return False
 
 
 @contextmanager
-def hosts(folder: Path) -> Iterator[list[Host]]:
+def hosts(folder: Path, with_peers: bool = False) -> Iterator[list[Host]]:
     """All hosts, each with a folder and a store of its own."""
     with zipfile.ZipFile(archive(folder / "bare")) as contents:
         contents.extractall(folder / "model")
     core = {"MODEL": str(folder / "model"), "CELLSTATE_STORE": f"lmdb://{folder / 'sessions'}", "CELLSTATE_DEVICE": "cpu"}
+    graph = {"MODEL_ONNX": str(folder / "model" / "model.onnx")}
     with ExitStack() as stack:
         yield [
             stack.enter_context(torchserve("TorchServe", folder / "throughput", CONFIG)),
             stack.enter_context(torchserve("TorchServe, latency profile", folder / "latency", LATENCY)),
             stack.enter_context(asgi("own batches (ASGI)", "asgi_host", core, True)),
-            stack.enter_context(asgi("hand-written ASGI app", "peer", {"MODEL_ONNX": str(folder / "model" / "model.onnx")}, False)),
+            stack.enter_context(asgi("hand-written ASGI app", "peers.asgi_app", graph, False)),
+            *[stack.enter_context(peer(known, folder / known.name, graph)) for known in PEERS if with_peers],
         ]
 
 
-def prepare(host: Host, workload: Workload) -> None:
-    """Begin the workload's sessions, and check the answer to each of its bodies."""
+def prepare(host: Host, workload: Workload, expected: dict[int, list[float]]) -> None:
+    """Begin the workload's sessions, and check the answer to each of its bodies: the predictions of all hosts are the same."""
     with httpx.Client(headers=dict(host.headers), timeout=60) as client:
         for body in begin(workload):
             answer = client.post(host.url, content=body, headers={"Content-Type": "application/json"}).raise_for_status()
             assert not any("error" in row for row in answer.json()["predictions"]), answer.text[:500]
-        for body in workload.bodies:
+        for i, body in enumerate(host.bodies(workload)):
             answer = client.post(host.url, content=body, headers=dict(workload.headers)).raise_for_status()
             assert b'"code"' not in answer.content, answer.content[:500]
+            if workload.name.startswith(WINDOW):
+                assert np.allclose(host.prediction(answer.json()), expected.setdefault(i, host.prediction(answer.json())), atol=1e-5)
 
 
 def measure(found: dict[tuple[str, int, str], list[Measured]], all_hosts: list[Host], seconds: int, folder: Path) -> None:
@@ -132,7 +174,7 @@ def measure(found: dict[tuple[str, int, str], list[Measured]], all_hosts: list[H
             for host in all_hosts:
                 if host.serves(workload):
                     headers = {**workload.headers, **host.headers}
-                    taken = wrk(host.url, headers, workload.bodies, connections, seconds, folder / f"load{number}")
+                    taken = wrk(host.url, headers, host.bodies(workload), connections, seconds, folder / f"load{number}")
                     found.setdefault((workload.name, connections, host.name), []).append(taken)
 
 
@@ -157,6 +199,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
     parser.add_argument("--seconds", type=int, default=4, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peers", action="store_true", help="also LitServe, BentoML and MLServer, which `make peers` installs")
     parser.add_argument("--raw", type=Path, help="where to write the measurements as JSON")
     options = parser.parse_args()
     if shutil.which("wrk") is None:
@@ -164,11 +207,12 @@ def main() -> int:
         return 2
     torch.set_num_threads(1)
     found: dict[tuple[str, int, str], list[Measured]] = {}
-    with tempfile.TemporaryDirectory() as name, hosts(Path(name)) as all_hosts:
+    expected: dict[int, list[float]] = {}
+    with tempfile.TemporaryDirectory() as name, hosts(Path(name), options.peers) as all_hosts:
         for host in all_hosts:
             for workload in workloads():
                 if host.serves(workload):
-                    prepare(host, workload)
+                    prepare(host, workload, expected)
         for _ in range(options.rounds):
             measure(found, all_hosts, options.seconds, Path(name))
     print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores, {platform.machine()}; wrk -t1 on the same cores; rows a second")

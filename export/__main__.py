@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     build = verbs.add_parser("build", help="checkpoint folders, or path/to/file.py:factory with its weights -> verified .mar archives")
     build.add_argument("models", nargs="+", help="folders with model.json and weights.safetensors; or one path/to/file.py:factory")
     build.add_argument("--store", type=Path, default=Path("model_store"), help="where the archives go (default: model_store)")
+    build.add_argument("--replace", action="store_true", help="replace the archive of a version that exists with other contents")
     build.add_argument("--config", type=Path, help="TorchServe's settings of the model (default: config/model-config.yaml)")
     build.add_argument("--calibrate", type=Path, help="CSV of a series that training did not see: forecasts get intervals")
     build.add_argument("--horizon", type=int, default=24, help="with --calibrate: how many steps ahead errors are measured (default: 24)")
@@ -65,6 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--outputs", type=_names, default=(), help="names of the output columns")
     one.add_argument("--tokens", type=int, default=0, help="the number of token ids, for a model that takes token ids")
     one.add_argument("--feedback", type=_pairs, default={}, help="what feeds back in a forecast, output=feature,…")
+    one.add_argument(
+        "--distribution",
+        default="",
+        metavar="KIND:NAMES",
+        help='what the outputs are parameters of, "normal:mu,sigma", or their levels, "quantiles:0.1,0.5,0.9"',
+    )
     one.add_argument("--frequency", default="", help='of the observations: "15min", "1h", "1D"')
     one.add_argument("--calendar", type=_json, default={}, help="time zone and features derived from the time, a JSON object")
     one.add_argument("--arguments", type=_json, default={}, help="the factory's keyword arguments, a JSON object")
@@ -123,13 +130,15 @@ def _build(options: argparse.Namespace) -> int:
     for model in options.models:
         loaded = _from_factory(model, options) if ":" in model else checkpoint.load(Path(model))
         calibration = build.Calibration(options.calibrate, options.horizon, options.season) if options.calibrate else None
-        making = build.Options(options.config or build.CONFIG, options.opset, partial(_tell, model), calibration)
+        making = build.Options(options.config or build.CONFIG, options.opset, partial(_tell, model), calibration, options.replace)
         built = build.build_checkpoint(loaded, options.store, making)
         print(built.report.table() if options.verbose else built.report.summary())
         for artefact, why in built.signature["skipped"].items():
             print(f"  {artefact} skipped: {why}")
         if measured := built.signature.get("intervals"):
             print(f"  intervals: from {measured['forecasts']:,} forecasts of {measured['series']}; {'; '.join(measured['covered'])}")
+        for line in _distributions(built.signature):
+            print(f"  distribution: {line}")
         reason = built.signature["streaming"]["reason"]
         print(f"  streaming: {'no: ' + reason if reason else 'yes: any cut of a sequence gives what the whole gives'}")
         print(
@@ -153,7 +162,8 @@ def _from_factory(reference: str, options: argparse.Namespace) -> Any:
     spec = ModelSpec(
         name=options.name or reference.rpartition(":")[2], version=options.version, factory=reference, task=options.task,
         outputs=options.outputs, features=options.features, tokens=options.tokens, feedback=options.feedback,
-        frequency=options.frequency, calendar=options.calendar, arguments=options.arguments, axes=options.axes, x=options.x,
+        distribution=options.distribution, frequency=options.frequency, calendar=options.calendar, arguments=options.arguments,
+        axes=options.axes, x=options.x,
         scaler=read_scaler(options.scaler) if options.scaler else {},
     )  # fmt: skip
     model = checkpoint.build_model(spec, options.weights)
@@ -191,12 +201,21 @@ def _described(document: dict[str, Any]) -> list[str]:
         f"x         {shape}",
         f"y         {y.format(len(outputs['names']))} {', '.join(outputs['names'])}",
         *([f"limit     numbers up to ±{inputs['limit']:.2g}"] if "limit" in inputs else []),
+        *(f"          {line}" for line in _distributions(document)),
         f"output    [B, T, {outputs['output_size']}]",
         *(f"state     {line}" for line in states),
         f"streaming {'yes' if streaming['possible'] else 'no: ' + streaming['reason']}",
         f"parity    {parity:.1e} at most, allowed {document['parity']['tolerance']:.0e} (scaled differences from the eager model)",
         f"digests   model {document['digests']['model']}, weights {document['digests']['weights']}",
         f"tools     {', '.join(f'{name} {version}' for name, version in document['tools'].items())}",
+    ]
+
+
+def _distributions(document: dict[str, Any]) -> list[str]:
+    """Describe what the outputs are parameters of, and which of them is the prediction."""
+    return [
+        f"{entry['kind']} of {', '.join(entry['outputs'])}; the prediction is {entry['prediction']}, the {entry['statistic']}"
+        for entry in document.get("distribution", ())
     ]
 
 

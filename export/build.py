@@ -15,11 +15,12 @@ from export.errors import ExportError, LiftError
 from export.lift.lifted import Lift, lift
 from export.packaging import checkpoint
 from export.packaging.checkpoint import Checkpoint
-from export.packaging.mar import handler_files, manifest, write_archive
+from export.packaging.mar import archive_name, find_archive, handler_files, manifest, write_archive
 from export.packaging.model_spec import ModelSpec
 from export.packaging.signature import signature_document
 from export.report import Report
 from export.verify import parity
+from export.verify.distribution import check_distributions
 from export.verify.runners import LABELS, open_artefact
 from export.writers import onnx, torch_export, torchscript, tracing
 from handlers.signature import Signature
@@ -48,16 +49,20 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Options:
-    """How archives are made: TorchServe's configuration of the model, the ONNX opset, whom to tell of progress, what to calibrate on."""
+    """How archives are made: TorchServe's configuration of the model, the ONNX opset, whom to tell of progress, what to calibrate on.
+
+    `replace` allows to replace the archive of a version that was built before with other contents.
+    """
 
     config: Path = CONFIG
     opset: int = onnx.OPSET
     progress: Callable[[str], None] = lambda _: None
     calibration: Calibration | None = None
+    replace: bool = False
 
 
 def build(folder: Path, store: Path, config: Path = CONFIG) -> Built:
-    """Export the checkpoint in `folder` to `{store}/{name}.mar`. Raises ExportError and then leaves `store` as it was."""
+    """Export the checkpoint in `folder` to `{store}/{name}-{version}.mar`. Raises ExportError and then leaves `store` as it was."""
     return build_checkpoint(checkpoint.load(folder), store, Options(config))
 
 
@@ -74,15 +79,19 @@ def build_checkpoint(loaded: Checkpoint, store: Path, options: Options = Options
         report.check()
         files = {backend: path for backend, path in files.items() if backend not in report.dropped}
         document = signature_document(spec, model, lifted, report, files, skipped | dict(report.dropped))
+        check_distributions(Signature.from_document(document), lifted)
         if options.calibration is not None:
             options.progress("measuring its forecasts")
             document["intervals"] = _measured(document, files, lifted, options.calibration)
         if "onnxruntime" in files:
             onnx.add_metadata(files["onnxruntime"], "cellstate.signature", orjson.dumps(document).decode())
-        target = store / f"{spec.name}.mar"
+        target = store / archive_name(spec.name, spec.version)
         try:
             store.mkdir(parents=True, exist_ok=True)
-            write_archive(target, _contents(spec, document, files, options.config))
+            existing = find_archive(store, spec.name, spec.version)
+            write_archive(target, _contents(spec, document, files, options.config), existing, options.replace)
+        except FileExistsError as e:
+            raise ExportError(f"{e}: build under another version, or insist with --replace") from e
         except OSError as e:
             raise ExportError(f"{target}: {e}") from e
     return Built(target, document, report)

@@ -62,6 +62,8 @@ def calibrate(path: Path, signature: Signature, runner: Runner, initial: Floats,
 
 def check(signature: Signature) -> None:
     """Check that every output of the model comes true in its inputs. Raises CalibrationError."""
+    if signature.distribution:
+        raise CalibrationError("calibrate, distribution: a model of distributions has intervals of its own; leave one of the two out")
     if not signature.streaming or set(signature.feedback) != set(signature.outputs):
         raise CalibrationError("calibrate: the model must stream, and each of its outputs feed back: what does not is never observed")
 

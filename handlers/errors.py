@@ -11,17 +11,17 @@
     │   ├── Unauthenticated      401  no key, or none that is known and valid
     │   └── Forbidden            403  the key lacks the scope
     ├── SessionError             the session is not where the client thinks
-    │   ├── SessionNotFound      404
-    │   ├── StepConflict         409  details: expected
-    │   ├── SessionExists        409
-    │   ├── ModelChanged         409
-    │   ├── SessionClosed        410
-    │   └── SessionExpired       410
+    │   ├── SessionNotFound      404  there is none; start it with step 0
+    │   ├── StepConflict         409  it is at another step or generation
+    │   ├── SessionExists        409  it was started already
+    │   ├── ModelChanged         409  its state belongs to another version of the model
+    │   ├── SessionClosed        410  it was ended
+    │   └── SessionExpired       410  it was idle for too long
     ├── ServiceError             the service's side
-    │   ├── Overloaded           429  retryable
+    │   ├── Overloaded           429  retryable; the session or the workers are busy
     │   ├── QuotaExceeded        429  retryable; there is no room for another session
-    │   ├── StoreUnavailable     503  retryable
-    │   ├── Draining             503  retryable
+    │   ├── StoreUnavailable     503  retryable; the session store does not answer
+    │   ├── Draining             503  retryable; the server is stopping
     │   ├── SessionUnreadable    503  the stored record is corrupt, or of a newer release
     │   └── InternalError        500  a defect of ours
     └── ConfigurationError       raised at start-up only: refuses to start
@@ -30,7 +30,6 @@
 is safe and may succeed.
 """
 
-from http import HTTPStatus
 from typing import Any, ClassVar
 
 RETRY_AFTER = "1"  # seconds
@@ -47,11 +46,6 @@ class CellstateError(Exception):
         super().__init__(message)
         self.message = message
         self.details = details
-
-    @property
-    def phrase(self) -> str:
-        """The standard reason phrase of the status."""
-        return HTTPStatus(self.status).phrase
 
     @property
     def headers(self) -> dict[str, str]:
@@ -92,6 +86,7 @@ class TooLarge(RequestError):
 
 class AccessError(CellstateError):
     status, code = 403, "access_denied"
+    key = ""  # name of the key, where it is known
 
 
 class Unauthenticated(AccessError):

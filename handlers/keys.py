@@ -174,6 +174,7 @@ class KeyRing:
     def _refusal(self, error: Unauthenticated | Forbidden, name: str, reason: str) -> Unauthenticated | Forbidden:
         if count := self._refusals.is_due(name, reason):
             log.warning("refused code=%s key=%s reason=%r count=%d", error.code, name or "-", reason, count)
+        error.key = name
         return error
 
 

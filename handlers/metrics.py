@@ -7,7 +7,6 @@ handed out as Prometheus stores it: cumulative counters by upper bound (`le`), a
 import time
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from threading import Lock
@@ -50,6 +49,7 @@ class Sample:
 
 PREFIX = "cellstate_"
 MODEL = ("model_name", "model_version")
+MAX_TENANTS, OTHER = 100, "other"  # labels of a worker; each is a time series for as long as Prometheus remembers
 INFINITE = float("inf")
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0, INFINITE)
 ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 1024.0, INFINITE)
@@ -59,6 +59,11 @@ COUNTERS = {
         ("action", "code"),
         "request objects answered, by what they asked (predict, step, fork …; unread if not to be told) and code",
     ),
+    "tenant_requests_total": (
+        ("tenant", "outcome"),
+        "request objects by tenant: ok, refused (4xx) or failed (5xx); without a valid key, and of tenants beyond a hundred: other",
+    ),
+    "tenant_steps_applied_total": (("tenant",), "time steps that the sessions of a tenant consumed"),
     "steps_applied_total": ((), "time steps that sessions consumed"),
     "values_imputed_total": ((), "missing measurements that the predictions of sessions stood in for"),
     "predictions_scored_total": ((), "predictions of the next step that sessions of calibrated models compared with what came"),
@@ -111,6 +116,13 @@ class Telemetry:
         self._counts: dict[Key, float] = {(name, labels): 0.0 for name, known in KNOWN.items() for labels in known}
         self._gauges: dict[Key, float] = {}
         self._observed: dict[Key, list[float]] = {}  # a number for each bound, then the sum
+        self._tenants: set[str] = set()  # that have a label of their own
+
+    def tenant_label(self, tenant: str) -> str:
+        """Return the label of a tenant: its name, or `other` for what is none and for tenants beyond the first hundred of this worker."""
+        if tenant not in self._tenants and tenant and len(self._tenants) < MAX_TENANTS:
+            self._tenants.add(tenant)
+        return tenant if tenant in self._tenants else OTHER
 
     def count(self, name: str, amount: float = 1, *labels: str) -> None:
         with self._lock:
@@ -127,14 +139,9 @@ class Telemetry:
             numbers[bisect_left(bounds, value)] += 1
             numbers[-1] += value
 
-    @contextmanager
-    def timing(self, stage: str) -> Iterator[None]:
+    def timing(self, stage: str) -> "Timing":
         """Observe how long the block takes, also when it raises."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.observe("stage_seconds", time.perf_counter() - began, stage)
+        return Timing(self, stage)
 
     def take(self) -> list[Sample]:
         """Return what was counted since the last call, and forget it."""
@@ -161,3 +168,18 @@ class Telemetry:
     def _sample(self, name: str, labels: tuple[str, ...], value: float) -> Sample:
         metric = METRICS[name]
         return Sample(PREFIX + name, metric, dict(zip(metric.labels, labels, strict=True)), value)
+
+
+class Timing:
+    """Observes how long one stage takes."""
+
+    __slots__ = ("_began", "_stage", "_telemetry")
+
+    def __init__(self, telemetry: Telemetry, stage: str) -> None:
+        self._telemetry, self._stage, self._began = telemetry, stage, 0.0
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._telemetry.observe("stage_seconds", time.perf_counter() - self._began, self._stage)

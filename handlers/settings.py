@@ -19,9 +19,24 @@ PREFIX = "CELLSTATE_"
 # https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
 KUBERNETES = re.compile(r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 SECRET = frozenset({"state_key", "host_key_sha256"})
+CHOICES = {
+    "backend": ("onnxruntime", "torchscript"),
+    "device": ("auto", "cpu", "cuda"),
+    "log_requests": ("none", "errors", "all"),
+    "log_format": ("text", "json"),
+}
 MAX_TTL = 1e9  # seconds; the time at which a session expires must be a date
 ZERO_ALLOWED = frozenset(
-    {"store_replicas", "keep_versions", "rewarm_steps", "max_imputed", "max_sessions", "max_stored_bytes", "metrics_interval"}
+    {
+        "store_replicas",
+        "keep_versions",
+        "rewarm_steps",
+        "max_imputed",
+        "max_sessions",
+        "max_sessions_per_tenant",
+        "max_stored_bytes",
+        "metrics_interval",
+    }
 )
 
 
@@ -47,6 +62,7 @@ class Settings:
     keep_versions: int = 0  # earlier states that a session keeps to be rewound to
     rewarm_steps: int = 0  # recent inputs that a session keeps, to rebuild its state when the model has changed
     max_sessions: int = 0  # in the store, above which no session is created; 0: no quota
+    max_sessions_per_tenant: int = 0  # of one model, but for the default tenant; 0: no quota
     max_stored_bytes: int = 0  # the same for what they take; 0: seven eighths of what the store has room for
     clock_confirmation: float = 3_600.0  # for which a jump of the clock must last until expiry follows it
     sweep_interval: float = 1.0  # between two slices of the sweep
@@ -55,11 +71,12 @@ class Settings:
     max_steps: int = 10_000  # T of one request
     max_instances: int = 4_096  # request objects in one body
     max_horizon: int = 1_000
+    max_paths: int = 1_000  # along which one forecast of a model of distributions is sampled
     max_imputed: int = 24  # steps in a row whose missing measurements a stream's own predictions stand in for
     max_body: int = 4_000_000
     max_reply: int = 6_000_000  # below TorchServe's own limit, which ends the worker
     max_batch: int = 256  # rows in one model run
-    long_steps: int = 200  # time steps, a horizon included, from which on a request is long; long ones take turns
+    long_steps: int = 200  # time steps, a horizon along each path included, from which on a request is long; long ones take turns
     max_long_steps: int = 100_000  # of all long requests that one batch runs
     batch_seconds: float = 10.0  # after which the rest of a batch is answered 429; below TorchServe's responseTimeout
     state_key: str = ""  # signs client-held state when set
@@ -67,7 +84,8 @@ class Settings:
     host_key_sha256: str = ""  # of the key with which whoever started the server asks it, in hexadecimal digits
     gate_file: str = ""  # of the drain lock, shared with whoever stops the server: handlers/engine/drain.py
     fast_messages: bool = True  # of TorchServe and its worker, where its release is the one known
-    log_requests: bool = False  # one line per request
+    log_requests: str = "none"  # which requests are logged, one line each: "none", "errors" or "all"
+    log_format: str = "text"  # of the worker's log; or "json"
     metrics_interval: float = 5.0  # between two reports of what was counted; 0: none
 
     @classmethod
@@ -96,7 +114,7 @@ class Settings:
                 raise ConfigurationError(f"{name}: must be a finite number, got {value}")
             if number and (value < 0 or (value == 0 and name not in ZERO_ALLOWED)):
                 raise ConfigurationError(f"{name}: must be {'at least' if name in ZERO_ALLOWED else 'greater than'} 0, got {value}")
-        for name, allowed in (("backend", ("onnxruntime", "torchscript")), ("device", ("auto", "cpu", "cuda"))):
+        for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ConfigurationError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         for name in ("session_ttl", "tombstone_ttl"):

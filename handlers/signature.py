@@ -69,6 +69,8 @@ class Signature:
     frequency: str = ""
     calendar: Mapping[str, Any] = field(default_factory=dict)  # time zone, gaps and derived features; empty: the model knows no times
     intervals: Mapping[str, Any] = field(default_factory=dict)  # errors on a calibration series: handlers/forecasting/intervals.py
+    tensors: Mapping[str, str] = field(default_factory=dict)  # x and y -> what clients of the Open Inference Protocol call them
+    distribution: tuple[Mapping[str, Any], ...] = ()  # what the outputs are parameters of: handlers/forecasting/distributions.py
     artefacts: Mapping[str, str] = field(default_factory=dict)  # backend -> file name
     raw: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)  # the whole document, for `describe`
 
@@ -106,6 +108,16 @@ class Signature:
     def feedback_columns(self) -> tuple[tuple[int, int], ...]:
         """(output column, feature column) pairs that feed back in a rollout."""
         return tuple((self.outputs.index(o), self.features.index(f)) for o, f in self.feedback.items())
+
+    @cached_property
+    def predictions(self) -> tuple[str, ...]:
+        """Names of the values of a prediction: the outputs, or of each distribution that they describe its mean or median."""
+        return tuple(entry["prediction"] for entry in self.distribution) or self.outputs
+
+    @cached_property
+    def prediction_columns(self) -> list[int] | None:
+        """The columns of y that are predictions; None for all."""
+        return [self.outputs.index(name) for name in self.predictions] if self.distribution else None
 
     @cached_property
     def future_columns(self) -> tuple[int, ...]:
@@ -156,6 +168,8 @@ class Signature:
             frequency=document.get("frequency", ""),
             calendar=document.get("calendar", {}),
             intervals=document.get("intervals", {}),
+            tensors=document.get("tensors", {}),
+            distribution=tuple(document.get("distribution", ())),
             artefacts=document["artefacts"],
             raw=document,
         )

@@ -7,16 +7,18 @@ import shlex
 import signal
 import sys
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from handlers.errors import ConfigurationError
 from handlers.settings import masked
-from host import keys
+from host import VERSION, deploy, keys
 from host.ports import HostError, Ports, is_loopback
 from host.running import RunningServer, record_command, stop
 from host.table import align
-from host.torchserve.launcher import PRIVATE, TorchServe
+from host.torchserve.launcher import TorchServe
+from host.torchserve.process import PRIVATE, in_container
 from host.watch import Watch
 
 WATCH_INTERVAL = 2.0  # seconds between two looks at a running server
@@ -34,7 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m host", description="Run a TorchServe over a model store.")
-    verbs = parser.add_subparsers(required=True, metavar="serve | status | health | keys | stop")
+    parser.add_argument("--version", action="version", version=f"cellstate {VERSION}")
+    verbs = parser.add_subparsers(required=True, metavar="serve | deploy | rollback | retire | models | status | health | keys | stop")
     _add_serve(verbs.add_parser("serve", help="start, stay up, drain on Ctrl-C or SIGTERM"))
     status = verbs.add_parser("status", help="print addresses, models, versions, workers, queues and uptime")
     status.add_argument("--json", action="store_true", help="as one JSON object")
@@ -46,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     end.set_defaults(run=_stop)
     for verb in verbs.choices.values():
         verb.add_argument("--folder", type=Path, default=Path("run"), help="keeps configuration, log, keys and sessions (default: run)")
+    deploy.add_parsers(verbs)
     keys.add_parser(verbs.add_parser("keys", help="add, list and revoke API keys"))
     return parser
 
@@ -58,6 +62,14 @@ def _add_serve(serve: argparse.ArgumentParser) -> None:
     serve.add_argument("--metrics-address", default="127.0.0.1", help="address of the metrics port")
     serve.add_argument("--metrics-port", type=int, default=8082, help="for Prometheus; 0 picks a free one")
     serve.add_argument("--logs", type=Path, help="folder of the log (default: the server's folder)")
+    serve.add_argument("--log-format", choices=("text", "json"), default="text", help="of what the workers log (default: text)")
+    serve.add_argument("--access-log", choices=("none", "errors", "all"), help="which requests are logged (default: as log_requests says)")
+    serve.add_argument(
+        "--log-stdout",
+        action=argparse.BooleanOptionalAction,
+        default=in_container(),
+        help="log to standard output, too (default: in a container)",
+    )
     serve.add_argument("--keys", type=Path, help="file of the API keys, which servers may share (default: keys.json in the folder)")
     serve.add_argument("--no-auth", action="store_true", help="serve everybody who reaches the ports, without a key")
     serve.add_argument("--allow-anyone", action="store_true", help="with --no-auth, also on an address other than loopback")
@@ -82,26 +94,28 @@ def _serve(options: argparse.Namespace) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
     server = _server(options)
-    _say(f"starting TorchServe with {', '.join(a.address for a in server.archives)}; log: {server.log}")
+    say = _say_as_json if server.console == "json" else _say
+    say(f"starting TorchServe with {', '.join(a.address for a in server.archives)}; log: {server.log}")
     server.launch()
     drain = 0.0  # nothing to drain before it is ready
     try:
         record_command(server.folder)
         server.wait_ready(stopping=stopping)
         drain = options.drain
-        _say(_greeting(server))
-        watch = Watch(server, _say)
+        say(_greeting(server))
+        watch = Watch(server, say)
         while not stopping.wait(WATCH_INTERVAL):
+            server.refresh()
             watch.look()
-        _say("stopping: no new requests, finishing those in flight …")
+        say("stopping: no new requests, finishing those in flight …")
     except HostError:
         if not stopping.is_set():
             raise
-        _say("stopped before it was ready")
+        say("stopped before it was ready")
         return 0
     finally:
         drained = server.stop(drain)
-    _say("stopped" if drained else f"stopped; some requests were not finished after {drain:.0f} s")
+    say("stopped" if drained else f"stopped; some requests were not finished after {drain:.0f} s")
     return 0 if drained else 1
 
 
@@ -125,8 +139,14 @@ def _server(options: argparse.Namespace) -> TorchServe:
         authenticate=not options.no_auth,
         model_options={name: value for name, value in chosen.items() if value is not None},
         queue_size=options.queue,
+        console=options.log_format if options.log_stdout else "",
+        environment={"CELLSTATE_LOG_FORMAT": options.log_format} | _access_log(options),
         skipped=None if options.strict else lambda message: print(f"host: left out: {message}", file=sys.stderr),
     )
+
+
+def _access_log(options: argparse.Namespace) -> dict[str, str]:
+    return {} if options.access_log is None else {"CELLSTATE_LOG_REQUESTS": options.access_log}
 
 
 def _check_no_auth(options: argparse.Namespace) -> None:
@@ -141,8 +161,13 @@ def _check_no_auth(options: argparse.Namespace) -> None:
     print(f"WARNING: --no-auth: {who} may send any request and read, change and close every session", file=sys.stderr, flush=True)
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _say_as_json(text: str) -> None:
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    print(json.dumps({"time": now, "level": "INFO", "event": "host", "message": text}), flush=True)
 
 
 def _greeting(server: TorchServe) -> str:

@@ -1,17 +1,21 @@
 """Read archives without loading them: model, version, and requests that the model can answer."""
 
+import re
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
 import orjson
 import yaml
 
+from handlers.versions import version_order
 from host.ports import HostError
 
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")  # of a model, of a version: both are parts of paths
 KEYS_MODULE = "handlers/keys.py"  # in an archive whose handlers ask for API keys
 
 
@@ -35,6 +39,11 @@ class Archive:
         """`name/version`: how this version is addressed below `/predictions/` and `/models/`."""
         return f"{self.name}/{self.version}"
 
+    @property
+    def state_digest(self) -> bytes:
+        """The digest that states of this model carry, as `Signature.digest` of handlers/signature.py; empty where none is recorded."""
+        return bytes.fromhex(self.signature.get("digests", {}).get("model", ""))[:16]
+
     def example(self) -> dict[str, Any]:
         """Return a request that the model answers: the exporter's example, or one step of zeros for an archive without one."""
         inputs = self.signature["inputs"]
@@ -53,43 +62,67 @@ class OutdatedArchive(Exception):
 
 
 def find(store: Path, skipped: Callable[[str], None] | None = None, with_keys: bool = False) -> list[Archive]:
-    """Return the archives in a model store, sorted by name and version.
+    """Return the archives in a model store, sorted by name and version. Hidden files are none of them.
 
     `skipped` is told of each archive that cannot be served, which is then left out: one that cannot be read, or, `with_keys`, one whose
     handlers would answer without a key. Raises HostError for such an archive when there is no `skipped`, and for two of the same name and
     version; FileNotFoundError when there is no archive.
     """
     archives = []
-    for path in sorted(store.glob("*.mar")):
+    for path in sorted(store.glob("[!.]*.mar")):
         try:
-            archives.append(_read(path, with_keys))
-            continue
-        except OutdatedArchive:
-            message = f"{path} was built by a release without API keys: build it again with `python -m export build`, or use --no-auth"
-        except (zipfile.BadZipFile, OSError, KeyError, ValueError, TypeError) as e:
-            message = f"{path} cannot be read as an archive ({type(e).__name__}: {e}): build it again with `python -m export build`"
-        if skipped is None:
-            raise HostError(message)
-        skipped(message)
+            archives.append(read(path, with_keys))
+        except HostError as e:
+            if skipped is None:
+                raise
+            skipped(str(e))
     if not archives:
         raise FileNotFoundError(f"{store} holds no .mar archive: build one with `python -m export build`")
-    archives.sort(key=lambda archive: (archive.name, _version_key(archive.version)))
+    archives.sort(key=lambda archive: (archive.name, version_order(archive.version)))
     for one, other in pairwise(archives):
         if one.address == other.address:
             raise HostError(f"{one.path.name} and {other.path.name} are both version {one.version} of {one.name}: remove one of them")
     return archives
 
 
-def defaults(archives: Sequence[Archive]) -> list[Archive]:
-    """Return the highest version of each model, which answers requests without a version. `archives` are sorted as by `find`."""
-    return list({archive.name: archive for archive in archives}.values())
+def read(path: Path, with_keys: bool = False) -> Archive:
+    """Return the archive in a file. Raises HostError for one that cannot be served: see `find`."""
+    try:
+        return _read(path, with_keys)
+    except OutdatedArchive:
+        message = f"{path} was built by a release without API keys: build it again with `python -m export build`, or use --no-auth"
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, KeyError, ValueError, TypeError) as e:
+        message = f"{path} cannot be read as an archive ({type(e).__name__}: {e}): build it again with `python -m export build`"
+    raise HostError(message)
 
 
-def with_options(archive: Archive, folder: Path, options: Mapping[str, int]) -> Archive:
-    """Copy an archive into `folder` with other values in its model configuration, such as `minWorkers`; return the copy."""
-    copy = folder / f"{archive.name}-{archive.version}.mar"
+def by_model(archives: Sequence[Archive]) -> list[list[Archive]]:
+    """Return the versions of each model, which stay in their order. `archives` are sorted as by `find`."""
+    return [list(versions) for _, versions in groupby(archives, key=lambda archive: archive.name)]
+
+
+def file_name(archive: Archive) -> str:
+    """Return the name of the file that holds an archive, in a store and in a server's folder."""
+    return f"{archive.name}-{archive.version}.mar"
+
+
+def contents(archive: Archive) -> dict[str, int]:
+    """Return the checksum of each file in an archive but the model configuration, which a server may have replaced. Raises OSError."""
+    with zipfile.ZipFile(archive.path) as files:
+        return {entry.filename: entry.CRC for entry in files.infolist() if entry.filename != _configuration_name(files)}
+
+
+def min_workers(archive: Archive) -> int:
+    """Return how many workers the model configuration of an archive asks for."""
+    with zipfile.ZipFile(archive.path) as files:
+        configuration = yaml.safe_load(files.read(_configuration_name(files))) or {}
+    return max(1, int(configuration.get("minWorkers", 1)))
+
+
+def with_options(archive: Archive, copy: Path, options: Mapping[str, int]) -> Archive:
+    """Copy an archive to `copy` with other values in its model configuration, such as `minWorkers`; return the copy."""
     with zipfile.ZipFile(archive.path) as source, zipfile.ZipFile(copy, "w", zipfile.ZIP_DEFLATED) as target:
-        configuration = orjson.loads(source.read("MAR-INF/MANIFEST.json"))["model"]["configFile"]
+        configuration = _configuration_name(source)
         for entry in source.infolist():
             content = source.read(entry)
             if entry.filename == configuration:
@@ -98,16 +131,20 @@ def with_options(archive: Archive, folder: Path, options: Mapping[str, int]) -> 
     return Archive(copy, archive.signature)
 
 
+def _configuration_name(files: zipfile.ZipFile) -> str:
+    """Return the name of the model configuration in an archive."""
+    return str(orjson.loads(files.read("MAR-INF/MANIFEST.json"))["model"]["configFile"])
+
+
 def _read(path: Path, with_keys: bool) -> Archive:
     with zipfile.ZipFile(path) as contents:
         if with_keys and KEYS_MODULE not in contents.namelist():
             raise OutdatedArchive
         archive = Archive(path, orjson.loads(contents.read("signature.json")))
         contents.getinfo("MAR-INF/MANIFEST.json")
-    archive.name, archive.version, archive.health_check()  # raise KeyError for what is no signature
+        if broken := contents.testzip():
+            raise zipfile.BadZipFile(f"{broken} is damaged")
+    if not NAME.fullmatch(archive.name) or not NAME.fullmatch(archive.version):
+        raise ValueError(f"{archive.address!r} cannot be addressed")
+    archive.health_check()  # raises KeyError for what is no signature
     return archive
-
-
-def _version_key(version: str) -> list[tuple[int, str]]:
-    """Order versions by their numbers: 1.10 is higher than 1.9."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in version.split(".")]

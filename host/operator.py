@@ -23,14 +23,18 @@ from handlers.sessions.machine import Phase, PhaseRules
 from handlers.sessions.record import Record
 from handlers.sessions.state import CorruptState
 from handlers.sessions.status import timestamp
+from handlers.sessions.tenancy import session_id, tenant_of
+from handlers.sessions.unit_of_work import changed_parts
 from handlers.settings import Settings
 from handlers.stores.base import Change, Entry, Store
+from host.kept_states import problems_of_kept
 from host.table import align
 
 SOUND, PROBLEMS, NOT_OPEN = 0, 1, 2  # exit codes
 BATCH = 256  # sessions closed in one commit
 SLICE = 1_000  # entries looked at in one step of a sweep
 TRIES = 8  # at a session that a server changes meanwhile
+GROUP = ("model", "tenant", "digest")
 COLUMNS = ("live", "closed", "expired", "past", "unreadable")  # past: beyond the tombstone too, and waiting for a sweep
 
 
@@ -59,6 +63,11 @@ class Session:
     def model(self) -> str:
         return self.name.partition("/")[0]
 
+    @property
+    def tenant(self) -> str:
+        """The tenant that the session belongs to."""
+        return tenant_of(self.name.partition("/")[2])
+
     def column(self, now: float) -> str:
         """Which of COLUMNS it counts under."""
         if self.record is None:
@@ -75,7 +84,7 @@ def _name(key: bytes) -> str:
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
-        store = _open(options.url)
+        store = open_existing(options.url)
         try:
             return int(options.run(store, options, time.time()))
         finally:
@@ -86,15 +95,21 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m host.sessions", description="The sessions of a store, for its operator.")
+    parser = argparse.ArgumentParser(
+        prog="python -m host.sessions",
+        description="The sessions of a store, for its operator.",
+        epilog="With http://host:port, a running server: warm and backtest, see python -m host.sessions http:// --help",
+    )
     parser.add_argument("url", help="lmdb:///folder or valkey://host:port/db")
     verbs = parser.add_subparsers(required=True, metavar="stats | check | sweep | list | close")
-    stats = verbs.add_parser("stats", help="how many of each model, in which phase, how large, how old")
+    stats = verbs.add_parser("stats", help="how many of each model and tenant, in which phase, how large, how old")
+    stats.add_argument("--tenant", help="only sessions of this tenant")
     stats.add_argument("--json", action="store_true", help="as one JSON array")
     stats.set_defaults(run=_stats)
     verbs.add_parser("check", help="look at every record; exit 0 sound, 1 problems, 2 cannot open").set_defaults(run=_check)
     verbs.add_parser("sweep", help="remove what is past its time").set_defaults(run=_sweep)
-    listing = verbs.add_parser("list", help="one line a session: model, id, step, when it expires")
+    listing = verbs.add_parser("list", help="one line a session: model, tenant, id, step, when it expires")
+    listing.add_argument("--tenant", help="only sessions of this tenant")
     listing.add_argument("--prefix", default="", help="only those whose model/id begins so")
     listing.add_argument("--after", default="", metavar="MODEL/ID", help="go on behind this one")
     listing.add_argument("--limit", type=_positive, default=100)
@@ -118,7 +133,7 @@ def _closable(prefix: str) -> str:
     return prefix
 
 
-def _open(url: str) -> Store:
+def open_existing(url: str) -> Store:
     """The store that is there already. Raises ConfigurationError or StoreUnavailable."""
     scheme, _, place = url.partition("://")
     if scheme == "memory":
@@ -128,34 +143,37 @@ def _open(url: str) -> Store:
     return open_store(Settings(store=url))
 
 
-def _sessions(store: Store, prefix: str = "", after: str = "") -> Iterator[Session]:
-    return (Session.read(key, entry) for key, entry in store.scan(prefix.encode(), after.encode()))
+def _sessions(store: Store, prefix: str = "", after: str = "", tenant: str | None = None) -> Iterator[Session]:
+    """Yield the sessions whose `model/id` begins with `prefix` and follows `after`; of one tenant, or of all."""
+    sessions = (Session.read(key, entry) for key, entry in store.scan(prefix.encode(), after.encode()))
+    return (session for session in sessions if tenant in (None, session.tenant))
 
 
 # stats
 
 
 def _stats(store: Store, options: argparse.Namespace, now: float) -> int:
-    rows = _count(_sessions(store), now)
+    rows = _count(_sessions(store, tenant=options.tenant), now)
     print(json.dumps(rows) if options.json else _table(rows))
     return SOUND
 
 
 def _count(sessions: Iterable[Session], now: float) -> list[dict[str, Any]]:
-    """One row for each model and digest of it: a session belongs to exactly one."""
-    counts: dict[tuple[str, str], Counter[str]] = {}
-    oldest: dict[tuple[str, str], float] = {}
+    """One row for each model, tenant and digest of the model: a session belongs to exactly one."""
+    counts: dict[tuple[str, str, str], Counter[str]] = {}
+    oldest: dict[tuple[str, str, str], float] = {}
     for session in sessions:
         digest = session.record.state.digest.hex()[:8] if session.record else ""
-        row = counts.setdefault((session.model, digest), Counter())
+        group = session.model, session.tenant, digest
+        row = counts.setdefault(group, Counter())
         row.update({session.column(now): 1, "bytes": len(session.key) + len(session.entry.value)})
         if session.record:
-            oldest[session.model, digest] = min(session.record.created_at, oldest.get((session.model, digest), now))
+            oldest[group] = min(session.record.created_at, oldest.get(group, now))
     return [
-        {"model": model, "digest": digest}
-        | {name: counts[model, digest][name] for name in (*COLUMNS, "bytes")}
-        | {"oldest": timestamp(oldest[model, digest]) if (model, digest) in oldest else None}
-        for model, digest in sorted(counts)
+        dict(zip(GROUP, group, strict=True))
+        | {name: counts[group][name] for name in (*COLUMNS, "bytes")}
+        | {"oldest": timestamp(oldest[group]) if group in oldest else None}
+        for group in sorted(counts)
     ]
 
 
@@ -163,9 +181,9 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
     """Columns side by side, numbers to the right, with a sum below."""
     summed = {name: sum(row[name] for row in rows) for name in (*COLUMNS, "bytes")}
     oldest = min((row["oldest"] for row in rows if row["oldest"]), default=None)
-    lines = [[*row.values()] for row in rows] + [["all", "", *summed.values(), oldest]]
-    cells = [["model", "digest", *COLUMNS, "bytes", "oldest"], *([_cell(value) for value in line] for line in lines)]
-    return "\n".join(align(cells, right=range(2, 3 + len(COLUMNS))))
+    lines = [[*row.values()] for row in rows] + [["all", "", "", *summed.values(), oldest]]
+    cells = [[*GROUP, *COLUMNS, "bytes", "oldest"], *([_cell(value) for value in line] for line in lines)]
+    return "\n".join(align(cells, right=range(len(GROUP), len(GROUP) + len(COLUMNS) + 1)))
 
 
 def _cell(value: Any) -> str:
@@ -180,7 +198,8 @@ def _check(store: Store, options: argparse.Namespace, now: float) -> int:
     problems, count = store.check(), 0
     for session in _sessions(store):
         count += 1
-        problems += [f"{session.name}: {problem}" for problem in _problems(session, lengths)]
+        found = [*_problems(session, lengths), *problems_of_kept(store, session.key, session.entry, session.record)]
+        problems += [f"{session.name}: {problem}" for problem in found]
     print("\n".join(problems) if problems else f"sound: {count} sessions")
     return PROBLEMS if problems else SOUND
 
@@ -197,7 +216,7 @@ def _problems(session: Session, lengths: dict[bytes, int]) -> Iterator[str]:
         yield f"its last step {record.last_step} lies behind its position {state.position}"
     if record.expires_at > session.entry.purge_at:
         yield f"it may be forgotten at {timestamp(session.entry.purge_at)}, before it expires"
-    if not all(np.isfinite(kept.values).all() for kept in (state, *record.history)):
+    if not all(np.isfinite(known.values).all() for known in (state, *record.unstored)):
         yield "its state is not finite"
     expected = 0 if record.closed else lengths.setdefault(state.digest, state.values.size)
     if state.values.size != expected:
@@ -220,7 +239,7 @@ def _sweep(store: Store, options: argparse.Namespace, now: float) -> int:
 
 
 def _list(store: Store, options: argparse.Namespace, now: float) -> int:
-    found = list(islice(_sessions(store, options.prefix, options.after), options.limit + 1))
+    found = list(islice(_sessions(store, options.prefix, options.after, options.tenant), options.limit + 1))
     for session in found[: options.limit]:
         print(_line(session, now))
     if len(found) > options.limit:
@@ -231,10 +250,12 @@ def _list(store: Store, options: argparse.Namespace, now: float) -> int:
 def _line(session: Session, now: float) -> str:
     model, _, id = session.name.partition("/")
     if session.record is None:
-        return "\t".join((model, id, "–", session.problem))
+        return "\t".join((model, session.tenant, session_id(id), "–", session.problem))
     where = session.column(now)
     when = timestamp(session.record.expires_at)
-    return "\t".join((model, id, str(session.record.state.position), when if where == "live" else f"{when} {where}"))
+    return "\t".join(
+        (model, session.tenant, session_id(id), str(session.record.state.position), when if where == "live" else f"{when} {where}")
+    )
 
 
 # close
@@ -272,4 +293,6 @@ def _tombstone(session: Session, now: float) -> Change | None:
     if record is None or session.column(now) != "live":
         return None
     purge_at = now + entry.purge_at - record.expires_at
-    return Change(session.key, entry.version, Entry(entry.version + 1, purge_at, record.tombstone(now).encode()))
+    closed = record.tombstone(now)
+    parts = changed_parts(closed, record.stored) if record.stored else None
+    return Change(session.key, entry.version, Entry(entry.version + 1, purge_at, closed.encode()), parts)

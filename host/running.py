@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,11 @@ from typing import Any
 import psutil
 
 from handlers.engine.drain import DrainLock
+from handlers.settings import masked
 from host import folder as folders
+from host.archives import Archive
+from host.description import Description
+from host.model_folder import ModelFolder
 from host.ports import HostError
 from host.torchserve.drain import drain
 from host.torchserve.management import Management, failure
@@ -25,51 +29,55 @@ class RunningServer:
     """The server that was started in `folder` last."""
 
     folder: Path
-    document: Mapping[str, Any]  # what the launcher wrote into server.json
+    description: Description
     management: Management
 
     @classmethod
     def of(cls, folder: Path) -> "RunningServer":
         """Raises HostError when no server was started in the folder, or its description is gone."""
-        try:
-            document = json.loads((folder / "server.json").read_text())
-            return cls(folder, document, Management(Path(document["management"]), document["headers"]))
-        except (OSError, ValueError, KeyError) as e:
-            raise HostError(f"no server was started in {folder}, or its server.json is gone ({e})") from e
+        description = Description.read(folder)
+        return cls(folder, description, Management(Path(description.management), description.headers))
 
     @property
-    def models(self) -> dict[str, dict[str, Any]]:
-        """`name/version` of each model, and a request that checks its health."""
-        return dict(self.document["models"])
+    def models(self) -> ModelFolder:
+        """The copies of the archives that it serves."""
+        return ModelFolder(self.folder / "models", self.description.options)
 
     def failures(self) -> dict[str, str]:
         """Return why each model that does not answer does not."""
-        headers = dict(self.document["headers"])
-        found = ((model, failure(str(self.document["url"]), model, request, headers)) for model, request in self.models.items())
-        return {model: reason for model, reason in found if reason is not None}
+        described = self.description
+        found = {a.address: failure(described.url, a.address, a.health_check(), described.headers) for a in self.models.archives()}
+        return {model: reason for model, reason in found.items() if reason is not None}
 
     def status(self) -> dict[str, Any]:
         """Return addresses, process, uptime in seconds, and the state of every model. Raises HostError when TorchServe does not answer."""
+        described = self.description
         try:
-            started = psutil.Process(int(self.document["pid"])).create_time()
-            names = ("url", "management", "metrics", "sessions", "pid")
-            models = list(self._model_states())
+            started = psutil.Process(described.pid).create_time()
+            models = list(self._model_states(self.models.archives()))
         except psutil.Error as e:
             raise HostError(f"the server in {self.folder} has ended") from e
-        return {name: self.document[name] for name in names} | {"uptime": round(time.time() - started), "models": models}
+        return {
+            "url": described.url,
+            "management": described.management,
+            "metrics": described.metrics,
+            "sessions": masked(described.sessions),
+            "pid": described.pid,
+            "uptime": round(time.time() - started),
+            "models": models,
+        }
 
-    def _model_states(self) -> Iterator[dict[str, Any]]:
+    def _model_states(self, archives: Sequence[Archive]) -> Iterator[dict[str, Any]]:
         failures = self.failures()
-        defaults = {name: self.management.describe(name)["modelVersion"] for name in {model.partition("/")[0] for model in self.models}}
-        for model in self.models:
-            name, _, version = model.partition("/")
-            described = self.management.describe(model)
+        defaults = {name: self.management.default_version(name) for name in {archive.name for archive in archives}}
+        for archive in archives:
+            described = self.management.describe(archive.address)
             queue = described["jobQueueStatus"]
             yield {
-                "model": name,
-                "version": version,
-                "default": version == defaults[name],
-                "health": failures.get(model, "ok"),
+                "model": archive.name,
+                "version": archive.version,
+                "default": archive.version == defaults[archive.name],
+                "health": failures.get(archive.address, "ok"),
                 "workers": len(described["workers"]),
                 "ready": sum(worker["status"] == "READY" for worker in described["workers"]),
                 "queued": queue["pendingRequests"],
@@ -81,7 +89,7 @@ class RunningServer:
         """Drain the server from outside; whether all accepted requests were answered within `seconds`."""
         lock = DrainLock(str(self.folder / "gate"))
         try:
-            return drain(lock, self.management, list(self.models), time.monotonic() + seconds)
+            return drain(lock, self.management, time.monotonic() + seconds)
         finally:
             lock.close()
 

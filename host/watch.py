@@ -46,13 +46,15 @@ class Watch:
 
     def __init__(self, server: Server, report: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._server, self._report, self._clock = server, report, clock
-        self._models = {archive.address: _Model() for archive in server.archives}
+        self._models: dict[str, _Model] = {}
 
     def look(self) -> None:
-        """Look once at every model. Raises HostError when the server has ended or cannot be helped."""
+        """Look once at every model that is served now. Raises HostError when the server has ended or cannot be helped."""
         if not self._server.running:
             raise HostError("TorchServe ended by itself; its log says why")
-        for archive in self._server.archives:
+        archives = self._server.archives
+        self._models = {archive.address: self._models.get(archive.address, _Model()) for archive in archives}
+        for archive in archives:
             self._look_at(archive, self._models[archive.address])
 
     def _look_at(self, archive: Archive, model: _Model) -> None:

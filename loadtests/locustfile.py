@@ -21,6 +21,7 @@ from loadtests.load.users import (  # noqa: F401  # Locust finds the classes her
     ForecastUser,
     HostileUser,
     KserveV1User,
+    OpenInferenceBinaryUser,
     OpenInferenceBulkUser,
     OpenInferenceStreamUser,
     OpenInferenceUser,

@@ -37,6 +37,8 @@ class OfflineModel:
         self.streaming = bool(self.signature["streaming"]["possible"])
         self.per_step = self.signature["outputs"]["per"] == "step"
         self.states = [str(entry["name"]) for entry in self.signature["state"]]
+        names, described = self.signature["outputs"]["names"], self.signature.get("distribution", ())
+        self._predictions = [names.index(entry["prediction"]) for entry in described] or slice(None)
         self._session = _load(graph)
 
     @property
@@ -62,14 +64,18 @@ class OfflineModel:
         given = {f"{name}_0": value for name, value in zip(self.states, state, strict=True)}
         return [np.asarray(value) for value in self._session.run(list(names), {"x": x, **given})]
 
+    def predictions(self, y: Array) -> Array:
+        """Return the columns of y that are predictions: all, or of a model of distributions their means or medians."""
+        return np.asarray(y[..., self._predictions])
+
     def run(self, state: list[Array], x: Array) -> tuple[list[Array], Array]:
         """Consume `x`, `[T, F]` or `[T]`; return the state after it and the prediction, `[O]` or `[T, O]`."""
         y, *after = self.outputs(["y", *(f"{name}_n" for name in self.states)], state, x[None])
-        return after, y[0]
+        return after, self.predictions(y[0])
 
     def predict(self, x: Array) -> Array:
         """Return the predictions for whole sequences `[N, T, …]` from the start of a stream, `[N, O]` or `[N, T, O]`."""
-        return self.outputs(["y"], self.begin(len(x)), x)[0]
+        return self.predictions(self.outputs(["y"], self.begin(len(x)), x)[0])
 
 
 def sequences(model: OfflineModel, seed: int = 0) -> Array:

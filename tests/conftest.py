@@ -124,7 +124,11 @@ def left_out(*_: Any) -> None:
 
 def export_model(place: Path, name: str) -> Exported:
     """Make, train not at all, export and unzip the model of that name."""
-    spec = SPECS[name]
+    return export_spec(place, name, SPECS[name])
+
+
+def export_spec(place: Path, name: str, spec: Spec) -> Exported:
+    """Make, train not at all, export and unzip a model."""
     torch.manual_seed(spec.seed)
     model = spec.maker(**spec.arguments).eval()
     head = {"name": spec.name or name, "version": spec.version, "factory": f"{inspect.getfile(spec.maker)}:{spec.maker.__name__}"}

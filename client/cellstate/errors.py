@@ -153,6 +153,12 @@ class ModelChanged(SessionError):
     code = "model_changed"
     remedy = "Send the step to the model version that made the state, or close the session and start anew."
 
+    @property
+    def version(self) -> str | None:
+        """The version of the model that has the session's state, where the service said so."""
+        value = self.details.get("version")
+        return value if isinstance(value, str) else None
+
 
 class SessionClosed(SessionError):
     code, status = "session_closed", 410

@@ -31,6 +31,7 @@ class SessionInfo:
     created_at: datetime | None = None  # of `describe`
     last_step: int | None = None  # of `describe`: the position at which the last request began
     model_digest: str | None = None  # of `describe`: the model that made the state
+    time: str | None = None  # of `describe`: of the last step, in ISO 8601; of a stream that has times
 
     @classmethod
     def parse(cls, value: Any) -> "SessionInfo":
@@ -71,6 +72,11 @@ class Result:
         """Lower and upper bounds of the forecast, `[horizon, O]` each, by level in percent."""
         fields = self._field("intervals")
         return {int(level): (from_json(bounds["lower"]), from_json(bounds["upper"])) for level, bounds in fields.items()}
+
+    @property
+    def samples(self) -> Array:
+        """The sampled paths of the forecast, `[paths, horizon, P]`; of a model that predicts distributions."""
+        return self["samples"]
 
     @property
     def times(self) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cellstate import wire
-from cellstate.errors import CellstateError, SessionNotFound, UnexpectedReply
+from cellstate.errors import CellstateError, ModelChanged, SessionNotFound, UnexpectedReply
 from cellstate.exchange import Caller, Exchange
 from cellstate.results import Result, SessionInfo
 from cellstate.wire import Json
@@ -21,7 +21,8 @@ class Session:
 
     `position` is the number of steps that the service has acknowledged to this client, None until it is known. It changes only after an
     answer has been read, so that a call that failed or was cancelled can be made again: the same request then names the same step.
-    `generation` is the number of the session's rewinds; it is sent once the service has told it.
+    `generation` is the number of the session's rewinds; it is sent once the service has told it. A session whose state belongs to an
+    earlier version of the model goes on at that version, unless `model` names a version.
     """
 
     def __init__(self, caller: Caller, model: str, id: str | None, position: int | None, create: bool) -> None:
@@ -30,6 +31,7 @@ class Session:
         self._caller, self._create = caller, create
         self.position = 0 if id is None else position
         self.generation: int | None = None
+        self._version_path = ""  # of the version that has the state, once the service has told it
 
     def resume(self) -> Exchange[SessionInfo | None]:
         """Ask where the session is, and go on from there. None when it is absent: then the position is 0.
@@ -67,14 +69,14 @@ class Session:
     def step(self, document: Json) -> Exchange[Result]:
         """Apply a request at the session's position."""
         yield from self.locate()
-        result = Result((yield from self._caller.post(self.path, self.at_position(document))))
+        result = Result((yield from self._post(self.at_position(document))))
         self.acknowledge(result)
         return result
 
     def what_if(self, document: Json) -> Exchange[Result]:
         """Answer a request at the session's position, and leave the session where it is."""
         yield from self.locate()
-        return Result((yield from self._caller.post(self.path, self.at_position(document) | {"commit": False})))
+        return Result((yield from self._post(self.at_position(document) | {"commit": False})))
 
     def at_position(self, document: Json) -> Json:
         """Return the request with session, step and generation named."""
@@ -120,7 +122,17 @@ class Session:
         return {"session": {"id": self.id, "action": action, **fields}}
 
     def _act(self, action: str, **fields: Any) -> Exchange[Result]:
-        return Result((yield from self._caller.post(self.path, self.action(action, **fields))))
+        return Result((yield from self._post(self.action(action, **fields))))
+
+    def _post(self, document: Json) -> Exchange[Json]:
+        """Post to the model, or to the version of it that has the session's state."""
+        try:
+            return (yield from self._caller.post(self._version_path or self.path, document))
+        except ModelChanged as e:
+            if e.version is None or self._version_path or "/" in self.model:
+                raise
+            self._version_path = wire.path(f"{self.model}/{e.version}")
+            return (yield from self._caller.post(self._version_path, document))
 
     def _generation(self) -> Json:
         return {} if self.generation is None else {"generation": self.generation}

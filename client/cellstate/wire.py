@@ -24,7 +24,8 @@ class Options(TypedDict, total=False):
     horizon: int  # roll the model forward that many steps
     future: ArrayLike | None  # [horizon, K], the inputs known in advance
     levels: Sequence[int]  # with a horizon: percentages for which the forecast has intervals
-    returns: Sequence[str]  # of prediction, output, h_n, c_n, state
+    paths: int  # with levels or samples of a model of distributions: along how many the forecast is sampled
+    returns: Sequence[str]  # of prediction, output, h_n, c_n, state; of a model of distributions also parameters, samples
     state: State | None  # where to start from; of a session: with its first step only
 
 
@@ -54,6 +55,8 @@ def request(inputs: ArrayLike, **options: Unpack[Options]) -> Json:
         document["future"] = to_json(future)
     if levels := list(options.get("levels", ())):
         document["levels"] = levels
+    if paths := options.get("paths", 0):
+        document["paths"] = paths
     if (returns := tuple(options.get("returns", PREDICTION))) != PREDICTION:
         document["return"] = list(returns)
     if (state := options.get("state")) is not None:

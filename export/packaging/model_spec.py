@@ -11,12 +11,19 @@ import orjson
 from export.errors import CheckpointError
 from export.lift.arguments import AXES
 from export.lift.lifted import Lift
+from export.packaging import distribution
 from export.scaling import check_scaler
 from handlers.errors import ConfigurationError
 from handlers.forecasting.calendar import Calendar
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 TASKS = ("forecast", "regress", "classify")
+RENAMED = ("x", "y")  # the tensors that a model may call otherwise in the Open Inference Protocol
+TENSOR_NAME = re.compile(r"(?!.*[^_]_[0n]$)[A-Za-z0-9_.:/-]{1,64}")  # not that of a state
+OTHER_TENSORS = (  # of the protocol
+    *("output", "state", "time", "times", "future", "forecast", "lower", "upper"),
+    *("session", "step", "generation", "status", "error", "imputed", "parameters", "samples"),
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,8 @@ class ModelSpec:
     feedback: Mapping[str, str] = field(default_factory=dict)
     frequency: str = ""  # of the observations, such as "15min", "1h", "1D"
     calendar: Mapping[str, Any] = field(default_factory=dict)  # time zone, gaps and derived features: handlers/forecasting/calendar.py
+    tensors: Mapping[str, str] = field(default_factory=dict)  # x and y -> their names in the Open Inference Protocol, where others
+    distribution: str = ""  # what the outputs are parameters of, such as "normal:mu,sigma": export/packaging/distribution.py
     description: str = ""
     example: tuple[Any, ...] = ()  # one window as `inputs` would have it; what parity is measured on
     scaler: Mapping[str, Any] = field(default_factory=dict)  # mean, scale, output_mean, output_scale of a scaler outside the module
@@ -53,10 +62,13 @@ class ModelSpec:
             raise CheckpointError(f"task: expected one of {', '.join(TASKS)}, got {self.task!r}")
         if self.axes not in ("", *AXES):
             raise CheckpointError(f"axes: expected one of {', '.join(AXES)}, got {self.axes!r}")
+        check_tensors(self.tensors)
         if self.scaler:
             check_scaler(self.scaler, "scaler")
         if self.scaler and self.tokens:
             raise CheckpointError("scaler, tokens: token ids are not scaled; leave one of the two out")
+        if self.distribution and self.tokens:
+            raise CheckpointError("distribution, tokens: token ids are not drawn from a distribution of numbers; leave one of the two out")
         if self.features and self.tokens:
             raise CheckpointError("features, tokens: a model takes numeric features or token ids; name one of the two")
 
@@ -78,7 +90,7 @@ class ModelSpec:
             raise CheckpointError(f"tokens: the model takes {takes}: {say}")
         columns = lifted.window().shape[-1]
         features = self.features or (() if self.tokens else tuple(f"x{i}" for i in range(columns)))
-        outputs = self.outputs or tuple(f"y{i}" for i in range(lifted.width))
+        outputs = self.outputs or distribution.outputs(self.distribution) or tuple(f"y{i}" for i in range(lifted.width))
         if features and len(features) != columns:
             raise CheckpointError(f"features: {len(features)} names for {columns} input columns (static inputs count as columns)")
         if len(outputs) != lifted.width:
@@ -88,6 +100,7 @@ class ModelSpec:
                 raise CheckpointError(f"feedback: {output!r} -> {feature!r} is not an output and a feature of this model")
         completed = replace(self, features=features, outputs=outputs)
         completed.check_calendar()
+        distribution.documents(completed.distribution, outputs, completed.feedback)
         return completed
 
     def check_calendar(self) -> None:
@@ -101,3 +114,18 @@ class ModelSpec:
         for name in calendar.derived:
             if name not in self.features or name in self.feedback.values():
                 raise CheckpointError(f"calendar.derived: {name!r} is not a feature of this model, or feeds back")
+
+
+def check_tensors(tensors: Mapping[str, str]) -> None:
+    """Check the names of tensors that clients of the Open Inference Protocol use. Raises CheckpointError."""
+    if not isinstance(tensors, Mapping):
+        raise CheckpointError(f'tensors: expected names such as {{"x": "INPUT", "y": "OUTPUT"}}, got {tensors!r}')
+    for tensor, name in tensors.items():
+        if tensor not in RENAMED:
+            raise CheckpointError(f"tensors: expected names for {' and '.join(RENAMED)}, got one for {tensor!r}")
+        if not isinstance(name, str) or not TENSOR_NAME.fullmatch(name) or name in (*OTHER_TENSORS, *(set(RENAMED) - {tensor})):
+            raise CheckpointError(
+                f"tensors.{tensor}: expected 1 to 64 of the characters A-Z a-z 0-9 _ . : / -, and no name of another tensor, got {name!r}"
+            )
+    if len(set(tensors.values())) < len(tensors):
+        raise CheckpointError(f"tensors: x and y are both called {tensors['x']!r}")

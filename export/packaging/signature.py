@@ -12,6 +12,7 @@ import torch
 
 import handlers.signature
 from export.lift.lifted import Lift
+from export.packaging import distribution
 from export.packaging.model_spec import ModelSpec
 from export.report import TOLERANCE, Report
 
@@ -29,7 +30,7 @@ def signature_document(
         "description": spec.description,
         "task": spec.task,
         "inputs": _inputs(spec, lifted, report),
-        "outputs": {"names": list(spec.outputs), "per": lifted.output_mode, "output_size": lifted.output_size},
+        "outputs": _outputs(spec, model, lifted),
         "state": [{"name": entry.name, "rows": entry.rows, "size": entry.size, "dtype": "float32"} for entry in lifted.state],
         "initial": lifted.initial.tolist() if lifted.initial.any() else [],
         "steps": {"least": lifted.steps[0], "most": report.max_steps},
@@ -37,6 +38,8 @@ def signature_document(
         "feedback": dict(spec.feedback),
         "frequency": spec.frequency,
         "calendar": dict(spec.calendar),
+        "tensors": dict(spec.tensors),
+        "distribution": distribution.documents(spec.distribution, spec.outputs, spec.feedback),
         "streaming": {"possible": not report.streaming_reason, "reason": report.streaming_reason},
         "artefacts": {backend: path.name for backend, path in files.items()},
         "skipped": dict(skipped),
@@ -56,7 +59,7 @@ def _inputs(spec: ModelSpec, lifted: Lift, report: Report) -> dict[str, Any]:
     most that the model takes; `integers` are features that the model reads as integers;
     `nonnegative` and `nonpositive` are features whose other sign was not measured.
     """
-    example = {"example": _example(lifted)}
+    example = {"example": _example(lifted).tolist()}
     if spec.tokens:
         return {"kind": "tokens", "vocabulary": spec.tokens} | example
     positive, negative = lifted.sampler.sign_bounds()
@@ -73,12 +76,16 @@ def _inputs(spec: ModelSpec, lifted: Lift, report: Report) -> dict[str, Any]:
     } | example
 
 
-def _example(lifted: Lift) -> list[Any]:
+def _outputs(spec: ModelSpec, model: torch.nn.Module, lifted: Lift) -> dict[str, Any]:
+    """Return what the model answers, and the unmodified model's y for the example of the inputs: `[O]`, or `[T, O]` per step."""
+    y = lifted.unmodified(model, _example(lifted)[None])[0]
+    return {"names": list(spec.outputs), "per": lifted.output_mode, "output_size": lifted.output_size, "example": y.tolist()}
+
+
+def _example(lifted: Lift) -> torch.Tensor:
     """Return the first row of the example, `[T, F]` or `[T]`, at most 64 steps if the model takes fewer: a request that is answered."""
     window = lifted.window()[0]
-    steps = len(window) if lifted.steps[0] > EXAMPLE_STEPS else min(len(window), EXAMPLE_STEPS)
-    values: list[Any] = window[:steps].tolist()
-    return values
+    return window if lifted.steps[0] > EXAMPLE_STEPS else window[:EXAMPLE_STEPS]
 
 
 def _digests(model: torch.nn.Module, files: Mapping[str, Path]) -> dict[str, Any]:

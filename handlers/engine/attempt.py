@@ -26,12 +26,13 @@ class BatchAttempt:
     def __init__(self, context: ServiceContext, tasks: Sequence[Task], now: float, deadline: float = math.inf) -> None:
         self._context, self._tasks, self._deadline = context, tasks, deadline
         random = secrets.randbits(48) + 1
-        self._batch = Batch(context, UnitOfWork(context.store, context.signature.name, context.rules, now, random), now)
+        sessions = UnitOfWork(context.store, context.signature.name, context.settings.tombstone_ttl, random)
+        self._batch = Batch(context, sessions, now)
 
     def serve(self) -> Sequence[Task]:
         """Give every task its reply or error, and return the tasks whose session another worker changed meanwhile, reset."""
         self._read()
-        for wave in waves(task for task in self._tasks if task.error is None):
+        for wave in waves([task for task in self._tasks if task.error is None]):
             for task in wave:
                 try:
                     plan(self._batch, task)

@@ -1,9 +1,11 @@
 """What the requests of one attempt at a batch share."""
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 from handlers.engine.context import ServiceContext
 from handlers.errors import StoreUnavailable
+from handlers.sessions.tenancy import tenant_of
 from handlers.sessions.unit_of_work import UnitOfWork
 
 
@@ -14,12 +16,11 @@ class Batch:
     context: ServiceContext
     sessions: UnitOfWork
     now: float
-    created: int = 0  # sessions that the attempt adds to the store
+    created: Counter[str] = field(default_factory=Counter)  # sessions that the attempt adds to the store, by tenant
+    expires_at: float = field(init=False)  # when a session that is used now expires
 
-    @property
-    def expires_at(self) -> float:
-        """When a session that is used now expires."""
-        return self.now + self.context.settings.session_ttl
+    def __post_init__(self) -> None:
+        self.expires_at = self.now + self.context.settings.session_ttl
 
     def admit(self, name: str) -> None:
         """Ask the quota for room, unless the session is in the store already.
@@ -31,8 +32,10 @@ class Batch:
         if self.sessions[name].record is not None:
             return
         try:
-            self.context.quota.admit(self.created)
-            self.created += 1
+            tenant = tenant_of(name)
+            self.context.tenant_quota.admit(tenant, self.created[tenant])
+            self.context.quota.admit(self.created.total())
+            self.created[tenant] += 1
         except StoreUnavailable:
             self.context.telemetry.count("store_errors_total", 1, "usage")
             raise

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from handlers.errors import ConfigurationError
+from handlers.forecasting.distributions import distributions
 from handlers.forecasting.intervals import Intervals
 from handlers.forecasting.observations import Timeline
 from handlers.inference.backends.base import Backend
@@ -11,6 +12,7 @@ from handlers.metrics import Telemetry
 from handlers.sessions.machine import PhaseRules
 from handlers.sessions.quota import Quota
 from handlers.sessions.record import MAX_COLUMNS
+from handlers.sessions.tenant_quota import TenantQuota
 from handlers.settings import Settings
 from handlers.signature import Signature
 from handlers.stores.base import Store
@@ -31,7 +33,7 @@ class ServiceContext:
     telemetry: Telemetry = field(default_factory=Telemetry)
 
     def __post_init__(self) -> None:
-        _ = self.timeline, self.intervals  # what is wrong in them refuses to start
+        _ = self.timeline, self.intervals, distributions(self.signature)  # what is wrong in them refuses to start
         if self.settings.rewarm_steps and len(self.signature.features) > MAX_COLUMNS:
             raise ConfigurationError(
                 f"rewarm_steps: a session keeps inputs of up to {MAX_COLUMNS} features, this model has {len(self.signature.features)}"
@@ -51,6 +53,11 @@ class ServiceContext:
     def quota(self) -> Quota:
         """Decides whether the store has room for another session."""
         return Quota(self.store, self.settings)
+
+    @cached_property
+    def tenant_quota(self) -> TenantQuota:
+        """Decides whether a tenant may have another session."""
+        return TenantQuota(self.store, self.signature.name, self.settings.max_sessions_per_tenant)
 
     @cached_property
     def rules(self) -> PhaseRules:

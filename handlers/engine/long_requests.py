@@ -15,8 +15,8 @@ from handlers.engine.task import Task
 class LongRequests:
     """The long requests of one server. `path` is a file that its workers share; with an empty one each worker counts for itself.
 
-    A request is long from `long_steps` time steps on, its horizon included. The first long request of a batch runs however long it is, and
-    further ones as long as all of them come to no more than `max_steps`.
+    A request is long from `long_steps` time steps on, its horizon along each sampled path included. The first long request of a batch runs
+    however long it is, and further ones as long as all of them come to no more than `max_steps`.
     """
 
     def __init__(self, path: str, long_steps: int, max_steps: int) -> None:
@@ -51,5 +51,7 @@ class LongRequests:
 
 
 def steps(task: Task) -> int:
-    """Return the time steps for which the model runs: the inputs', and the forecast's."""
-    return task.request.steps + task.request.horizon
+    """Return the time steps for which the model runs: the inputs', and the forecast's along each of its paths."""
+    request = task.request
+    forecast = request.horizon * (1 + request.paths)
+    return forecast if request.inputs is None else len(request.inputs) + forecast

@@ -9,13 +9,14 @@ import numpy as np
 from handlers.arrays import Array, Floats, Vector
 from handlers.engine.batch import Batch
 from handlers.engine.context import ServiceContext
-from handlers.engine.request import IMPUTED, OPAQUE, Result, interval_arrays
+from handlers.engine.request import ALL_OUTPUTS, IMPUTED, OPAQUE, SAMPLES, Request, Result, interval_arrays
 from handlers.engine.streams import Learned, learned, remembered, times
 from handlers.engine.task import ModelRun, Task
 from handlers.errors import InternalError, InvalidInput, NonFiniteResult, Overloaded
 from handlers.forecasting import missing
 from handlers.forecasting.intervals import Interval
-from handlers.forecasting.rollout import RolloutRow, rollout
+from handlers.forecasting.rollout import Rollout, RolloutRow, rollout
+from handlers.forecasting.sampling import sample_intervals, seed
 from handlers.inference import batching
 from handlers.inference.backends.base import BackendError
 from handlers.inference.batching import DeadlineExceeded
@@ -31,11 +32,11 @@ class FinishedRuns:
     """What the model gave for the tasks of one wave. `complete` raises nothing of one task for another."""
 
     def __init__(self, batch: Batch, tasks: Sequence[Task], deadline: float = math.inf) -> None:
-        context, runs = batch.context, [_run_of(task) for task in tasks]
+        context, runs = batch.context, [task.run for task in tasks if task.run is not None]
         self._batch = batch
-        states = np.concatenate([run.state for run in runs]).reshape(len(runs), -1)
+        states = [run.state for run in runs]
         want_output, max_batch = ["output" in task.request.returns for task in tasks], context.settings.max_batch
-        if any(run.missing for run in runs):
+        if sum([run.missing for run in runs]):
             rows = [missing.ObservedRow(run.inputs, run.memory) for run in runs]
             self._results = missing.run(context.backend, context.signature, rows, states, want_output, max_batch, deadline)
             for run, row in zip(runs, rows, strict=True):
@@ -43,22 +44,28 @@ class FinishedRuns:
         else:
             inputs = [run.inputs for run in runs]
             self._results = batching.run(context.backend, context.signature, inputs, states, want_output, max_batch, deadline)
-        self._forecasts = self._roll_out(tasks, deadline)
+        self._fed_back = _fed_back(self._results.y, context.signature)
+        self._rollouts = self._roll_out(tasks, deadline)
+        errors, finite = self._results.errors, self._results.finite
+        self._unusual = [error is not None or not finite[i] or i in self._rollouts for i, error in enumerate(errors)]
 
-    def _roll_out(self, tasks: Sequence[Task], deadline: float) -> dict[int, Floats | BackendError]:
-        """Forecasts by row, of the rows that asked for one."""
+    def _roll_out(self, tasks: Sequence[Task], deadline: float) -> dict[int, Rollout | BackendError]:
+        """Rollouts by row, of the rows that asked for a forecast."""
         wanted = [i for i, task in enumerate(tasks) if task.request.horizon and self._results.errors[i] is None]
         if not wanted:
             return {}
         rows = []
         for i in wanted:
-            y, request, run = self._results.y[i], tasks[i].request, _run_of(tasks[i])
+            y, request, run = self._results.y[i], tasks[i].request, tasks[i].run
             assert y is not None  # a row without an error has a y
+            assert run is not None
             future = request.future if run.future is None else run.future
-            rows.append(RolloutRow(y if y.ndim == 1 else y[-1], self._results.states[i], request.horizon, future))
+            last = y if y.ndim == 1 else y[-1]
+            seeded = seed(tasks[i].id, run.position, tasks[i].request_hash or request.request_hash()) if request.paths else 0
+            rows.append(RolloutRow(last, self._results.states[i], request.horizon, future, request.paths, seeded))
         context = self._batch.context
-        forecasts = rollout(context.backend, context.signature, rows, context.settings.max_batch, deadline)
-        return dict(zip(wanted, forecasts, strict=True))
+        rollouts = rollout(context.backend, context.signature, rows, context.settings.max_batch, deadline)
+        return dict(zip(wanted, rollouts, strict=True))
 
     def complete(self, i: int, task: Task) -> None:
         """Check the result of row i, make the reply, and put the session's new record into the unit of work.
@@ -66,30 +73,45 @@ class FinishedRuns:
         Raises:
             CellstateError: the result cannot be served; nothing is changed.
         """
-        results, forecast, run = self._results, self._forecasts.get(i), _run_of(task)
-        error = forecast if isinstance(forecast, BackendError) else results.errors[i]
-        if error is not None:
-            self._raise_failed(error)
-        assert not isinstance(forecast, BackendError)
-        if not results.finite[i] or (forecast is not None and not np.isfinite(forecast).all()):
-            raise NonFiniteResult("inputs: the model's result for them is not finite; nothing was applied: send inputs in its range")
+        results, run, request, context = self._results, task.run, task.request, self._batch.context
+        assert run is not None  # only tasks with a run come here
+        rollout, y, signature = self._rollout(i, request) if self._unusual[i] else None, results.y[i], context.signature
         position = run.position + len(run.inputs) - run.rewarmed
         if position > MAX_POSITION:
             raise InvalidInput(f"session, state: {position} would be beyond the last position, {MAX_POSITION}; start another stream")
-        context, signature = self._batch.context, self._batch.context.signature
         state = State(results.states[i], position, signature.digest)
-        arrays = _arrays(task, run, results.y[i], results.output[i], forecast, state.values, signature)
-        at, known = times(context, run.time, task.request.horizon), learned(context, task, run, results.y[i])
-        intervals = _intervals(context, task.request.levels, forecast, known)
-        if task.request.session is None:
-            held = state if OPAQUE in task.request.returns else None
+        arrays = _arrays(task, run, y, results.output[i], rollout, state.values, signature)
+        at = () if run.time is None else times(context, run.time, request.horizon)
+        known = None if run.observed is None else learned(context, task, run, y)
+        intervals = _intervals(context, request.levels, rollout, known) if request.levels else {}
+        if request.session is None:
+            held = state if OPAQUE in request.returns else None
             task.reply = task.encode(Result(signature.version, arrays, held, None, at, run.missing, intervals))
-        else:
-            if known is not None and known.adaptation is not None and intervals and forecast is not None:
-                assert context.intervals is not None  # it gave the intervals
-                known.adaptation = known.adaptation.forecast(context.intervals, forecast)
-            state.forecast = remembered(context, run, results.y[i], known)
-            self._advance(task, run, state, arrays, at, intervals)
+            return
+        if known is not None and known.adaptation is not None and intervals and rollout is not None:
+            assert context.intervals is not None  # it gave the intervals
+            known.adaptation = known.adaptation.forecast(context.intervals, rollout.forecast)
+        if (prediction := self._fed_back[i]) is not None:
+            state.forecast = remembered(context, run, prediction, known)
+        self._advance(task, run, state, arrays, at, intervals)
+
+    def _rollout(self, i: int, request: Request) -> Rollout | None:
+        """Return the rollout of row i, if it asked for a forecast.
+
+        Raises:
+            CellstateError: the model failed on the row, or gave what is no number.
+        """
+        rollout = self._rollouts.get(i)
+        error = rollout if isinstance(rollout, BackendError) else self._results.errors[i]
+        if error is not None:
+            self._raise_failed(error)
+        assert not isinstance(rollout, BackendError)
+        if not self._results.finite[i] or (rollout is not None and not rollout.is_finite):
+            sampled = ", or its distribution has parameters out of range" if request.paths else ""
+            raise NonFiniteResult(
+                f"inputs: the model's result for them is not finite{sampled}; nothing was applied: send inputs in its range"
+            )
+        return rollout
 
     def _raise_failed(self, error: BackendError) -> None:
         if isinstance(error, DeadlineExceeded):
@@ -102,7 +124,8 @@ class FinishedRuns:
         self, task: Task, run: ModelRun, state: State, arrays: dict[str, Floats], at: Sequence[str], intervals: dict[int, Interval]
     ) -> None:
         """Answer a session's step, and put its record, unless the request said `commit: false`."""
-        batch, old, opaque = self._batch, run.record, OPAQUE in task.request.returns
+        batch, old, request, id = self._batch, run.record, task.request, task.id
+        opaque, settings = OPAQUE in request.returns, batch.context.settings
         version, imputed, recorded = batch.context.signature.version, run.missing, arrays
         if opaque:
             recorded = recorded | {OPAQUE: state.values}
@@ -120,46 +143,67 @@ class FinishedRuns:
             pack_arrays(recorded),
             version,
             generation=old.generation if old else run.generation,
-            history=_history(run, batch.context.settings.keep_versions, state.digest),
         )
-        record.recent = _recent(run, batch.context.settings.rewarm_steps, record)
-        if task.request.close:
+        if settings.keep_versions and not run.rewarmed:
+            _keep_earlier(record, run, settings.keep_versions)
+        if settings.rewarm_steps:
+            record.recent = _recent(run, settings.rewarm_steps, record)
+        if request.close:
             record = record.tombstone(batch.now)
-        after = status(task.id, record) if task.request.commit else _unmoved(task.id, record, old)
+        after = status(id, record) if request.commit else _unmoved(id, record, old)
         after.rewarmed = run.rewarmed > 0
         task.reply = task.encode(Result(version, arrays, state if opaque else None, after, at, imputed, intervals))
-        if task.request.commit:
+        if request.commit:
             batch.sessions.put(task.names[0], record)
 
 
-def _run_of(task: Task) -> ModelRun:
-    assert task.run is not None  # only tasks with a run come here
-    return task.run
+def _fed_back(y: Sequence[Floats | None], signature: Signature) -> Sequence[Floats | None]:
+    """Return what of each row's last prediction feeds back, `[P]`; None of a row that has none, and of a model without feedback."""
+    last = [row if row.ndim == 1 else row[-1] for row in y if row is not None]
+    if not signature.feedback or not last:
+        return [None] * len(y)
+    outputs = [output for output, _ in signature.feedback_columns]
+    found = iter(np.concatenate(last).reshape(len(last), -1)[:, outputs])
+    return [None if row is None else next(found) for row in y]
 
 
 def _arrays(
-    task: Task, run: ModelRun, y: Floats | None, output: Floats | None, forecast: Floats | None, state: Vector, signature: Signature
+    task: Task, run: ModelRun, y: Floats | None, output: Floats | None, rollout: Rollout | None, state: Vector, signature: Signature
 ) -> dict[str, Floats]:
     """The arrays that were asked for, by name. Steps that ran only to rebuild the state are left out."""
     arrays, returns = {}, task.request.returns
+    if y is not None and y.ndim == 2:
+        y = y[run.rewarmed :]
     if "prediction" in returns and y is not None:
-        arrays["prediction"] = y[run.rewarmed :] if y.ndim == 2 else y
-    if forecast is not None:
-        arrays["forecast"] = forecast
+        arrays["prediction"] = _predictions(y, signature)
+    if ALL_OUTPUTS in returns and y is not None:
+        arrays[ALL_OUTPUTS] = y
+    if rollout is not None:
+        arrays["forecast"] = _predictions(rollout.forecast, signature)
+    if rollout is not None and SAMPLES in returns:
+        arrays[SAMPLES] = rollout.samples
     if "output" in returns and output is not None:
         arrays["output"] = output[run.rewarmed :]
-    wanted = [name for name in signature.state_outputs if name in returns]
-    if wanted:
+    if returns != ("prediction",):
         tensors = dict(zip(signature.state_outputs, batching.split(state[None], signature), strict=True))
-        arrays |= {name: tensors[name][:, 0] for name in wanted}  # [L*D, size]
+        arrays |= {name: tensors[name][:, 0] for name in signature.state_outputs if name in returns}  # [L*D, size]
     return arrays
 
 
-def _intervals(context: ServiceContext, levels: Sequence[int], forecast: Floats | None, known: Learned | None) -> dict[int, Interval]:
-    """The intervals of a forecast by level, as wide as the stream has learned."""
-    if not levels or context.intervals is None or forecast is None:
+def _predictions(y: Floats, signature: Signature) -> Floats:
+    """The outputs `[…, O]` that are predictions: all, or of a model of distributions their means or medians."""
+    columns = signature.prediction_columns
+    return y if columns is None else np.take(y, columns, axis=-1)
+
+
+def _intervals(context: ServiceContext, levels: Sequence[int], rollout: Rollout | None, known: Learned | None) -> dict[int, Interval]:
+    """The intervals of a forecast by level: from its sampled paths, or as wide as the stream has learned."""
+    if not levels or rollout is None:
         return {}
-    bounds = context.intervals.bounds(forecast, levels, known.factors if known else None)
+    if context.signature.distribution:
+        return dict(zip(levels, sample_intervals(rollout.samples, levels), strict=True))
+    assert context.intervals is not None  # the codec takes levels only where the model has intervals
+    bounds = context.intervals.bounds(rollout.forecast, levels, known.factors if known else None)
     return dict(zip(levels, bounds, strict=True))
 
 
@@ -170,21 +214,19 @@ def _unmoved(id: str, record: Record, old: Record | None) -> SessionStatus:
     return SessionStatus(id, 0, record.expires_at)
 
 
-def _history(run: ModelRun, keep: int, digest: bytes) -> tuple[State, ...]:
-    """The states to keep behind the new one. States of another model cannot be rewound to."""
-    if not keep or run.rewarmed:
-        return ()
-    before = run.record.state if run.record else State(run.state, 0, digest)
-    return (before, *(run.record.history if run.record else ()))[:keep]
+def _keep_earlier(record: Record, run: ModelRun, keep: int) -> None:
+    """Keep the state before the run and earlier ones, `keep` in all. After a rewarming they are of another model, and are not kept."""
+    old = run.record
+    before = old.state if old else State(run.state, 0, record.state.digest)
+    record.kept = (before.position, *(old.kept if old else ()))[:keep]
+    record.unstored = (before, *(old.unstored if old else ()))[:keep]
 
 
-def _recent(run: ModelRun, keep: int, record: Record) -> Array | None:
+def _recent(run: ModelRun, keep: int, record: Record) -> Array:
     """The last `keep` inputs, and as many before the earliest state that is kept, so that a rewind leaves enough.
 
     Rewarming ran the earlier ones already; they are part of the run's inputs.
     """
-    if not keep:
-        return None
     earlier = [run.record.recent] if run.record and run.record.recent is not None and not run.rewarmed else []
-    oldest = record.history[-1].position if record.history else record.state.position
+    oldest = record.kept[-1] if record.kept else record.state.position
     return np.concatenate([*earlier, run.inputs])[-(keep + record.state.position - oldest) :]

@@ -3,8 +3,9 @@
 import hashlib
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
+
+from msgspec import Struct
 
 from handlers.arrays import Array, Floats
 from handlers.forecasting.intervals import Interval
@@ -15,12 +16,13 @@ from handlers.sessions.state import State
 from handlers.sessions.status import SessionStatus
 
 OPAQUE = "state"  # in `returns`: the whole state, as a client may hold it
+ALL_OUTPUTS, SAMPLES = "parameters", "samples"  # in `returns`, of a model of distributions: its outputs, and the sampled paths
 BOUND, SIDES = "bound.", ("lower", "upper")  # in a recorded answer: the names of intervals
+BLAKE2B = hashlib.blake2b(digest_size=16)
 IMPUTED = "imputed"  # in a recorded answer: how many values were imputed
 
 
-@dataclass(slots=True)
-class Request:
+class Request(Struct):
     """One request, checked against the model's signature and the limits.
 
     `inputs` is `[T, F]` float32 or `[T]` int64 token ids, None for an action. NaN stands for a measurement that is missing, and `missing`
@@ -39,6 +41,7 @@ class Request:
     close: bool = False  # end the session after the step
     missing: int = 0  # NaN among the inputs
     levels: tuple[int, ...] = ()  # of the forecast's intervals, in percent, in the order of the answer
+    paths: int = 0  # along which the forecast of a model of distributions is sampled; 0 where neither levels nor samples are asked for
     times: Times | None = None  # [T, 2], the first and last reading of each input's time, where the inputs are observations
 
     @property
@@ -53,31 +56,35 @@ class Request:
         session's rules compare them), `commit`, `close`, and `missing`, which the inputs tell.
         For a fork, import or rewind nothing but the fork's target is left out.
         """
-        head = _step_head(self.returns, self.horizon, self.levels)
+        head = _step_head(self.returns, self.horizon, self.levels, self.paths)
         ref = self.session
         if ref is not None and ref.action is not Action.STEP:
             head += f"|{ref.action}|{ref.id}|{ref.step}|{ref.from_step}".encode()
             head += b"" if ref.generation is None else f"|{ref.generation}".encode()
-        parts = [head]
-        if self.inputs is not None:
-            parts.append(self.inputs.tobytes())
+        parts = [head] if self.inputs is None else [head, self.inputs.tobytes()]
         if self.times is not None:
             parts.append(self.times.tobytes())
         if self.future is not None:
             parts.append(self.future.tobytes())
         if self.state is not None:
             parts.append(state_format.pack(self.state))
-        lengths = struct.pack(f"<{len(parts)}Q", *map(len, parts))
-        return hashlib.blake2b(lengths + b"".join(parts), digest_size=16).digest()
+        digest = BLAKE2B.copy()  # faster than a new one
+        digest.update(b"".join((_lengths(*map(len, parts)), *parts)))
+        return digest.digest()
 
 
 @lru_cache(maxsize=256)
-def _step_head(returns: tuple[str, ...], horizon: int, levels: tuple[int, ...]) -> bytes:
-    return f"{returns}|{horizon}|{levels}".encode() if levels else f"{returns}|{horizon}".encode()
+def _lengths(*lengths: int) -> bytes:
+    return struct.pack(f"<{len(lengths)}Q", *lengths)
 
 
-@dataclass(slots=True)
-class Result:
+@lru_cache(maxsize=256)
+def _step_head(returns: tuple[str, ...], horizon: int, levels: tuple[int, ...], paths: int) -> bytes:
+    head = f"{returns}|{horizon}|{levels}" if levels else f"{returns}|{horizon}"
+    return (f"{head}|paths {paths}" if paths else head).encode()
+
+
+class Result(Struct):
     """What a request is answered with. `version` is the version of the model that computed the arrays."""
 
     version: str
@@ -86,7 +93,7 @@ class Result:
     session: SessionStatus | None = None
     times: Sequence[str] = ()  # of the forecast, or of the prediction, where the stream has times
     imputed: int = 0  # missing values of the inputs that predictions stood in for
-    intervals: Mapping[int, Interval] = field(default_factory=dict)  # of the forecast, by level
+    intervals: Mapping[int, Interval] = {}  # of the forecast, by level
 
 
 def interval_arrays(intervals: Mapping[int, Interval]) -> dict[str, Floats]:

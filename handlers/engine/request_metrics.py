@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from handlers.engine.task import Task
+from handlers.engine.task import ModelRun, Task
+from handlers.errors import CellstateError
 from handlers.metrics import Telemetry
 from handlers.sessions.machine import Transition
 from handlers.sessions.reference import Action
@@ -17,18 +18,16 @@ REPLAYING = (Transition.REPLAY, Transition.CONFIRM)
 def record_request_metrics(telemetry: Telemetry, tasks: Sequence[Task]) -> None:
     """Count each request once, when it has its reply or its error."""
     telemetry.observe("batch_rows", len(tasks))
-    counts: Counter[tuple[str, ...]] = Counter()
-    for task in tasks:
-        action = requested_action(task)
-        counts["requests_total", action, task.error.code if task.error else "ok"] += 1
-        if not task.request.commit:
-            continue
-        if task.error is None:
-            _count_applied(counts, task, action)
-        elif action == Action.STEP:
-            counts["steps_refused_total", task.error.code] += task.request.steps
-    for (name, *labels), amount in counts.items():
-        telemetry.count(name, amount, *labels)
+    found = Counter([(task.caller.tenant, requested_action(task), type(task.error)) for task in tasks])
+    for (tenant, action, error), amount in found.items():
+        code, outcome = (error.code, "refused" if error.status < 500 else "failed") if issubclass(error, CellstateError) else ("ok", "ok")
+        telemetry.count("requests_total", amount, action, code)
+        telemetry.count("tenant_requests_total", amount, telemetry.tenant_label(tenant), outcome)
+    committing = [task for task in tasks if task.request.commit]
+    for task in committing:
+        if task.error is not None and requested_action(task) == Action.STEP:
+            telemetry.count("steps_refused_total", task.request.steps, task.error.code)
+    _count_applied(telemetry, [task for task in committing if task.error is None])
 
 
 def requested_action(task: Task) -> str:
@@ -37,16 +36,23 @@ def requested_action(task: Task) -> str:
     return session.action if session else "unread" if task.request.inputs is None else "predict"
 
 
-def _count_applied(counts: Counter[tuple[str, ...]], task: Task, action: str) -> None:
-    if task.transition in APPLYING:
-        run = task.run
-        counts["steps_applied_total",] += task.request.steps if run is None else len(run.inputs) - run.rewarmed
-        counts["values_imputed_total",] += 0 if run is None else run.missing
-        for name, amount in zip(SCORED, (0, 0, 0) if run is None else run.scored, strict=True):
-            counts[name,] += amount
-    elif task.transition in REPLAYING:
-        counts["steps_replayed_total",] += task.request.steps
-    if task.transition in CREATING:
-        counts["sessions_created_total", action] += 1
-    if task.transition is Transition.CLOSE or (task.request.close and task.transition not in REPLAYING):
-        counts["sessions_closed_total",] += 1
+def _count_applied(telemetry: Telemetry, tasks: Sequence[Task]) -> None:
+    """Count what requests did that were answered, and were to change a session."""
+    runs: dict[str, list[ModelRun]] = {}  # by tenant
+    for task in tasks:
+        if task.run is not None and task.transition in APPLYING:
+            runs.setdefault(task.caller.tenant, []).append(task.run)
+    for tenant, applied in runs.items():
+        steps = sum([len(run.inputs) - run.rewarmed for run in applied])
+        telemetry.count("tenant_steps_applied_total", steps, telemetry.tenant_label(tenant))
+        telemetry.count("steps_applied_total", steps)
+        telemetry.count("values_imputed_total", sum([run.missing for run in applied]))
+        for i, name in enumerate(SCORED):
+            telemetry.count(name, sum([run.scored[i] for run in applied]))
+    replayed = [task.request.steps for task in tasks if task.transition in REPLAYING]
+    created = [requested_action(task) for task in tasks if task.transition in CREATING]
+    closed = [t for t in tasks if t.transition is Transition.CLOSE or (t.request.close and t.transition not in REPLAYING)]
+    telemetry.count("steps_replayed_total", sum(replayed))
+    telemetry.count("sessions_closed_total", len(closed))
+    for action in created:
+        telemetry.count("sessions_created_total", 1, action)

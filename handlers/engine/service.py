@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import orjson
-
 from handlers.engine.attempt import BatchAttempt
 from handlers.engine.context import ServiceContext
 from handlers.engine.drain import DrainLock
@@ -49,7 +47,7 @@ class Service:
             return Task(request, encode, caller)
         return Task(request, encode, caller, request.session.id or secrets.token_urlsafe(16), request.request_hash())
 
-    def serve(self, tasks: Sequence[Task], batch_size: int) -> None:
+    def serve(self, tasks: Sequence[Task]) -> None:
         """Give every task its reply or error. Raises nothing: a defect of the service is the error of the tasks that it concerns."""
         now, live, failed = self._clock(), [task for task in tasks if task.error is None], False
         try:
@@ -61,11 +59,10 @@ class Service:
         except Exception:  # TorchServe would fail the whole batch for it
             log.exception("internal_error")
             failed = True
-        fail(
-            [task for task in live if task.waiting or (failed and task.names)],
-            InternalError("the service failed on this request; whether it was applied is not known: send the same step again"),
-        )
-        self._look_after(tasks, now, batch_size)
+        if unknown := [task for task in live if (task.reply is None and task.error is None) or (failed and task.names)]:
+            message = "the service failed on this request; whether it was applied is not known: send the same step again"
+            fail(unknown, InternalError(message))
+        self._look_after(tasks, now)
 
     def _take_turns(self, tasks: Sequence[Task], now: float) -> None:
         with self._long_requests.admit(tasks) as refused:
@@ -87,29 +84,10 @@ class Service:
         attempts = self._settings.commit_attempts
         fail(tasks, Overloaded(f"the session changed under {attempts} tries to commit; nothing was applied: try again"))
 
-    def _look_after(self, tasks: Sequence[Task], now: float, batch_size: int) -> None:
-        """Sweep, count and log. The requests are answered by now: what fails here is logged only."""
+    def _look_after(self, tasks: Sequence[Task], now: float) -> None:
+        """Sweep and count. The requests are answered by now: what fails here is logged only."""
         try:
             self._sweeper.run_if_due(now)
             record_request_metrics(self._telemetry, tasks)
-            if log.isEnabledFor(logging.INFO):
-                self._log(tasks, batch_size)
         except Exception:
             log.exception("internal_error")
-
-    def _log(self, tasks: Sequence[Task], batch_size: int) -> None:
-        """Write one line per request: names and numbers, no payloads. The session's id has passed the codec's pattern."""
-        for task in tasks:
-            session, error = task.request.session, task.error
-            fields = {
-                "model": self.context.signature.label,
-                "key": task.caller.name or None,
-                "tenant": task.caller.tenant,
-                "session": task.id or None,
-                "action": session.action if session else None,
-                "steps": task.request.steps,
-                "status": error.status if error else 200,
-                "code": error.code if error else "ok",
-                "batch": batch_size,
-            }
-            log.info("request %s", orjson.dumps(fields).decode())

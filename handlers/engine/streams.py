@@ -20,18 +20,16 @@ from handlers.sessions.record import Record
 from handlers.signature import Signature
 
 
-def prepare(batch: Batch, task: Task) -> None:
+def prepare(batch: Batch, task: Task, run: ModelRun) -> None:
     """Complete a planned run: place observations in time, find the inputs known in advance, and check that what is missing can be imputed.
 
     Raises:
         InvalidInput: observations do not follow the stream, or cannot be imputed.
         TooLarge: observations and the gaps between them are too many steps.
     """
-    run, request, context = task.run, task.request, batch.context
-    if run is None:
-        return
+    request, context = task.request, batch.context
     run.missing = request.missing
-    if run.record is not None and (run.missing or context.timeline is not None or context.intervals is not None):
+    if run.record is not None:
         run.memory = memory.decode(run.record.state.forecast, len(context.signature.feedback))
     if request.times is not None:
         _place(context, task, run)
@@ -73,15 +71,13 @@ class Learned:
         return None if self.adaptation is None else self.adaptation.factors
 
 
-def remembered(context: ServiceContext, run: ModelRun, y: Floats | None, learned: Learned | None) -> bytes:
-    """Encode what the stream remembers after the run."""
-    if y is None or not context.signature.feedback:
-        return b""
+def remembered(context: ServiceContext, run: ModelRun, prediction: Floats, learned: Learned | None) -> bytes:
+    """Encode what the stream remembers after the run. `prediction` is what of the last one feeds back."""
     scores, known = b"", b""
     if learned is not None and context.intervals is not None:
         scores = learned.scores.encode()
         known = b"" if learned.adaptation is None else learned.adaptation.encode(context.intervals)
-    return StreamMemory(missing.fed_back(y, context.signature), run.missing_in_a_row, run.time, scores, known).encode()
+    return StreamMemory(prediction, run.missing_in_a_row, run.time, scores, known).encode()
 
 
 def learned(context: ServiceContext, task: Task, run: ModelRun, y: Floats | None) -> Learned | None:
@@ -120,6 +116,12 @@ def scores(context: ServiceContext, record: Record) -> dict[str, Any] | None:
         return None
     kept = memory.decode(record.state.forecast, len(context.signature.feedback)).scores
     return scoring.decode(kept, len(context.intervals.naive)).document(context.intervals)
+
+
+def last_time(context: ServiceContext, record: Record) -> str | None:
+    """Return the time of a session's last step; None where the stream has no times."""
+    time = memory.decode(record.state.forecast, len(context.signature.feedback)).time
+    return None if time is None or context.timeline is None else context.timeline.calendar.format(time)
 
 
 def by_output(signature: Signature, values: Floats) -> Doubles:

@@ -1,8 +1,9 @@
 """One request on its way through the service."""
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct
 
 from handlers.arrays import Array, Floats, Vector
 from handlers.engine.request import Request, Result
@@ -15,8 +16,7 @@ from handlers.sessions.reference import SessionRef
 from handlers.sessions.tenancy import session_name
 
 
-@dataclass(slots=True)
-class ModelRun:
+class ModelRun(Struct):
     """What is to run for a task: inputs, the state before them, and the position of that state."""
 
     inputs: Array  # [T, F] or [T]
@@ -34,8 +34,7 @@ class ModelRun:
     future: Floats | None = None  # [horizon, K], the inputs known in advance, where the service derives some
 
 
-@dataclass(slots=True)
-class Task:
+class Task(Struct):
     """One request. It ends with a `reply` or an `error`.
 
     `encode` is the codec's: it turns the result into the reply, before anything is committed, and raises TooLarge where the reply cannot be
@@ -51,24 +50,23 @@ class Task:
     error: CellstateError | None = None
     transition: Transition | None = None  # what happened to the session
     run: ModelRun | None = None  # what is still to run
-    names: tuple[str, ...] = field(init=False)  # of the sessions that the request touches: its own, then the one that a fork makes
-    depends_on: tuple[str, ...] = field(init=False)  # names of the sessions whose commit must succeed for the reply to be valid
+    names: tuple[str, ...] = ()  # of the sessions that the request touches: its own, then the one that a fork makes
+    depends_on: tuple[str, ...] = ()  # names of the sessions whose commit must succeed for the reply to be valid
 
     def __post_init__(self) -> None:
-        session = self.request.session
-        ids = () if session is None else (self.id,) if session.to is None else (self.id, session.to)
-        self.names = tuple([session_name(self.caller.tenant, id) for id in ids])
+        session, tenant = self.request.session, self.caller.tenant
+        if session is None:
+            self.names = ()
+        elif session.to is None:
+            self.names = (session_name(tenant, self.id),)
+        else:
+            self.names = (session_name(tenant, self.id), session_name(tenant, session.to))
         self.depends_on = self.names
 
     @property
     def ref(self) -> SessionRef:
         assert self.request.session is not None  # only asked of requests that name a session
         return self.request.session
-
-    @property
-    def waiting(self) -> bool:
-        """Whether the task has neither reply nor error."""
-        return self.reply is None and self.error is None
 
     def reset(self) -> None:
         """Forget an attempt that lost: another worker changed the session first."""

@@ -11,7 +11,7 @@ import numpy as np
 from handlers.arrays import Array, Vector
 from handlers.engine.batch import Batch
 from handlers.engine.request import IMPUTED, OPAQUE, Result, take_intervals
-from handlers.engine.streams import prepare, scores, times
+from handlers.engine.streams import last_time, prepare, scores, times
 from handlers.engine.task import ModelRun, Task
 from handlers.errors import InvalidInput, SessionUnreadable
 from handlers.forecasting import memory
@@ -29,17 +29,18 @@ def plan(batch: Batch, task: Task) -> None:
     Raises:
         CellstateError: the request is refused; nothing is changed.
     """
-    if task.request.session is None:
-        state = task.request.state
+    request, context = task.request, batch.context
+    ref, state = request.session, request.state
+    if ref is None:
         task.run = ModelRun(_inputs(task), _initial(batch, state), state.position if state else 0)
-        prepare(batch, task)
-        return
-    session, ref = batch.sessions[task.names[0]], task.ref
-    phase = session.phase
-    asked = machine.operation(ref, task.request_hash, session.record, phase)
-    task.transition = machine.decide(asked, phase, task.id, ref, session.record)
-    TRANSITIONS[task.transition](batch, task, session)
-    prepare(batch, task)
+    else:
+        session = batch.sessions[task.names[0]]
+        phase = context.rules.phase(session.record, batch.now)
+        asked = machine.operation(ref, task.request_hash, session.record, phase)
+        task.transition = machine.decide(asked, phase, task.id, ref, session.record)
+        TRANSITIONS[task.transition](batch, task, session)
+    if task.run is not None and (request.missing or context.timeline is not None or context.intervals is not None):
+        prepare(batch, task, task.run)
 
 
 def _inputs(task: Task) -> Array:
@@ -100,7 +101,7 @@ def _replay(batch: Batch, task: Task, session: LoadedSession) -> None:
 
 def _describe(batch: Batch, task: Task, session: LoadedSession) -> None:
     record = _recorded(session)
-    _answer(batch, task, described(task.id, record, scores(batch.context, record)))
+    _answer(batch, task, described(task.id, record, scores(batch.context, record), last_time(batch.context, record)))
 
 
 def _export(batch: Batch, task: Task, session: LoadedSession) -> None:
@@ -120,9 +121,9 @@ def _read(batch: Batch, task: Task, session: LoadedSession) -> None:
 def _rewind(batch: Batch, task: Task, session: LoadedSession) -> None:
     record, step = _recorded(session), task.ref.step
     assert step is not None  # the codec demands a step of a rewind
-    target = record.kept(step)
+    target = batch.sessions.state_at(session.name, step)
     if target is None:
-        kept = ", ".join(str(state.position) for state in (record.state, *record.history))
+        kept = ", ".join(map(str, (record.state.position, *record.kept)))
         keep_versions = batch.context.settings.keep_versions
         raise InvalidInput(f"session.step: {step} is not kept; kept: {kept} (keep_versions is {keep_versions})")
     rewound = record.rewound(target, task.request_hash, batch.expires_at)
@@ -135,8 +136,9 @@ def _fork(batch: Batch, task: Task, session: LoadedSession) -> None:
     source, target_id = _recorded(session), task.ref.to
     assert target_id is not None  # the codec demands one
     target = batch.sessions[task.names[1]]
-    asked = machine.creation(task.request_hash, target.record, target.phase)
-    task.transition = machine.decide(asked, target.phase, target_id, task.ref, target.record)
+    phase = batch.context.rules.phase(target.record, batch.now)
+    asked = machine.creation(task.request_hash, target.record, phase)
+    task.transition = machine.decide(asked, phase, target_id, task.ref, target.record)
     if task.transition is Transition.CONFIRM:
         _answer(batch, task, status(target_id, _recorded(target), replayed=True))
         return

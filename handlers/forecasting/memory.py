@@ -6,9 +6,9 @@ Layout, little-endian: format (1 byte), missing (2), time (8), number of predict
 """
 
 import struct
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from handlers.arrays import Floats
 
@@ -18,8 +18,7 @@ MAX_MISSING = 2**16 - 1
 NO_TIME = -(2**63)
 
 
-@dataclass(frozen=True, slots=True)
-class StreamMemory:
+class StreamMemory(Struct, frozen=True):
     """The memory of one stream at one position."""
 
     prediction: Floats | None = None  # [P], of the outputs that feed back: what the stream expects at its next step; None: not known

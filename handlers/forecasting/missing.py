@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from handlers.arrays import Array, Floats
+from handlers.arrays import Array, Floats, Vector
 from handlers.errors import InvalidInput
 from handlers.forecasting.memory import StreamMemory
 from handlers.inference import batching
@@ -78,14 +78,14 @@ def run(
     backend: Backend,
     signature: Signature,
     rows: Sequence[ObservedRow],
-    states: Floats,
+    states: Sequence[Vector],
     want_output: Sequence[bool],
     max_batch: int,
     deadline: float = math.inf,
 ) -> Results:
     """Run every row over all its steps as `batching.run` does, with its missing values imputed.
 
-    The rows' inputs are replaced by filled ones. `states` is `[B, S]`, `deadline` monotonic seconds.
+    The rows' inputs are replaced by filled ones. `states` are `[S]` each, `deadline` is monotonic seconds.
     """
     return _ImputedRun(backend, signature, rows, states, want_output).run(max_batch, deadline)
 
@@ -94,7 +94,7 @@ class _ImputedRun:
     """The rows of one call of `run`, cut at their missing steps, and what they have given so far."""
 
     def __init__(
-        self, backend: Backend, signature: Signature, rows: Sequence[ObservedRow], states: Floats, want_output: Sequence[bool]
+        self, backend: Backend, signature: Signature, rows: Sequence[ObservedRow], states: Sequence[Vector], want_output: Sequence[bool]
     ) -> None:
         self._backend, self._signature, self._rows, self._want_output = backend, signature, rows, want_output
         self._pieces = [_pieces(row.inputs) for row in rows]
@@ -131,7 +131,7 @@ class _ImputedRun:
         results, bounds = self._results, [self._pieces[i][piece] for i in rows]
         inputs = [self._rows[i].inputs[start:stop] for i, (start, stop) in zip(rows, bounds, strict=True)]
         wanted = [self._want_output[i] for i in rows]
-        given = batching.run(self._backend, self._signature, inputs, results.states[rows], wanted, max_batch, deadline)
+        given = batching.run(self._backend, self._signature, inputs, list(results.states[rows]), wanted, max_batch, deadline)
         results.states[rows] = given.states
         for k, i in enumerate(rows):
             results.errors[i] = given.errors[k]

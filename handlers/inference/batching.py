@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from handlers.arrays import Array, Floats
+from handlers.arrays import Array, Floats, Vector
 from handlers.inference.backends.base import Backend, BackendError
 from handlers.signature import Signature
 
@@ -35,10 +35,10 @@ class Results:
     errors: list[BackendError | None]
 
     @classmethod
-    def before(cls, states: Floats) -> "Results":
-        """Return the results of rows that have not run: nothing but a copy of their states `[B, S]`."""
+    def before(cls, states: Sequence[Vector]) -> "Results":
+        """Return the results of rows that have not run: nothing but a copy of their states, `[S]` each."""
         count = len(states)
-        return cls([None] * count, [None] * count, states.copy(), [True] * count, [None] * count)
+        return cls([None] * count, [None] * count, np.concatenate(states).reshape(count, -1), [True] * count, [None] * count)
 
 
 def split(states: Floats, signature: Signature) -> tuple[Floats, ...]:
@@ -51,31 +51,28 @@ def split(states: Floats, signature: Signature) -> tuple[Floats, ...]:
     return tuple(arrays)
 
 
-def join(tensors: Sequence[Floats]) -> Floats:
-    """Return the `[B, S]` that `split` cuts into these tensors."""
-    rows = tensors[0].shape[1]
-    states = np.empty((rows, sum(len(tensor) * tensor.shape[2] for tensor in tensors)), np.float32)
+def join(tensors: Sequence[Floats], states: Floats) -> None:
+    """Write into `states` the `[B, S]` that `split` cuts into these tensors."""
     start = 0
     for tensor in tensors:
         stop = start + len(tensor) * tensor.shape[2]
-        states[:, start:stop].reshape(rows, len(tensor), -1)[...] = tensor.swapaxes(0, 1)  # a view: one copy, and no other
+        states[:, start:stop].reshape(tensor.shape[1], len(tensor), -1)[...] = tensor.swapaxes(0, 1)  # a view: one copy, and no other
         start = stop
-    return states
 
 
 def run(
     backend: Backend,
     signature: Signature,
     inputs: Sequence[Array],
-    states: Floats,
+    states: Sequence[Vector],
     want_output: Sequence[bool],
     max_batch: int,
     deadline: float = math.inf,
 ) -> Results:
     """Run every row over all its steps, short rows first.
 
-    `inputs` are `[T, F]` or `[T]` each, `states` is `[B, S]`, `deadline` monotonic seconds. Where the runtime fails on a batch, each of its
-    rows runs alone, so that only the rows to blame have an error.
+    `inputs` are `[T, F]` or `[T]` each, `states` are `[S]` each, `deadline` is monotonic seconds. Where the runtime fails on a batch, each
+    of its rows runs alone, so that only the rows to blame have an error.
     """
     return _BatchRun(backend, signature, inputs, states, want_output).run(max_batch, deadline)
 
@@ -84,12 +81,13 @@ class _BatchRun:
     """The rows of one call of `run`, and what they have given so far."""
 
     def __init__(
-        self, backend: Backend, signature: Signature, inputs: Sequence[Array], states: Floats, want_output: Sequence[bool]
+        self, backend: Backend, signature: Signature, inputs: Sequence[Array], states: Sequence[Vector], want_output: Sequence[bool]
     ) -> None:
         self._backend, self._signature, self._inputs, self._want_output = backend, signature, inputs, want_output
-        self._lengths = [len(row) for row in inputs]
+        self._lengths = list(map(len, inputs))
+        self._last_only = signature.output_mode == "sequence"  # with one y per sequence only the last run's y counts
         self._y: list[list[Floats]] = [[] for _ in inputs]  # of each run so far
-        self._output: list[list[Floats]] = [[] for _ in inputs]
+        self._output: dict[int, list[Floats]] = {row: [] for row, wanted in enumerate(want_output) if wanted}
         self._results = Results.before(states)
         self._finite = np.ones(len(inputs), np.bool_)  # the states and y of each row
 
@@ -133,31 +131,38 @@ class _BatchRun:
                 self._run_chunk([row], start, stop)
 
     def _run_together(self, rows: list[int], start: int, stop: int) -> None:
-        results, signature, index = self._results, self._signature, _index(rows)
-        x = np.concatenate([self._inputs[row][start:stop] for row in rows])
-        x = x.reshape(len(rows), stop - start, *x.shape[1:])
-        want_output = any(self._want_output[row] for row in rows)
-        given = self._backend.run(x, split(results.states[index], signature), want_output)
-        states = results.states[index] = join(given.states)
-        # With one y per sequence only the last run's y counts; earlier ones may be non-finite.
-        earlier = self._finite[index] if signature.output_mode == "step" else True
-        self._finite[index] = _finite(states) & _finite(given.y) & earlier
+        index, want_output = _index(rows), not self._output.keys().isdisjoint(rows)
+        states = self._results.states[index]  # a view where the rows follow one another, and a copy otherwise
+        given = self._backend.run(self._steps(rows, start, stop), split(states, self._signature), want_output)
+        join(given.states, states)
+        if not isinstance(index, slice):
+            self._results.states[index] = states
+        earlier = True if self._last_only else self._finite[index]
+        self._finite[index] = _finite(states, given.y) & earlier
         for row, y in zip(rows, given.y, strict=True):
             self._y[row].append(y)
         if given.output is not None:
             for row, output in zip(rows, given.output, strict=True):
-                self._output[row].append(output)
+                if row in self._output:
+                    self._output[row].append(output)
+
+    def _steps(self, rows: list[int], start: int, stop: int) -> Array:
+        """Return steps `start .. stop` of the rows, `[rows, steps, …]`."""
+        whole = start == 0 and stop == self._lengths[rows[-1]]  # the longest row is the last
+        x = np.concatenate([self._inputs[row] if whole else self._inputs[row][start:stop] for row in rows])
+        return x.reshape(len(rows), stop - start, *x.shape[1:])
 
     def _finish(self) -> None:
         """Put together what the runs of each row gave."""
-        results, last_only = self._results, self._signature.output_mode == "sequence"
+        results = self._results
         results.finite = self._finite.tolist()
-        for row, error in enumerate(results.errors):
-            if error is not None:
-                continue
-            results.y[row] = self._y[row][-1] if last_only else _joined(self._y[row])
-            if self._want_output[row]:
-                results.output[row] = output = _joined(self._output[row])
+        results.y = [
+            None if error else chunks[-1] if self._last_only else _joined(chunks)
+            for chunks, error in zip(self._y, results.errors, strict=True)
+        ]
+        for row, chunks in self._output.items():
+            if results.errors[row] is None:
+                results.output[row] = output = _joined(chunks)
                 results.finite[row] &= bool(np.isfinite(output).all())
 
 
@@ -171,6 +176,8 @@ def _joined(chunks: Sequence[Floats]) -> Floats:
     return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
 
 
-def _finite(array: Floats) -> npt.NDArray[np.bool_]:
-    """Whether every value of each of the B rows is a number."""
-    return np.asarray(np.isfinite(array).reshape(len(array), -1).all(axis=1))
+def _finite(states: Floats, y: Floats) -> npt.NDArray[np.bool_] | bool:
+    """Whether every value of each of the B rows is a number; one True for all rows, which is the usual case."""
+    if np.isfinite(states).all() and np.isfinite(y).all():
+        return True
+    return np.asarray(np.isfinite(states).all(axis=1) & np.isfinite(y).reshape(len(y), -1).all(axis=1))

@@ -1,9 +1,10 @@
 """The seam of the protocols: a codec turns one HTTP request into neutral requests, and their results into one HTTP response."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 from handlers.engine.request import Request, Result
 from handlers.errors import CellstateError
@@ -11,23 +12,22 @@ from handlers.errors import CellstateError
 JSON = "application/json"
 
 
-@dataclass(slots=True)
-class HttpRequest:
+class HttpRequest(Struct):
     """What a client sent to one model. Names of headers are in lower case."""
 
     body: bytes
-    headers: Mapping[str, str] = field(default_factory=dict)
-    path: str = ""  # of the URL; empty where the server does not tell
+    headers: Mapping[str, str] = {}
+    path: str = ""  # of the URL, or its beginning; empty where the server does not tell
+    id: str = ""  # the server's, for the log; empty where it gives none
 
 
-@dataclass(slots=True)
-class HttpResponse:
+class HttpResponse(Struct):
     """What a client is answered with."""
 
     status: int
     body: bytes
     content_type: str = JSON
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = {}
 
     @property
     def phrase(self) -> str:

@@ -1,6 +1,7 @@
 """The HTTP face of the service, without a server: HTTP requests of one batch in, HTTP responses out."""
 
 import logging
+import time
 from collections.abc import Sequence
 
 from handlers.engine.context import ServiceContext
@@ -8,11 +9,15 @@ from handlers.engine.service import Service
 from handlers.engine.task import Task
 from handlers.errors import AccessError, CellstateError, InternalError
 from handlers.keys import ANYONE, PREDICT, Caller, KeyRing
+from handlers.protocols.access_log import AccessLog
 from handlers.protocols.base import Call, HttpRequest, HttpResponse
+from handlers.protocols.compression import HEADER, decompressed
 from handlers.protocols.kserve_v1 import KServeV1Codec
 from handlers.protocols.native.codec import NativeCodec
 from handlers.protocols.open_inference.codec import OpenInferenceCodec
 
+NOT_DECODED = "the service failed to decode this request; nothing was applied"
+AnyCodec = NativeCodec | OpenInferenceCodec | KServeV1Codec
 log = logging.getLogger("cellstate")
 
 
@@ -22,6 +27,8 @@ class Frontend:
     def __init__(self, service: Service, keys: KeyRing | None = None) -> None:
         self.service, self._telemetry, self._keys = service, service.context.telemetry, keys
         signature, settings = service.context.signature, service.context.settings
+        self._max_body = settings.max_body
+        self._access_log = AccessLog(settings.log_requests, signature.label)
         self._native = NativeCodec(signature, settings)
         self._recognised = (OpenInferenceCodec(signature, settings), KServeV1Codec(signature, settings))
 
@@ -32,25 +39,84 @@ class Frontend:
 
     def handle_batch(self, requests: Sequence[HttpRequest]) -> list[HttpResponse]:
         """Answer each request, in order. Raises nothing: whatever goes wrong with one request is its own answer."""
+        began = time.monotonic()
         if self._keys is not None:
             self._keys.refresh()
         with self._telemetry.timing("decode"):
-            calls = [self._decode(request) for request in requests]
-            groups = [[self.service.task(request, call.encode, caller) for request in call.requests] for call, caller in calls]
-        self.service.serve([task for group in groups for task in group], len(requests))
-        return [_respond(call, group) for (call, _), group in zip(calls, groups, strict=True)]
-
-    def _decode(self, request: HttpRequest) -> tuple[Call, Caller]:
-        """Authenticate one request, then decode it: the body of a request without a key is not looked at, but for its protocol."""
-        codec = next((codec for codec in self._recognised if codec.recognises(request)), self._native)
+            calls = self._decode_batch(requests)
+            task = self.service.task
+            groups = [[task(request, call.encode, caller) for request in call.requests] for call, caller in calls]
+        self.service.serve([task for group in groups for task in group])
+        responses = [_respond(call, group) for (call, _), group in zip(calls, groups, strict=True)]
         try:
-            caller = ANYONE if self._keys is None else self._keys.authenticate(request.headers, PREDICT)
-            return codec.decode(request), caller
-        except AccessError as e:
-            return codec.failed(e), ANYONE
-        except Exception:
+            self._access_log.write(requests, [caller for _, caller in calls], groups, responses, began)
+        except Exception:  # the requests are answered by now
             log.exception("internal_error")
-            return codec.failed(InternalError("the service failed to decode this request; nothing was applied")), ANYONE
+        return responses
+
+    def _decode_batch(self, requests: Sequence[HttpRequest]) -> list[tuple[Call, Caller]]:
+        """Authenticate the requests, then decode them: the body of a request without a key is not looked at, but for its protocol.
+
+        Bodies of the native protocol are decoded together. Where that fails, each is decoded alone.
+        """
+        callers = self._callers(requests)
+        if any(HEADER in request.headers for request in requests):
+            requests, callers = self._decompress(requests, callers)
+        codecs = list(map(self._codec, requests))
+        native = [i for i, codec in enumerate(codecs) if codec is self._native and isinstance(callers[i], Caller)]
+        try:
+            together: dict[int, Call] = dict(zip(native, self._native.decode_batch([requests[i] for i in native]), strict=True))
+        except Exception:
+            together = {}
+        calls: list[tuple[Call, Caller]] = []
+        for i, (codec, caller) in enumerate(zip(codecs, callers, strict=True)):
+            if isinstance(caller, CellstateError):
+                calls.append((codec.failed(caller), Caller(caller.key, tenant="") if isinstance(caller, AccessError) else ANYONE))
+            else:
+                calls.append((together.get(i) or _decode(codec, requests[i]), caller))
+        return calls
+
+    def _decompress(
+        self, requests: Sequence[HttpRequest], callers: Sequence[Caller | CellstateError]
+    ) -> tuple[list[HttpRequest], list[Caller | CellstateError]]:
+        """Decode compressed bodies of callers with a key. A body that cannot be decoded is the error in its caller's place."""
+        decoded, found = list(requests), list(callers)
+        for i, request in enumerate(requests):
+            if isinstance(callers[i], Caller):
+                outcome = decompressed(request, self._max_body)
+                if isinstance(outcome, CellstateError):
+                    found[i] = outcome
+                else:
+                    decoded[i] = outcome
+        return decoded, found
+
+    def _codec(self, request: HttpRequest) -> AnyCodec:
+        for codec in self._recognised:
+            if codec.recognises(request):
+                return codec
+        return self._native
+
+    def _callers(self, requests: Sequence[HttpRequest]) -> Sequence[Caller | CellstateError]:
+        keys = self._keys
+        return [ANYONE] * len(requests) if keys is None else [_caller(keys, request) for request in requests]
+
+
+def _caller(keys: KeyRing, request: HttpRequest) -> Caller | CellstateError:
+    try:
+        return keys.authenticate(request.headers, PREDICT)
+    except AccessError as e:
+        return e
+    except Exception:
+        log.exception("internal_error")
+        return InternalError(NOT_DECODED)
+
+
+def _decode(codec: AnyCodec, request: HttpRequest) -> Call:
+    try:
+        return codec.decode(request)
+    except Exception:
+        log.exception("internal_error")
+        return codec.failed(InternalError(NOT_DECODED))
 
 
 def _respond(call: Call, tasks: Sequence[Task]) -> HttpResponse:

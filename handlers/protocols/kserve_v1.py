@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from handlers.engine.request import Request, Result
-from handlers.errors import CellstateError, InvalidInput, TooLarge
+from handlers.errors import CellstateError, InvalidInput, MalformedJson, TooLarge
 from handlers.protocols import validation
 from handlers.protocols.base import HttpRequest, HttpResponse, error_text
 from handlers.protocols.rules import RequestRules
@@ -21,6 +21,7 @@ from handlers.settings import Settings
 from handlers.signature import Signature
 
 WINDOWS = re.compile(rb'\s*\{\s*"instances"\s*:\s*\[\s*[^\s{\]]')  # the first instance is no object
+OBJECTS = re.compile(rb'\s*\{\s*"instances"\s*:\s*\[\s*\{')
 
 
 @dataclass(slots=True)
@@ -60,7 +61,9 @@ class KServeV1Codec:
 
     @staticmethod
     def recognises(request: HttpRequest) -> bool:
-        """Whether the instances of a request are windows."""
+        """Whether the instances of a request are windows, or should be."""
+        if request.path.startswith("/v1/"):
+            return OBJECTS.match(request.body) is None
         return WINDOWS.match(request.body) is not None
 
     def decode(self, request: HttpRequest) -> KServeV1Call:
@@ -80,9 +83,11 @@ class KServeV1Codec:
     def _instances(self, body: bytes) -> list[Any]:
         self.rules.check_body(len(body))
         document = validation.parse_json(body)
+        if not isinstance(document, dict):
+            raise MalformedJson(f'body: expected a JSON object such as {{"instances": […]}}, got {json_type(document)}')
         validation.reject_unknown_fields(document, ("instances",), "body")
-        items = document["instances"]
-        if not isinstance(items, list) or not items:  # of a name that is there twice the last value counts
+        items = document.get("instances")
+        if not isinstance(items, list) or not items:
             raise InvalidInput(f"instances: expected a list of at least one window, got {json_type(items)}")
         self.rules.check_instances(len(items))
         return items

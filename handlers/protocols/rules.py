@@ -8,12 +8,17 @@ from functools import cached_property
 import numpy as np
 
 from handlers.arrays import Floats
-from handlers.engine.request import OPAQUE, Request
+from handlers.engine.request import ALL_OUTPUTS, OPAQUE, SAMPLES, Request
 from handlers.errors import InvalidInput, TooLarge
+from handlers.forecasting.intervals import MAX_LEVEL, MIN_LEVEL
+from handlers.forecasting.observations import Timeline
 from handlers.protocols.validation import join_names
 from handlers.sessions.reference import Action, SessionRef
 from handlers.settings import Settings
 from handlers.signature import Signature
+
+MAX_LEVELS = 20
+PATHS = 200  # sampled where a request does not say how many
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +69,17 @@ class RequestRules:
         """The rules for single features."""
         return column_rules(self.signature)
 
+    @cached_property
+    def known_beside_times(self) -> tuple[int, ...]:
+        """The feature columns of `future` beside observations: those that neither feed back nor are derived from the time."""
+        timeline = Timeline.of(self.signature)
+        return () if timeline is None else timeline.given
+
     @property
     def returns(self) -> tuple[str, ...]:
         """What may be asked for, in the order of the answer."""
-        return ("prediction", "output", *(entry.output for entry in self.signature.state), OPAQUE)
+        own = (ALL_OUTPUTS, SAMPLES) if self.signature.distribution else ()
+        return ("prediction", *own, "output", *(entry.output for entry in self.signature.state), OPAQUE)
 
     def shape(self) -> str:
         """Describe the inputs that the model takes."""
@@ -104,12 +116,41 @@ class RequestRules:
         if horizon and not self.signature.feedback:
             raise InvalidInput(f"horizon: {self.signature.label} has no output that feeds back into its inputs; leave it out")
 
-    def check_levels(self, horizon: int) -> None:
-        """Check that a forecast of this model can have intervals."""
-        if not self.signature.intervals:
-            raise InvalidInput(f"levels: {self.signature.label} was exported without --calibrate, so it knows no intervals; leave them out")
+    def check_levels(self, levels: Sequence[int], horizon: int) -> None:
+        """Check that a forecast of this model can have intervals of these levels, in percent."""
+        if not self.signature.intervals and not self.signature.distribution:
+            raise InvalidInput(
+                f"levels: {self.signature.label} was exported without --calibrate and without --distribution, so it knows no intervals; "
+                "leave them out"
+            )
         if not horizon:
             raise InvalidInput("levels: go with a horizon, of 1 for the next step alone")
+        for level in levels:
+            if not MIN_LEVEL <= level <= MAX_LEVEL:
+                raise InvalidInput(f"levels: expected {MIN_LEVEL} to {MAX_LEVEL} percent, got {level}")
+        if len(set(levels)) < len(levels) or len(levels) > MAX_LEVELS:
+            raise InvalidInput(f"levels: expected at most {MAX_LEVELS}, each once, got {len(levels)}")
+
+    def paths(self, paths: int | None, is_sampled: bool, horizon: int) -> int:
+        """Return along how many paths the forecast is sampled; 0 where it is not.
+
+        `paths` is what the request says, None where it says nothing; `is_sampled` says whether samples or levels are asked for.
+        """
+        if not self.signature.distribution:
+            if paths is not None:
+                raise InvalidInput(f"paths: {self.signature.label} was exported without --distribution, so it samples none; leave them out")
+            return 0
+        if paths is None and not is_sampled:
+            return 0
+        if not is_sampled:
+            raise InvalidInput(f'paths: go with levels, or with "{SAMPLES}" in return')
+        if not horizon:
+            raise InvalidInput(f"{SAMPLES}: go with a horizon, of 1 for the next step alone")
+        if paths == 0:
+            raise InvalidInput("paths: expected at least 1, got 0")
+        if paths is not None and paths > self.limits.max_paths:
+            raise TooLarge(f"paths: {paths}, at most {self.limits.max_paths} (max_paths)")
+        return min(PATHS, self.limits.max_paths) if paths is None else paths
 
     def check_future(self, rows: int | None, horizon: int, got: str, known: Sequence[int] | None = None) -> None:
         """Check the number of rows of `future`, None where it is missing; `got` is what came, for the message.
@@ -159,7 +200,7 @@ class RequestRules:
             self._check_action(request, action)
 
     def _check_columns(self, request: Request) -> None:
-        known = self.signature.future_columns
+        known = self.signature.future_columns if request.times is None else self.known_beside_times
         for rule in self.columns:
             if request.inputs is not None:
                 rule.check(request.inputs[:, rule.column], "inputs", rule.column)

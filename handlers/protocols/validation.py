@@ -1,10 +1,10 @@
 """Turns JSON values into typed ones, or raises an error that names the field, what was expected and what came."""
 
 import difflib
-import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import accumulate, chain
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,14 @@ from handlers.signature import Signature
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 NUMBERS = frozenset({int, float})
+MANY_NUMBERS = 100  # from which on an array finds the largest sooner
+GZIP_MAGIC = b"\x1f\x8b"
 MAX_NAMES = 8  # in a message
 MAX_STEP = 2**53  # the largest integer that every JSON client keeps exact
 ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
 
 
-def reject_unknown_fields(document: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+def reject_unknown_fields(document: Mapping[str, Any], known: Collection[str], where: str) -> None:
     """Raise UnknownField for a field that is not among `known`, with the name that was probably meant."""
     for name in document:
         if name not in known:  # a handful of names: faster than a set of them
@@ -30,15 +32,31 @@ def reject_unknown_fields(document: Mapping[str, Any], known: Sequence[str], whe
             raise UnknownField(f"{where}: unknown field {short_repr(name)}; {hint}")
 
 
-def parse_json(data: bytes) -> Any:
-    """Parse a JSON text. Raises MalformedJson."""
+def parse_json(data: bytes, remedy: str = "send one JSON object in UTF-8 (NaN and Infinity are not JSON)") -> Any:
+    """Parse a JSON text. Raises MalformedJson, also where an object has a field twice."""
+    if not data:  # also what is left of a body that TorchServe took for a form
+        raise MalformedJson("body: empty; send one JSON object, with the header Content-Type: application/json")
     try:
-        return orjson.loads(data)
+        document = orjson.loads(data)
     except orjson.JSONDecodeError as e:
-        raise MalformedJson(f"body: {e}; send one JSON object in UTF-8 (NaN and Infinity are not JSON)") from e
+        raise MalformedJson(f"body: {_not_json(data, e)}; {remedy}") from e
+    if data.count(b":") != _count_keys(document):  # a colon in a text, or a field that is given twice
+        _reject_duplicate_fields(data)
+    return document
 
 
-def count_keys(value: Any) -> int:
+def _not_json(data: bytes, error: ValueError) -> str:
+    """Say why bytes are no JSON text: what they are, where that can be told."""
+    if data.startswith(GZIP_MAGIC):
+        return "it is gzip data, and no header Content-Encoding: gzip says so"
+    try:
+        data.decode()
+    except UnicodeDecodeError as e:
+        return f"not UTF-8: byte 0x{data[e.start]:02x} at position {e.start}"
+    return str(error)
+
+
+def _count_keys(value: Any) -> int:
     """Count the fields of all objects in a JSON value, down to those in the lists of an object's fields."""
     if type(value) is not dict:
         return 0
@@ -46,13 +64,13 @@ def count_keys(value: Any) -> int:
     for item in value.values():
         kind = type(item)
         if kind is dict:
-            count += count_keys(item)
+            count += _count_keys(item)
         elif kind is list and item and type(item[0]) is dict:
-            count += sum(map(count_keys, item))
+            count += sum(map(_count_keys, item))
     return count
 
 
-def reject_duplicate_fields(data: bytes) -> None:
+def _reject_duplicate_fields(data: bytes) -> None:
     """Raise MalformedJson where an object in a JSON text has a field twice: which of them counts would depend on the parser."""
     json.loads(data, object_pairs_hook=_reject_duplicates)
 
@@ -76,7 +94,9 @@ def integer(document: Mapping[str, Any], name: str, where: str) -> int:
     """Return a field that is an integer from 0 to `MAX_STEP`."""
     value = document[name]
     if type(value) is not int:
-        raise InvalidInput(f"{where}: expected an integer, got {json_type(value)}")
+        is_whole = isinstance(value, float) and value.is_integer()
+        got = f"{value}: write it without a decimal point or exponent" if is_whole else json_type(value)
+        raise InvalidInput(f"{where}: expected an integer, got {got}")
     if not 0 <= value <= MAX_STEP:
         raise InvalidInput(f"{where}: expected 0 to {MAX_STEP}, got {value}")
     return value
@@ -101,23 +121,58 @@ def join_names(names: Sequence[str]) -> str:
     return ", ".join([*names[:MAX_NAMES], "…"] if len(names) > MAX_NAMES else names)
 
 
+def matrices(values: Sequence[list[Any]], columns: int, limit: float = FLOAT32_MAX) -> list[Floats] | None:
+    """Turn many lists of rows of `columns` JSON numbers into `[rows, columns]` float32 each, which are parts of one array.
+
+    None where anything else is among them, or a number beyond ±`limit`; `matrix` says what, and in which row.
+    """
+    rows = list(chain.from_iterable(values))
+    flat = rows if columns == 1 and type(rows[0]) is not list else _flat(rows, columns)
+    if flat is None or not NUMBERS.issuperset(map(type, flat)):  # a bool would pass for 1, a string for its number
+        return None
+    numbers = _in_range(flat, limit)
+    if numbers is None:
+        return None
+    array = numbers.reshape(-1, columns)
+    lengths = list(map(len, values))
+    if lengths.count(lengths[0]) == len(lengths):
+        return list(array.reshape(len(values), lengths[0], columns))
+    ends = list(accumulate(lengths))
+    return [array[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+
+
+def _in_range(flat: list[Any], limit: float) -> Floats | None:
+    """Return JSON numbers as float32, None where one is beyond ±`limit`. JSON has no NaN."""
+    if len(flat) < MANY_NUMBERS:
+        return None if max(flat) > limit or min(flat) < -limit else np.array(flat, np.float32)
+    numbers = np.array(flat, np.float64)
+    return None if np.abs(numbers).max() > limit else numbers.astype(np.float32)
+
+
+def _flat(rows: list[Any], columns: int) -> list[Any] | None:
+    """Return the items of all rows; None where one of them is no list of `columns` items."""
+    if set(map(type, rows)) != {list} or set(map(len, rows)) != {columns}:
+        return None
+    return list(chain.from_iterable(rows))
+
+
 def matrix(value: list[Any], columns: int, where: str, signature: Signature, noun: str = "features", limit: float = FLOAT32_MAX) -> Floats:
     """Turn rows of `columns` JSON numbers into `[rows, columns]` float32, none beyond ±`limit`."""
+    if arrays := matrices([value], columns, limit):
+        return arrays[0]
     if columns == 1 and not isinstance(value[0], list):
         value = [[item] for item in value]
     for i, row in enumerate(value):
         if type(row) is not list or len(row) != columns:
             got = len(row) if isinstance(row, list) else json_type(row)
             raise InvalidInput(f"{where}[{i}]: expected {columns} {noun}, got {got} (signature {signature.label})")
-    flat = value[0] if len(value) == 1 else list(itertools.chain.from_iterable(value))
-    if not NUMBERS.issuperset(map(type, flat)):  # a bool would pass for 1, a string for its number
-        i, j = next((i, j) for i, row in enumerate(value) for j, item in enumerate(row) if type(item) not in NUMBERS)
-        got = json_type(value[i][j])
-        raise InvalidInput(f"{where}[{i}][{j}]: expected a number, got {got}; fill in what is missing and not predicted by the model")
-    if max(flat) <= limit and min(flat) >= -limit:  # JSON has no NaN
-        return np.array(flat, dtype=np.float32).reshape(len(value), columns)
+        for j, item in enumerate(row):
+            if type(item) not in NUMBERS:
+                raise InvalidInput(
+                    f"{where}[{i}][{j}]: expected a number, got {json_type(item)}; fill in what is missing and not predicted by the model"
+                )
     with np.errstate(over="ignore"):
-        array = np.array(value, dtype=np.float32)  # a number just beyond the limit may round to it
+        array = np.array(value, dtype=np.float32)
     check_range(array, where, limit, value)
     return array
 

@@ -4,16 +4,16 @@ Code, tests and docs/sessions.md read the same `TABLE`. A request that the table
 phase and the session, and changes nothing.
 """
 
-import re
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NoReturn
 
 import numpy as np
+from msgspec import Struct
 
 from handlers import errors
 from handlers.sessions.record import Record
 from handlers.sessions.reference import Action, SessionRef
+from handlers.versions import version_order
 
 
 class Word(Enum):
@@ -116,8 +116,7 @@ OPERATIONS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class PhaseRules:
+class PhaseRules(Struct, frozen=True):
     """What the phase of a session depends on besides its record and the time."""
 
     model_digest: bytes
@@ -148,11 +147,6 @@ class PhaseRules:
         return (recent.shape[1:], recent.dtype.type) == expected
 
 
-def version_order(version: str) -> tuple[tuple[int, int | str], ...]:
-    """Return a key by which versions sort: their numbers as numbers, so that 10.0 comes after 9.1."""
-    return tuple((1, int(part)) if part.isdecimal() else (0, part) for part in re.split(r"[._+-]", version))
-
-
 def operation(ref: SessionRef, request_hash: bytes, record: Record | None, phase: Phase) -> Operation:
     """Return what a request asks of the session that it names. Without `step` a request is never taken for a repeat: it applies again."""
     if ref.action is not Action.STEP:
@@ -161,7 +155,7 @@ def operation(ref: SessionRef, request_hash: bytes, record: Record | None, phase
         return Operation.RESTART
     if record is None or phase in (Phase.ABSENT, Phase.EXPIRED):
         return Operation.START if ref.step == 0 or ref.id is None else Operation.NEXT if ref.step is None else Operation.WRONG_STEP
-    if _is_last_step(ref, request_hash, record):
+    if ref.step == record.last_step and _is_repeated(ref, request_hash, record):
         return Operation.REPEAT_STEP
     if ref.generation is not None and ref.generation != record.generation:
         return Operation.WRONG_STEP
@@ -170,10 +164,8 @@ def operation(ref: SessionRef, request_hash: bytes, record: Record | None, phase
     return Operation.START if ref.step == 0 else Operation.WRONG_STEP
 
 
-def _is_last_step(ref: SessionRef, request_hash: bytes, record: Record) -> bool:
-    if ref.step != record.last_step or request_hash != record.last_hash:
-        return False
-    return ref.generation is None or ref.generation == record.last_generation
+def _is_repeated(ref: SessionRef, request_hash: bytes, record: Record) -> bool:
+    return request_hash == record.last_hash and ref.generation in (None, record.last_generation)
 
 
 def _action(ref: SessionRef, request_hash: bytes, record: Record | None, phase: Phase) -> Operation:

@@ -1,33 +1,39 @@
 """The record of a session: everything that is committed for it, as one value, and that value's bytes.
 
-Layout of format 2, little-endian:
+Layout of format 3, little-endian:
 
     header            `HEADER` below
     version           the version of the model that made the last answer, ASCII
     answer            the arrays of the last answer, by name: `pack_arrays`
-    states            the current one, then kept earlier ones, newest first: position (8 bytes), then S float32 values, each
+    state             position (8 bytes), then S float32 values
+    earlier states    the positions of those that are kept, newest first, 8 bytes each; the states themselves are parts of the record's
+                      entry in the store (`handlers/sessions/kept.py`), so that a step writes only the one that is new
     recent inputs     the last inputs consumed, float32 [W, F] or int64 [W]
-    forecasts         what the stream's forecasts remember, for each state in that order: length (2 bytes), then bytes; absent where all
-                      are empty
+    forecasts         what the stream's forecasts remember: length (2 bytes), then bytes; absent where that is empty
     checksum          XXH3-64 of all bytes before it
 
-Format 1, which earlier releases wrote, is still read (`handlers/sessions/record_v1.py`). A record that is changed is written in format 2.
+Earlier releases kept earlier states within the record. Their formats are still read: format 2, which has the values of each earlier state
+after its position, and its forecasts after those of the current state, and format 1 (`handlers/sessions/record_v1.py`). A record without
+earlier states is the same in formats 2 and 3, and is written as format 2.
 """
 
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 from xxhash import xxh3_64_digest
 
 from handlers.arrays import Array, Floats
 from handlers.sessions import record_v1
 from handlers.sessions.state import MAX_POSITION, CorruptState, State
 
-MAGIC, FORMAT = b"CSRE", 2
+MAGIC, FORMAT = b"CSRE", 3
+INLINE = 2  # the format whose earlier states are within the record
+START, START_KEPT = MAGIC + bytes([INLINE]), MAGIC + bytes([FORMAT])
 PREFIX = struct.Struct("<4sBB")  # magic, format, closed: the same in every format
 # … kept states, created, expires; last step, hash and generation; rewind hash, generation, model digest, S; lengths of version and answer;
 # kind, columns and rows of the recent inputs; length of the forecasts
@@ -36,13 +42,13 @@ POSITION = struct.Struct("<Q")
 LENGTH = struct.Struct("<H")
 FLOAT32 = np.dtype("<f4")
 KINDS: dict[int, np.dtype[Any]] = {0: FLOAT32, 1: np.dtype("<i8")}  # of the recent inputs: features, token ids
-CHECKSUM_BYTES = 8
+HEADER_BYTES, POSITION_BYTES, CHECKSUM_BYTES = HEADER.size, POSITION.size, 8
 MAX_COLUMNS = 2**16 - 1  # of the recent inputs
 NO_HASH = bytes(16)
+NO_INPUTS = 0, 0, 0, b""
 
 
-@dataclass(slots=True)
-class Record:
+class Record(Struct):
     """A session's state and position, what its last request was, and its answer; earlier states and recent inputs where configured.
 
     Records are replaced, never changed in place. Times are seconds since the epoch, hashes 16 bytes.
@@ -59,12 +65,14 @@ class Record:
     rewind_hash: bytes = NO_HASH  # of the rewind that left the session as it is; a step clears it
     generation: int = 0  # how often the session was rewound
     closed: bool = False
-    history: tuple[State, ...] = ()  # earlier states, newest first
+    kept: tuple[int, ...] = ()  # positions of earlier states, newest first
     recent: Array | None = None  # the last inputs consumed, [W, F] float32 or [W] int64
+    unstored: tuple[State, ...] = ()  # the first states of `kept`, which the store does not have apart from the record yet
 
-    def kept(self, position: int) -> State | None:
-        """Return the current or an earlier state at `position`, if it is kept."""
-        return next((state for state in (self.state, *self.history) if state.position == position), None)
+    @property
+    def stored(self) -> tuple[int, ...]:
+        """The positions of `kept` whose states are in the store."""
+        return self.kept[len(self.unstored) :]
 
     def covers(self, steps: int) -> bool:
         """Whether the recent inputs reach back `steps` steps, or to the start of the stream."""
@@ -73,32 +81,32 @@ class Record:
     def tombstone(self, now: float) -> "Record":
         """Return what remains of the session after it was closed: position and last answer, no state."""
         bare = State(np.empty(0, np.float32), self.state.position, self.state.digest, self.state.forecast)  # a replay tells the times
-        return replace(self, state=bare, expires_at=now, closed=True, history=(), recent=None)
+        return replace(self, state=bare, expires_at=now, closed=True, kept=(), unstored=(), recent=None)
 
     def rewound(self, target: State, rewind_hash: bytes, expires_at: float) -> "Record":
         """Return the record after a rewind to `target`, a kept state. The last answer is kept where `target` is the current state."""
         changed = replace(self, rewind_hash=rewind_hash, generation=self.generation + 1, expires_at=expires_at)
         if target is self.state:
             return changed
-        history = tuple(state for state in self.history if state.position < target.position)
+        kept = tuple([position for position in self.kept if position < target.position])
+        unstored = tuple([state for state in self.unstored if state.position < target.position])
         undone = self.state.position - target.position
         recent = None if self.recent is None or len(self.recent) <= undone else self.recent[:-undone]
-        return replace(changed, state=target, last_step=target.position, last_hash=NO_HASH, answer=b"", history=history, recent=recent)
+        changed = replace(changed, state=target, last_step=target.position, last_hash=NO_HASH, answer=b"", recent=recent)
+        return replace(changed, kept=kept, unstored=unstored)
 
     def encode(self) -> bytes:
-        """Encode the record in format 2."""
-        kind, columns, rows, inputs = _pack_inputs(self.recent)
-        state, version, forecasts = self.state, self.version.encode(), _pack_forecasts((self.state, *self.history))
+        """Encode the record, without the earlier states."""
+        state, kept, version = self.state, self.kept, self.version.encode()
+        kind, columns, rows, inputs = NO_INPUTS if self.recent is None else _pack_inputs(self.recent)
+        forecast = LENGTH.pack(len(state.forecast)) + state.forecast if state.forecast else b""
         header = HEADER.pack(
-            MAGIC, FORMAT, self.closed, len(self.history), self.created_at, self.expires_at, self.last_step, self.last_hash,
+            MAGIC, FORMAT if kept else INLINE, self.closed, len(kept), self.created_at, self.expires_at, self.last_step, self.last_hash,
             self.last_generation, self.rewind_hash, self.generation, state.digest, state.values.size, len(version),
-            len(self.answer), kind, columns, rows, len(forecasts),
+            len(self.answer), kind, columns, rows, len(forecast),
         )  # fmt: skip
-        parts: list[bytes | memoryview] = [header, version, self.answer]
-        for kept in (state, *self.history):
-            parts += POSITION.pack(kept.position), kept.values.data
-        parts += inputs, forecasts
-        body = b"".join(parts)
+        earlier = struct.pack(f"<{len(kept)}Q", *kept) if kept else b""
+        body = b"".join((header, version, self.answer, POSITION.pack(state.position), state.values.data, earlier, inputs, forecast))
         return body + xxh3_64_digest(body)
 
     @classmethod
@@ -108,14 +116,14 @@ class Record:
         Raises:
             CorruptState: the bytes are damaged, or of a newer release.
         """
+        if data.startswith((START, START_KEPT)):
+            return _decode(data)
         if len(data) < PREFIX.size or not data.startswith(MAGIC):
             raise CorruptState("it does not begin as a record does")
         version = data[4]
-        if version == FORMAT:
-            return _decode(data)
         if version == record_v1.FORMAT:
             return _upgraded(record_v1.decode(data))
-        raise CorruptState(f"record format {version}, this release reads {record_v1.FORMAT} and {FORMAT}")
+        raise CorruptState(f"record format {version}, this release reads {record_v1.FORMAT} to {FORMAT}")
 
 
 def was_closed(data: bytes) -> bool:
@@ -123,12 +131,15 @@ def was_closed(data: bytes) -> bool:
     if len(data) < PREFIX.size:
         return False
     magic, version, closed = PREFIX.unpack_from(data)
-    return magic == MAGIC and version in (record_v1.FORMAT, FORMAT) and closed == 1
+    return bool(magic == MAGIC and record_v1.FORMAT <= version <= FORMAT and closed == 1)
 
 
 def pack_arrays(arrays: Mapping[str, Floats]) -> bytes:
     """Encode float32 arrays by name: name and shape of each, then its values."""
-    return b"".join([_array_head(name, array.shape) + array.tobytes() for name, array in arrays.items()])
+    packed = b""
+    for name, array in arrays.items():
+        packed += _array_head(name, array.shape) + array.tobytes()
+    return packed
 
 
 def unpack_arrays(data: bytes) -> dict[str, Floats]:
@@ -161,48 +172,53 @@ def _array_head(name: str, shape: tuple[int, ...]) -> bytes:
 
 def _decode(data: bytes) -> Record:
     end = len(data) - CHECKSUM_BYTES
-    if end < HEADER.size:
+    if end < HEADER_BYTES:
         raise CorruptState("shorter than its header")
     if xxh3_64_digest(data[:end]) != data[end:]:
         raise CorruptState("its checksum does not match")
     (
-        _, _, closed, kept, created, expires, last_step, last_hash, last_generation, rewind_hash, generation, digest, size, version_length,
-        answer_length, kind, columns, rows, forecasts_length,
+        _, version, closed, count, created, expires, last_step, last_hash, last_generation, rewind_hash, generation, digest, size,
+        version_length, answer_length, kind, columns, rows, forecasts_length,
     ) = HEADER.unpack_from(data)  # fmt: skip
-    answer_start = HEADER.size + version_length
+    answer_start, stride = HEADER_BYTES + version_length, POSITION_BYTES + 4 * size
     states_start = answer_start + answer_length
-    inputs_start = states_start + (kept + 1) * (POSITION.size + 4 * size)
+    earlier_start = states_start + stride
+    inputs_start = earlier_start + count * (stride if version == INLINE else POSITION_BYTES)
     forecasts_start = end - forecasts_length
-    if closed > 1 or kind not in KINDS or inputs_start + KINDS[kind].itemsize * rows * max(columns, 1) != forecasts_start:
+    inputs_bytes = KINDS[kind].itemsize * rows * max(columns, 1) if rows and kind in KINDS else 0
+    if closed > 1 or kind not in KINDS or inputs_start + inputs_bytes != forecasts_start:
         raise CorruptState("its parts do not fill its length")
     state = _state(data, states_start, size, digest)
-    stride = POSITION.size + 4 * size
-    history = tuple([_state(data, states_start + i * stride, size, digest) for i in range(1, kept + 1)]) if kept else ()
+    kept: tuple[int, ...] = ()
+    unstored: tuple[State, ...] = ()
+    if count and version == INLINE:
+        unstored = _inline(data, earlier_start, count, size, digest)
+        kept = tuple([earlier.position for earlier in unstored])
+    elif count:
+        kept = struct.unpack_from(f"<{count}Q", data, earlier_start)
     if forecasts_length:
-        _unpack_forecasts((state, *history), data[forecasts_start:end])
-    recent = _unpack_inputs(data, inputs_start, kind, columns, rows)
+        _unpack_forecasts((state, *unstored), data[forecasts_start:end])
+    recent = _unpack_inputs(data, inputs_start, kind, columns, rows) if rows else None
     try:
-        version = data[HEADER.size : answer_start].decode()
+        model_version = data[HEADER_BYTES:answer_start].decode()
     except UnicodeDecodeError as e:
         raise CorruptState("the version of its model is no text") from e
     return Record(
-        state, created, expires, last_step, last_hash, last_generation, data[answer_start:states_start], version, rewind_hash,
-        generation, closed == 1, history, recent,
+        state, created, expires, last_step, last_hash, last_generation, data[answer_start:states_start], model_version, rewind_hash,
+        generation, closed == 1, kept, recent, unstored,
     )  # fmt: skip
+
+
+def _inline(data: bytes, start: int, count: int, size: int, digest: bytes) -> tuple[State, ...]:
+    """Return the earlier states of a record that has them within itself."""
+    return tuple([_state(data, start + i * (POSITION_BYTES + 4 * size), size, digest) for i in range(count)])
 
 
 def _state(data: bytes, start: int, size: int, digest: bytes) -> State:
     (position,) = POSITION.unpack_from(data, start)
     if position > MAX_POSITION:
         raise CorruptState(f"position {position} is out of range")
-    return State(np.frombuffer(data, FLOAT32, size, start + POSITION.size), position, digest)
-
-
-def _pack_forecasts(states: Sequence[State]) -> bytes:
-    if len(states) == 1 and not states[0].forecast:
-        return b""
-    packed = b"".join([LENGTH.pack(len(state.forecast)) + state.forecast for state in states])
-    return packed if any(packed) else b""
+    return State(np.frombuffer(data, FLOAT32, size, start + POSITION_BYTES), position, digest)
 
 
 def _unpack_forecasts(states: Sequence[State], data: bytes) -> None:
@@ -233,21 +249,18 @@ def _upgraded(old: record_v1.RecordV1) -> Record:
         answer=pack_arrays(old.arrays),
         rewind_hash=old.last_digest if maybe_rewound else NO_HASH,
         closed=old.closed,
-        history=old.history,
+        kept=tuple([state.position for state in old.history]),
         recent=old.recent,
+        unstored=old.history,
     )
 
 
-def _pack_inputs(recent: Array | None) -> tuple[int, int, int, bytes]:
+def _pack_inputs(recent: Array) -> tuple[int, int, int, bytes]:
     """Return kind, columns (0 for token ids), rows and bytes."""
-    if recent is None:
-        return 0, 0, 0, b""
     kind = 0 if recent.dtype.kind == "f" else 1
     return kind, recent.shape[1] if recent.ndim == 2 else 0, len(recent), recent.astype(KINDS[kind], copy=False).tobytes()
 
 
-def _unpack_inputs(data: bytes, start: int, kind: int, columns: int, rows: int) -> Array | None:
-    if not rows:
-        return None
+def _unpack_inputs(data: bytes, start: int, kind: int, columns: int, rows: int) -> Array:
     values: Array = np.frombuffer(data, KINDS[kind], rows * max(columns, 1), start)
     return values.reshape(rows, columns) if columns else values

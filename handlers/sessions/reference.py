@@ -1,7 +1,8 @@
 """How a request refers to a session: which one, where the client believes it to be, and what to do with it."""
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 
 class Action(StrEnum):
@@ -19,8 +20,7 @@ class Action(StrEnum):
 NAMED_ACTIONS = tuple(action for action in Action if action is not Action.STEP)
 
 
-@dataclass(slots=True)
-class SessionRef:
+class SessionRef(Struct):
     """A request's reference to a session.
 
     `step` is the position that the client believes the session to be at, or the one that a rewind goes back to; `from_step` is where the

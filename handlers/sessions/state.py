@@ -21,9 +21,9 @@ import base64
 import hashlib
 import hmac
 import struct
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from handlers.arrays import Vector
 from handlers.errors import InvalidInput, ModelChanged, TooLarge
@@ -39,8 +39,7 @@ class CorruptState(ValueError):
     """Bytes that are no intact state or record; the text says what is wrong with them."""
 
 
-@dataclass(slots=True)
-class State:
+class State(Struct):
     """One row's hidden state: all layers and directions of all state tensors, the position, and the model that made it.
 
     States are replaced, never changed in place: they may be views of stored bytes.

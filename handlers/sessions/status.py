@@ -1,26 +1,26 @@
 """What a response says of a session: where it is, until when, and what became of the request."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
+from msgspec import Struct
+
 from handlers.sessions.record import Record
 
 
-@dataclass(slots=True)
-class SessionDescription:
+class SessionDescription(Struct):
     """What only `describe` tells. `last_step` is the position before the last step, `model_digest` belongs to the state's model."""
 
     created_at: float
     last_step: int
     model_digest: bytes
     scores: Mapping[str, Any] | None = None  # of the session's own predictions, where the model was calibrated
+    time: str | None = None  # of the last step, where the stream has times
 
 
-@dataclass(slots=True)
-class SessionStatus:
+class SessionStatus(Struct):
     """Where a session is after a request. `expires_at` is seconds since the epoch."""
 
     id: str
@@ -38,10 +38,10 @@ def status(id: str, record: Record, replayed: bool = False) -> SessionStatus:
     return SessionStatus(id, record.state.position, record.expires_at, record.generation, replayed, record.closed)
 
 
-def described(id: str, record: Record, scores: Mapping[str, Any] | None = None) -> SessionStatus:
+def described(id: str, record: Record, scores: Mapping[str, Any] | None = None, time: str | None = None) -> SessionStatus:
     """Return the status of a session with its description."""
     found = status(id, record)
-    found.description = SessionDescription(record.created_at, record.last_step, record.state.digest, scores)
+    found.description = SessionDescription(record.created_at, record.last_step, record.state.digest, scores, time)
     return found
 
 

@@ -10,6 +10,12 @@ def session_name(tenant: str, id: str) -> str:
     return id if tenant == DEFAULT_TENANT else f"{tenant}{SEPARATOR}{id}"
 
 
+def tenant_of(name: str) -> str:
+    """Return the tenant that a session belongs to, by its name."""
+    tenant, separator, _ = name.partition(SEPARATOR)
+    return tenant if separator else DEFAULT_TENANT
+
+
 def session_id(name: str) -> str:
     """Return the id by which the tenant knows the session."""
     return name.rpartition(SEPARATOR)[2]

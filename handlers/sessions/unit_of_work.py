@@ -1,55 +1,50 @@
 """The sessions that one attempt at a batch touches: read together, changed in memory, and committed together by compare-and-set."""
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 
-from handlers.errors import SessionUnreadable
-from handlers.sessions.machine import Phase, PhaseRules
+from msgspec import Struct
+
+from handlers.errors import Overloaded, SessionUnreadable
+from handlers.sessions.alike import decode_many
+from handlers.sessions.kept import pack_kept, unpack_kept
 from handlers.sessions.record import Record
-from handlers.sessions.state import CorruptState
+from handlers.sessions.state import CorruptState, State
 from handlers.sessions.tenancy import session_id
-from handlers.stores.base import Change, Entry, Store
+from handlers.stores.base import Change, Entry, Parts, Store
 
 VERSION_STEPS = 1_024  # versions rise by a random step up to this
 
 
-@dataclass(slots=True)
-class LoadedSession:
+class LoadedSession(Struct):
     """One session in an attempt: the version that was read, and the record as it now is in memory."""
 
-    unit: "UnitOfWork"
     name: str  # the tenant's and the session's: tenancy.py
     key: bytes  # in the store
     version: int | None = None
     record: Record | None = None
+    stored: Collection[int] = ()  # positions of the earlier states that the store has apart from the record
     problem: str = ""  # why the stored bytes cannot be decoded
     copied_from: str | None = None  # the session whose uncommitted record this one was copied from
 
-    @property
-    def phase(self) -> Phase:
-        """Where the session is, by its record as it now is."""
-        return self.unit.rules.phase(self.record, self.unit.now)
-
-    def readable(self) -> "LoadedSession":
-        """Return the session itself.
-
-        Raises:
-            SessionUnreadable: the stored bytes are corrupt or of a newer release. They are left as they are.
-        """
-        if self.problem:
-            id = session_id(self.name)
-            raise SessionUnreadable(f"session {id}: its record cannot be read ({self.problem}); it was left as it is", session=id)
-        return self
+    def unreadable(self, problem: object) -> SessionUnreadable:
+        """Return the error that says what is wrong with the stored bytes."""
+        id = session_id(self.name)
+        return SessionUnreadable(f"session {id}: its record cannot be read ({problem}); it was left as it is", session=id)
 
 
 class UnitOfWork:
-    """The sessions of one attempt. `namespace` keeps the models of one store apart; `random` is a number for new versions."""
+    """The sessions of one attempt.
 
-    def __init__(self, store: Store, namespace: str, rules: PhaseRules, now: float, random: int) -> None:
-        self.rules, self.now = rules, now
-        self._store, self._prefix, self._random = store, f"{namespace}/".encode("ascii"), random
+    `namespace` keeps the models of one store apart, an entry may be purged `tombstone_ttl` seconds after its session expired, and `random`
+    is a number for new versions.
+    """
+
+    def __init__(self, store: Store, namespace: str, tombstone_ttl: float, random: int) -> None:
+        self._store, self._prefix = store, f"{namespace}/".encode("ascii")
+        self._tombstone_ttl, self._random = tombstone_ttl, random
         self._sessions: dict[str, LoadedSession] = {}
         self._changed: dict[str, LoadedSession] = {}
+        self._has_copies = False  # of changed sessions
 
     def read(self, names: Iterable[str]) -> None:
         """Read the sessions in one round trip.
@@ -58,25 +53,68 @@ class UnitOfWork:
             StoreUnavailable: the store does not answer.
         """
         wanted = sorted(names)  # a store reads neighbours faster
-        sessions = [LoadedSession(self, name, self._prefix + name.encode("ascii")) for name in wanted]
-        for session, entry in zip(sessions, self._store.get_many([session.key for session in sessions]), strict=True):
-            self._sessions[session.name] = session
+        keys = [self._prefix + name.encode("ascii") for name in wanted]
+        entries = self._store.get_many(keys)
+        records = iter(decode_many([entry.value for entry in entries if entry is not None]))
+        for name, key, entry in zip(wanted, keys, entries, strict=True):
+            session = self._sessions[name] = LoadedSession(name, key)
             if entry is not None:
-                session.version = entry.version
-                try:
-                    session.record = Record.decode(entry.value)
-                except CorruptState as e:
-                    session.problem = str(e)
+                session.version, record = entry.version, next(records)
+                if isinstance(record, Record):
+                    session.record = record
+                    if record.kept:
+                        session.stored = record.stored
+                else:
+                    session.problem = str(record)
 
     def __getitem__(self, name: str) -> LoadedSession:
-        return self._sessions[name].readable()
+        """Return a session.
+
+        Raises:
+            SessionUnreadable: the stored bytes are corrupt or of a newer release. They are left as they are.
+        """
+        session = self._sessions[name]
+        if session.problem:
+            raise session.unreadable(session.problem)
+        return session
+
+    def state_at(self, name: str, position: int) -> State | None:
+        """Return the current or an earlier state of a session at `position`, if it is kept.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+            Overloaded: another worker changes the session at this moment.
+            SessionUnreadable: the stored bytes of the state are corrupt or not there.
+        """
+        session = self[name]
+        record = session.record
+        assert record is not None  # the table lets only sessions that are there be rewound
+        at_hand = [state for state in (record.state, *record.unstored) if state.position == position]
+        if at_hand or position not in record.kept:
+            return at_hand[0] if at_hand else None
+        return self._read_kept(session, record.state.digest, position)
+
+    def _read_kept(self, session: LoadedSession, digest: bytes, position: int) -> State:
+        [part] = self._store.get_parts(session.key, [position])
+        try:
+            if part is None:
+                raise CorruptState(f"the earlier state at {position} is missing")
+            state = unpack_kept(part)
+            if (state.position, state.digest) != (position, digest):
+                raise CorruptState(f"the earlier state at {position} is another one")
+        except CorruptState as e:
+            [entry] = self._store.get_many([session.key])
+            if entry is None or entry.version != session.version:
+                raise Overloaded("the session is being changed by another request; nothing was applied: try again") from e
+            raise session.unreadable(e) from e
+        return state
 
     def put(self, name: str, record: Record, source: str | None = None) -> None:
         """Change a session in memory; later requests of the attempt see the change. `source` is the session it was copied from."""
         session = self._changed[name] = self._sessions[name]
         session.record = record
-        if source in self._changed:
-            session.copied_from = source
+        if source is not None and source in self._changed:
+            session.copied_from, self._has_copies = source, True
 
     @property
     def changed(self) -> Collection[str]:
@@ -92,27 +130,36 @@ class UnitOfWork:
         Raises:
             StoreUnavailable: the store failed; sessions committed until then are no longer `changed`.
         """
-        waiting, lost = dict(self._changed), set[str]()
+        waiting, lost = list(self._changed.values()), set[str]()
         while waiting:
-            ready = [session for session in waiting.values() if session.copied_from not in waiting]
-            lost.update(session.name for session in ready if session.copied_from in lost)
+            names = {session.name for session in waiting} if self._has_copies else ()
+            ready = [session for session in waiting if session.copied_from not in names]
+            waiting = [session for session in waiting if session.copied_from in names]
+            lost.update([session.name for session in ready if session.copied_from in lost])
             self._commit([session for session in ready if session.name not in lost], lost)
-            for session in ready:
-                del waiting[session.name]
         return lost
 
     def _commit(self, sessions: Sequence[LoadedSession], lost: set[str]) -> None:
-        applied = self._store.commit_many([self._change(session) for session in sessions])
+        applied = self._store.commit_many(self._changes(sessions))
         for session, done in zip(sessions, applied, strict=True):
             if done:
                 del self._changed[session.name]
             else:
                 lost.add(session.name)
 
-    def _change(self, session: LoadedSession) -> Change:
-        record = session.record
-        assert record is not None  # `put` set it
-        # Bump by a random amount: after a failover that lost writes, a plain counter could reuse a version for other contents, and
+    def _changes(self, sessions: Sequence[LoadedSession]) -> list[Change]:
+        # Versions rise by a random amount: after a failover that lost writes, a plain counter could reuse a version for other contents, and
         # compare-and-set would wrongly succeed.
-        version = self._random if session.version is None else session.version + 1 + self._random % VERSION_STEPS
-        return Change(session.key, session.version, Entry(version, record.expires_at + self.rules.tombstone_ttl, record.encode()))
+        first, rise, changes = self._random, 1 + self._random % VERSION_STEPS, []
+        for session in sessions:
+            record, version = session.record, session.version
+            assert record is not None  # `put` set it
+            entry = Entry(first if version is None else version + rise, record.expires_at + self._tombstone_ttl, record.encode())
+            parts = changed_parts(record, session.stored) if record.kept or session.stored else None
+            changes.append(Change(session.key, version, entry, parts))
+        return changes
+
+
+def changed_parts(record: Record, stored: Collection[int]) -> Parts:
+    """Return what changes among the earlier states of a session, of which the store has those at the positions `stored`."""
+    return Parts([(state.position, pack_kept(state)) for state in record.unstored], sorted(set(stored).difference(record.kept)))

@@ -18,9 +18,12 @@ from typing import Any, TypeVar
 import lmdb
 
 from handlers.errors import StoreUnavailable
-from handlers.stores.base import HEAD, Change, Entry, Swept, Usage
+from handlers.stores.base import HEAD, Change, Entry, Parts, Swept, Usage
 
 HEADER = struct.Struct("<Qd")  # version, purge_at; the value follows
+HEADER_BYTES = HEADER.size
+PARTS = b"\1parts"  # the database of the parts, and its key among the entries, where LMDB lists its databases
+NUMBER = struct.Struct(">Q")  # of a part; its key is that of its entry, a zero byte and this, so that the parts of an entry are neighbours
 PAGE = 1_000  # entries of one read while scanning
 READERS = 512  # threads and processes that may read at once; a slot costs 64 bytes
 PROBE = b"\0probe"
@@ -44,12 +47,15 @@ class EmbeddedStore:
     def __init__(self, folder: str, size: int, sync: bool = True, free_bytes: Callable[[str], int] = free_disk_bytes) -> None:
         self._folder, self._free_bytes = folder, free_bytes
         self._sweep_after = b""
+        self._parts: Any = None  # LMDB's handle of the database of the parts, once it is open
         self._env: lmdb.Environment = self._guard(lambda: self._open(size, sync))
 
     def _open(self, size: int, sync: bool) -> lmdb.Environment:
         Path(self._folder).mkdir(parents=True, exist_ok=True, mode=0o700)
         # Sessions are read at random: the kernel's readahead would pull in megabytes for each page of a store that is not in memory.
-        env = lmdb.open(self._folder, map_size=size, max_readers=READERS, sync=sync, mode=0o600, max_spare_txns=2, readahead=False)
+        env = lmdb.open(
+            self._folder, map_size=size, max_readers=READERS, sync=sync, mode=0o600, max_spare_txns=2, readahead=False, max_dbs=1
+        )
         try:
             env.reader_check()  # frees the slots of processes that were killed
             self._refuse_truncated(env)
@@ -78,16 +84,45 @@ class EmbeddedStore:
         return self._guard(lambda: self._get_many(keys))
 
     def _get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
-        with self._env.begin() as transaction:
-            values = [transaction.get(key) for key in keys]
-        return [None if value is None else _decode(value) for value in values]
+        with self._env.begin(buffers=True) as transaction:
+            return [None if value is None else _decode(value) for value in map(transaction.get, keys)]
+
+    def get_parts(self, key: bytes, numbers: Sequence[int]) -> list[bytes | None]:
+        return self._guard(lambda: self._get_parts(key, numbers))
+
+    def _get_parts(self, key: bytes, numbers: Sequence[int]) -> list[bytes | None]:
+        if not self._has_parts():
+            return [None] * len(numbers)
+        with self._env.begin(db=self._parts) as transaction:
+            return [transaction.get(_part_key(key, number)) for number in numbers]
+
+    def _has_parts(self) -> bool:
+        """Open the database of the parts if there is one: another process may have made it. Must not run within a transaction."""
+        if self._parts is None:
+            try:
+                self._parts = self._env.open_db(PARTS, create=False)
+            except lmdb.NotFoundError:
+                return False
+        return True
 
     def commit_many(self, changes: Sequence[Change]) -> list[bool]:
         return self._guard(lambda: self._commit_many(changes)) if changes else []
 
     def _commit_many(self, changes: Sequence[Change]) -> list[bool]:
+        if self._parts is None and any(change.parts is not None for change in changes):
+            self._parts = self._env.open_db(PARTS)
         with self._env.begin(write=True, buffers=True) as transaction:  # an exception aborts it: all of the batch or nothing
-            return [_commit(transaction, change) for change in changes]
+            applied = [_commit(transaction, change) for change in changes]
+            for change, done in zip(changes, applied, strict=True):
+                if done and change.parts is not None:
+                    self._change_parts(transaction, change.key, change.parts)
+            return applied
+
+    def _change_parts(self, transaction: lmdb.Transaction, key: bytes, parts: Parts) -> None:
+        for number in parts.remove:
+            transaction.delete(_part_key(key, number), db=self._parts)
+        for number, value in parts.put:
+            transaction.put(_part_key(key, number), value, db=self._parts)
 
     def sweep(self, now: float, limit: int) -> Swept:
         return self._guard(lambda: self._sweep(now, limit))
@@ -112,18 +147,32 @@ class EmbeddedStore:
 
     def _usage(self) -> Usage:
         """Count the pages in use: LMDB reuses free pages of the file. The file can grow until its map or its disk is full."""
-        stat = self._env.stat()
-        pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        has_parts = self._has_parts()
+        with self._env.begin() as transaction:
+            stat = self._env.stat()
+            used = [stat, transaction.stat(self._parts)] if has_parts else [stat]
+        pages = sum(each["branch_pages"] + each["leaf_pages"] + each["overflow_pages"] for each in used)
         on_disk = (Path(self._folder) / "data.mdb").stat().st_blocks * 512
         capacity = min(self._env.info()["map_size"], on_disk + self._free_bytes(self._folder))
-        return Usage(stat["entries"], pages * stat["psize"], capacity)
+        return Usage(stat["entries"] - has_parts, pages * stat["psize"], capacity)
+
+    def count(self, prefix: bytes, limit: int) -> int:
+        return self._guard(lambda: self._count(prefix, limit))
+
+    def _count(self, prefix: bytes, limit: int) -> int:
+        """Walk the neighbouring keys: a third of a microsecond each, their values are not read."""
+        with self._env.begin(buffers=True) as transaction, transaction.cursor() as cursor:
+            if not cursor.set_range(prefix):
+                return 0
+            keys = itertools.islice(cursor.iternext(keys=True, values=False), limit)
+            return sum(1 for _ in itertools.takewhile(lambda key: key[: len(prefix)] == prefix, keys))
 
     def _headers(self, after: bytes, limit: int) -> Iterator[tuple[bytes, int, float]]:
         """Yield key, version and purge time of up to `limit` entries after the key `after`, without copying their values."""
         with self._env.begin(buffers=True) as transaction, transaction.cursor() as cursor:
             if not cursor.set_range(after + b"\0"):
                 return
-            for _, (key, value) in zip(range(limit), cursor.iternext(), strict=False):
+            for key, value in itertools.islice(_entries(cursor), limit):
                 yield bytes(key), *_head(value)
 
     def _remove(self, stale: Sequence[tuple[bytes, int]]) -> list[bytes]:
@@ -140,10 +189,21 @@ class EmbeddedStore:
         return [head for i in range(0, len(stale), size) for head in self._remove(stale[i : i + size])]
 
     def _delete(self, stale: Sequence[tuple[bytes, int]]) -> list[bytes]:
+        has_parts = self._has_parts()
         with self._env.begin(write=True, buffers=True) as transaction:
             found = {key: bytes(value[: HEADER.size + HEAD]) for key, _ in stale if (value := transaction.get(key)) is not None}
             removed = [key for key, version in stale if _version(found.get(key)) == version and transaction.delete(key)]
+            if has_parts:
+                self._delete_parts(transaction, removed)
         return [found[key][HEADER.size :] for key in removed]
+
+    def _delete_parts(self, transaction: lmdb.Transaction, keys: Sequence[bytes]) -> None:
+        with transaction.cursor(db=self._parts) as cursor:
+            for key in keys:
+                first = _part_key(key, 0)
+                found = cursor.set_range(first)
+                while found and _is_part(bytes(cursor.key()), key):
+                    found = cursor.delete()  # and goes on to the next
 
     def scan(self, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, Entry]]:
         """Read page by page: a read transaction over a whole large store would keep LMDB from reusing freed pages."""
@@ -154,10 +214,10 @@ class EmbeddedStore:
 
     def _page(self, prefix: bytes, first: bytes) -> list[tuple[bytes, Entry]]:
         """Return up to `PAGE` entries whose keys begin with `prefix`, from the key `first` on."""
-        with self._env.begin() as transaction, transaction.cursor() as cursor:
+        with self._env.begin(buffers=True) as transaction, transaction.cursor() as cursor:
             if not (cursor.set_range(first) if first else cursor.first()):
                 return []
-            found = itertools.islice(cursor.iternext(), PAGE)
+            found = ((bytes(key), value) for key, value in itertools.islice(_entries(cursor), PAGE))
             return [(key, _decode(value)) for key, value in itertools.takewhile(lambda item: item[0].startswith(prefix), found)]
 
     def check(self) -> list[str]:
@@ -171,11 +231,24 @@ class EmbeddedStore:
         self._env.close()
 
 
+def _part_key(key: bytes, number: int) -> bytes:
+    return key + b"\0" + NUMBER.pack(number)
+
+
+def _is_part(part_key: bytes, key: bytes) -> bool:
+    return len(part_key) == len(key) + 1 + NUMBER.size and part_key.startswith(key)
+
+
+def _entries(cursor: lmdb.Cursor) -> Iterator[tuple[Any, Any]]:
+    """Yield keys and values from the cursor's place on, without the database of the parts."""
+    return ((key, value) for key, value in cursor.iternext() if key != PARTS)
+
+
 def _commit(transaction: lmdb.Transaction, change: Change) -> bool:
-    if _version(transaction.get(change.key)) != change.expected:
+    key, entry = change.key, change.entry
+    if _version(transaction.get(key)) != change.expected:
         return False
-    entry = change.entry
-    return bool(transaction.put(change.key, HEADER.pack(entry.version, entry.purge_at) + entry.value))
+    return bool(transaction.put(key, HEADER.pack(entry.version, entry.purge_at) + entry.value))
 
 
 def _version(value: Any) -> int | None:
@@ -184,8 +257,10 @@ def _version(value: Any) -> int | None:
 
 def _head(value: Any) -> tuple[int, float]:
     """Unpack version and purge time. Foreign bytes get version 0, which no commit expects, and a purge time that never comes."""
-    return HEADER.unpack_from(value) if len(value) >= HEADER.size else (0, math.inf)
+    return HEADER.unpack_from(value) if len(value) >= HEADER_BYTES else (0, math.inf)
 
 
-def _decode(value: bytes) -> Entry:
-    return Entry(*_head(value), value[HEADER.size :])
+def _decode(value: memoryview) -> Entry:
+    """Copy an entry out of the file's pages, which are as they are only within the transaction."""
+    version, purge_at = _head(value)
+    return Entry(version, purge_at, bytes(value[HEADER_BYTES:]))

@@ -42,6 +42,9 @@ class ReopeningStore:
     def get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
         return self._call("read", lambda store: store.get_many(keys))
 
+    def get_parts(self, key: bytes, numbers: Sequence[int]) -> list[bytes | None]:
+        return self._call("read", lambda store: store.get_parts(key, numbers))
+
     def commit_many(self, changes: Sequence[Change]) -> list[bool]:
         return self._call("commit", lambda store: store.commit_many(changes))
 
@@ -53,6 +56,9 @@ class ReopeningStore:
 
     def usage(self) -> Usage:
         return self._call("usage", lambda store: store.usage())
+
+    def count(self, prefix: bytes, limit: int) -> int:
+        return self._call("usage", lambda store: store.count(prefix, limit))
 
     def scan(self, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, Entry]]:
         return self._call("scan", lambda store: store.scan(prefix, after))

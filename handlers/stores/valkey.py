@@ -5,18 +5,13 @@ neither kill -9 nor a power cut loses it. `everysec`: either may lose the last t
 came after the last snapshot. Replication is asynchronous: a failover may lose what the new primary had not received, unless `replicas`
 says how many replicas must have a commit before it is acknowledged, or read.
 
-Each change is one script on one key, so keys may lie in different hash slots; a batch is no transaction, and its reads are no snapshot. No
-commit is sent a second time by itself: when its connection breaks it may or may not have arrived, and only the client can repeat a step
-safely, by its position. The server forgets entries by its own clock when their time is over.
-
-Keys are `cellstate:` and the store's key. A value is as in the embedded store: version and purge time, 16 bytes, then the value's own.
+Each change is one script on one entry, so entries may lie in different hash slots; a batch is no transaction, and its reads are no
+snapshot. No commit is sent a second time by itself: when its connection breaks it may or may not have arrived, and only the client can
+repeat a step safely, by its position. The server forgets entries by its own clock when their time is over.
 """
 
-import hashlib
-import math
 import re
 import socket
-import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -27,31 +22,23 @@ from valkey.connection import Connection, ConnectionPool, parse_url
 from valkey.exceptions import NoScriptError, ReadOnlyError, ResponseError, ValkeyError
 
 from handlers.errors import ConfigurationError, StoreUnavailable
-from handlers.stores.base import Change, Entry, Swept, Usage
+from handlers.stores.base import Change, Entry, Parts, Swept, Usage
+from handlers.stores.valkey_commands import (
+    COMPARE_AND_SET,
+    ENTRIES,
+    HEADER,
+    PREFIX,
+    SCAN_EXPIRIES,
+    Command,
+    compare_and_set,
+    decode,
+    milliseconds,
+    parts_key,
+)
 
-Command = tuple[bytes, ...]
-HEADER = struct.Struct("<Qd")  # version, purge_at; the value follows
-VERSION = struct.Struct("<Q")
-PREFIX = b"cellstate:"
 PROBE = b"\0probe"
 CHUNK = 256  # keys in one round trip of a scan
 MAX_SKEW = 300.0  # seconds between the clocks of the server and of this machine
-LATEST = 2**62  # milliseconds; the server takes no time beyond 2**63
-
-# An absent key reads as the empty string, and so does an `expected` of None.
-COMPARE_AND_SET = b"""
-if redis.call('GETRANGE', KEYS[1], 0, 7) ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[2], 'PXAT', ARGV[3])
-return 1
-"""
-# The expiries of a slice of keys as one string: a tenth of the cost of one reply for each key.
-SCAN_EXPIRIES = b"""
-local found = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[3])
-local expiries = {}
-for i, key in ipairs(found[2]) do expiries[i] = redis.call('PEXPIRETIME', key) end
-return {found[1], table.concat(expiries, ' ')}
-"""
-SHA = hashlib.sha1(COMPARE_AND_SET).hexdigest().encode()
 
 NOT_APPLIED = "nothing was applied"
 UNKNOWN = "whether it was applied is not known: send the same step again, it is applied once or answered from the record"
@@ -88,20 +75,27 @@ class ValkeyStore:
             )
 
     def get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
-        return [_decode(value) for value in self._read([(b"GET", PREFIX + key) for key in keys], self._barrier)] if keys else []
+        return [decode(value) for value in self._read([(b"GET", PREFIX + key) for key in keys], self._barrier)] if keys else []
+
+    def get_parts(self, key: bytes, numbers: Sequence[int]) -> list[bytes | None]:
+        if not numbers:
+            return []
+        (values,) = self._read([(b"HMGET", parts_key(key), *[b"%d" % number for number in numbers])], self._barrier)
+        return list(values)
 
     def commit_many(self, changes: Sequence[Change]) -> list[bool]:
-        return [reply == 1 for reply in self._write([_compare_and_set(change) for change in changes])] if changes else []
+        return [reply == 1 for reply in self._write([compare_and_set(change) for change in changes])] if changes else []
 
     def sweep(self, now: float, limit: int) -> Swept:
         """Look at a slice of the keys; the server itself deletes expired keys. SCAN may return a key twice in a round."""
-        ((self._cursor, expiries),) = self._read([(b"EVAL", SCAN_EXPIRIES, b"0", self._cursor, PREFIX + b"*", b"%d" % limit)])
+        ((self._cursor, expiries),) = self._read([(b"EVAL", SCAN_EXPIRIES, b"0", self._cursor, ENTRIES, b"%d" % limit)])
         return Swept((), [at / 1000 for at in map(float, expiries.split()) if at > 0], self._cursor == b"0")
 
     def probe(self) -> None:
         """Use every command of the service; the entry that is written has expired already and is deleted at once."""
-        self.commit_many([Change(PROBE, None, Entry(1, 1.0, b""))])
+        self.commit_many([Change(PROBE, None, Entry(1, 1.0, b""), Parts([(1, b"")], [0]))])
         self._read([(b"GET", PREFIX + PROBE), (b"PEXPIRETIME", PREFIX + PROBE)], self._barrier)
+        self.get_parts(PROBE, [0])
         self.usage()
         self.sweep(0.0, 1)
         self._cursor = b"0"
@@ -111,6 +105,14 @@ class ValkeyStore:
         entries, memory = self._read([(b"DBSIZE",), (b"INFO", b"memory")])
         parsed = {name: int(value) for name, value in re.findall(rb"(used_memory|maxmemory):(\d+)", memory)}
         return Usage(entries, parsed.get(b"used_memory", 0), parsed.get(b"maxmemory", 0))
+
+    def count(self, prefix: bytes, limit: int) -> int:
+        """Walk all keys of the database, some milliseconds of the server's time for ten thousand; the matching ones are sent."""
+        cursor, found = b"", set[bytes]()
+        while cursor != b"0" and len(found) < limit:
+            ((cursor, some),) = self._read([(b"SCAN", cursor or b"0", b"MATCH", _pattern(prefix), b"COUNT", b"10000")])
+            found.update(some)
+        return len(found)
 
     def scan(self, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, Entry]]:
         for keys in self._keys(prefix, after):
@@ -132,11 +134,11 @@ class ValkeyStore:
 
     def _keys(self, prefix: bytes, after: bytes = b"") -> Iterator[Sequence[bytes]]:
         """Yield chunks of the stored keys that begin with `prefix` and follow `after`, in order. All of them are held in memory."""
-        pattern, cursor, found = PREFIX + re.sub(rb"([\\*?^\[\]-])", rb"\\\1", prefix) + b"*", b"", set[bytes]()
+        cursor, found = b"", set[bytes]()
         while cursor != b"0":
-            ((cursor, some),) = self._read([(b"SCAN", cursor or b"0", b"MATCH", pattern, b"COUNT", b"1000")])
+            ((cursor, some),) = self._read([(b"SCAN", cursor or b"0", b"MATCH", _pattern(prefix), b"COUNT", b"1000")])
             found.update(some)
-        keys = sorted(key for name in found if (key := name.removeprefix(PREFIX)) > after)
+        keys = sorted(key for name in found if (key := name.removeprefix(PREFIX)) > after and not key.startswith(b"\0"))
         return (keys[i : i + CHUNK] for i in range(0, len(keys), CHUNK))
 
     # Requests and replies: one reply to each command, in the order of the commands.
@@ -261,24 +263,9 @@ def _reply(connection: Connection) -> Any:
         return e
 
 
-def _compare_and_set(change: Change) -> Command:
-    entry, expected = change.entry, b"" if change.expected is None else VERSION.pack(change.expected)
-    value = HEADER.pack(entry.version, entry.purge_at) + entry.value
-    return b"EVALSHA", SHA, b"1", PREFIX + change.key, expected, value, b"%d" % _milliseconds(entry.purge_at)
-
-
-def _milliseconds(purge_at: float) -> int:
-    """Round the time at which the server deletes an entry up to a millisecond: never before `purge_at`."""
-    return max(1, math.ceil(min(purge_at * 1000, LATEST)))
-
-
-def _decode(value: bytes | None) -> Entry | None:
-    if value is None:
-        return None
-    if len(value) < HEADER.size:  # not ours; version 0 is no entry's, so it is never replaced
-        return Entry(0, 0.0, value)
-    version, purge_at = HEADER.unpack_from(value)
-    return Entry(version, purge_at, value[HEADER.size :])
+def _pattern(prefix: bytes) -> bytes:
+    """Return the glob of the stored keys that begin with `prefix`."""
+    return PREFIX + re.sub(rb"([\\*?^\[\]-])", rb"\\\1", prefix) + b"*"
 
 
 def _problem(value: bytes | None, expiry: int) -> str:
@@ -290,4 +277,4 @@ def _problem(value: bytes | None, expiry: int) -> str:
     version, purge_at = HEADER.unpack_from(value)
     if not 0 < version < 2**63:
         return f"version {version} is out of range"
-    return "" if expiry == _milliseconds(purge_at) else f"the server forgets it at {expiry} ms, not at {purge_at} s"
+    return "" if expiry == milliseconds(purge_at) else f"the server forgets it at {expiry} ms, not at {purge_at} s"

@@ -7,12 +7,14 @@ Format: `ts/protocol/otf_message_handler.py` of TorchServe 0.12.0. Lengths are 4
 import os
 import struct
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, BinaryIO
 
 BUFFER_BYTES = 65_536
 KNOWN_RELEASE = "0.12.0"  # the release whose internals are known here
 INT = struct.Struct("!i")
+UNPACK_INT = INT.unpack
 STATUS = struct.Struct("!ii")  # status, and the length of its phrase
 END = INT.pack(-1)
 
@@ -25,31 +27,38 @@ class MessageReader:
 
     def read(self, connection: Any, length: int) -> bytes:
         """Return `length` bytes: what `_retrieve_buffer` returns."""
-        if self._file is None:
-            self._file = connection.makefile("rb", buffering=BUFFER_BYTES)
-        data = self._file.read(length)
+        data = self._buffered(connection).read(length)
         if len(data) < length:
             sys.exit(0)
         return data
 
     def read_batch(self, connection: Any) -> list[dict[str, Any]]:
         """Return the requests of one batch: what `_retrieve_inference_msg` returns. Bodies stay bytes."""
-        requests = []
-        while (request_id := self._field(connection)) is not None:
-            headers = []
-            while (name := self._field(connection)) is not None:
-                headers.append({"name": name, "value": self._field(connection)})
-            parameters = []
-            while (name := self._field(connection)) is not None:
-                content_type, value = self._field(connection) or b"", self._field(connection)
-                parameters.append({"name": name.decode(), "contentType": content_type.decode(), "value": value})
-            requests.append({"requestId": request_id, "headers": headers, "parameters": parameters})
+        read, requests = self._buffered(connection).read, []
+        try:
+            while (request_id := _field(read)) is not None:
+                headers = []
+                while (name := _field(read)) is not None:
+                    headers.append({"name": name, "value": _field(read)})
+                parameters = []
+                while (name := _field(read)) is not None:
+                    content_type, value = _field(read) or b"", _field(read)
+                    parameters.append({"name": name.decode(), "contentType": content_type.decode(), "value": value})
+                requests.append({"requestId": request_id, "headers": headers, "parameters": parameters})
+        except struct.error:  # a length is missing: the connection was closed, and the value before may be cut short
+            sys.exit(0)
         return requests
 
-    def _field(self, connection: Any) -> bytes | None:
-        """Return the next value, or None at the end of a list."""
-        (length,) = INT.unpack(self.read(connection, INT.size))
-        return None if length == -1 else self.read(connection, length)
+    def _buffered(self, connection: Any) -> BinaryIO:
+        if self._file is None:
+            self._file = connection.makefile("rb", buffering=BUFFER_BYTES)
+        return self._file
+
+
+def _field(read: Callable[[int], bytes]) -> bytes | None:
+    """Return the next value, or None at the end of a list. Raises struct.error where the connection ends."""
+    (length,) = UNPACK_INT(read(4))
+    return None if length == -1 else read(length)
 
 
 def encode_responses(bodies: Sequence[bytes], request_ids: Mapping[int, str], message: str, context: Any) -> bytes:
@@ -60,7 +69,7 @@ def encode_responses(bodies: Sequence[bytes], request_ids: Mapping[int, str], me
         status, phrase = context.get_response_status(i)
         encoded_phrase = (phrase or "").encode()
         parts += (
-            _text(request_id),
+            _encoded(request_id),
             _text(headers.get("content-type", "")),
             STATUS.pack(status, len(encoded_phrase)),
             encoded_phrase,
@@ -73,9 +82,12 @@ def encode_responses(bodies: Sequence[bytes], request_ids: Mapping[int, str], me
     return b"".join(parts)
 
 
-def _text(text: str) -> bytes:
+def _encoded(text: str) -> bytes:
     encoded = text.encode()
     return INT.pack(len(encoded)) + encoded
+
+
+_text = lru_cache(maxsize=256)(_encoded)  # of what is often the same
 
 
 def install() -> None:

@@ -10,7 +10,21 @@ from handlers.protocols.base import HttpRequest, HttpResponse
 def read_request(row: Mapping[str, Any], context: Any, i: int) -> HttpRequest:
     """Return row i of a batch as it came over HTTP."""
     headers = {name.lower(): value for name, value in context.get_all_request_header(i).items()}
-    return HttpRequest(_body(row), headers)
+    body = _body(row)
+    return HttpRequest(body, headers, _path(headers, body), context.get_request_id(i) or "")
+
+
+def _path(headers: Mapping[str, str], body: bytes) -> str:
+    """Return what TorchServe tells of the URL's path, which is little.
+
+    Of `/predictions/{model}/{version}/…` it tells what follows the version, in a header. On the routes of KServe's protocols that header
+    is missing; the two differ in their bodies. Source: `InferenceRequestHandler.java` of TorchServe 0.12.0.
+    """
+    if "url_path" in headers:
+        return f"/{headers['url_path']}" if headers["url_path"] else ""
+    if "explain" in headers:
+        return "/v1/" if b'"instances"' in body else "/v2/"
+    return ""
 
 
 def _body(row: Mapping[str, Any]) -> bytes:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from handlers.protocols.frontend import Frontend
 from handlers.settings import Settings
 from handlers.signature import Signature
 from handlers.stores.reopening import ReopeningStore
-from handlers.torchserve import messages
+from handlers.torchserve import logs, messages
 from handlers.torchserve.metrics_reporter import MetricsReporter
 
 log = logging.getLogger("cellstate")
@@ -32,7 +31,7 @@ def start(folder: Path, config: Mapping[str, Any], environment: Mapping[str, str
         ConfigurationError: the settings or the archive are wrong. A store that is away is none of that: it is opened later.
     """
     settings = Settings.read(config.get("cellstate"), environment)
-    _configure_logging(settings)
+    logs.configure(settings)
     signature = Signature.load(folder / "signature.json")
     backend = open_backend(folder, signature, settings)
     telemetry = Telemetry((signature.name, signature.version))
@@ -44,7 +43,7 @@ def start(folder: Path, config: Mapping[str, Any], environment: Mapping[str, str
     if settings.metrics_interval:
         MetricsReporter(telemetry, settings.metrics_interval).start()
     garbage.tune()
-    log.warning("started model=%s device=%s settings=%s", signature.label, backend.device, json.dumps(settings.effective()))
+    log.info("started model=%s device=%s settings=%s", signature.label, backend.device, json.dumps(settings.effective()))
     return Frontend(service, _key_ring(settings))
 
 
@@ -56,17 +55,3 @@ def _key_ring(settings: Settings) -> KeyRing | None:
         return KeyRing(Path(settings.key_file), bytes.fromhex(settings.host_key_sha256))
     except ValueError as e:
         raise ConfigurationError(f"host_key_sha256: {e}") from e
-
-
-def _configure_logging(settings: Settings) -> None:
-    """Write this service's lines to standard output, and those of TorchServe's worker only from WARNING up.
-
-    TorchServe parses every line of a worker's output, and its worker writes `Backend received inference…` for each request.
-    """
-    logging.getLogger().setLevel(logging.WARNING)
-    log.setLevel(logging.INFO if settings.log_requests else logging.WARNING)
-    if not log.handlers:
-        handler = logging.StreamHandler(sys.stdout)
-        handler.setFormatter(logging.Formatter("cellstate %(levelname)s %(message)s"))
-        log.addHandler(handler)
-        log.propagate = False

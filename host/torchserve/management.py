@@ -13,6 +13,7 @@ from host.ports import HostError
 
 HEALTH_TIMEOUT = 5.0  # seconds in which a request must be answered
 SCALE_TIMEOUT = 60.0  # seconds in which TorchServe must have ended or started the workers of a model
+REGISTER_TIMEOUT = 180.0  # the same for a model that is registered; its startupTimeout is 120 s as shipped
 MANAGEMENT_TIMEOUT = 10.0
 NO_ANSWER = "no answer"
 DEAD = "no worker is running"
@@ -25,6 +26,13 @@ def failure(url: str, model: str, request: Mapping[str, Any], headers: Mapping[s
     except httpx.HTTPError:
         return NO_ANSWER
     return None if response.status_code == 200 else _code(response)
+
+
+def ask(url: str, model: str, request: Mapping[str, Any], headers: Mapping[str, str], timeout: float = HEALTH_TIMEOUT) -> dict[str, Any]:
+    """Return the answer of the server at `url` to a request to `model`. Raises HostError when there is none."""
+    with _understood(f"answer a request to {model}"):
+        response = httpx.post(f"{url}/predictions/{model}", json=dict(request), headers=headers, timeout=timeout)
+        return dict(response.raise_for_status().json())
 
 
 def _code(response: httpx.Response) -> str:
@@ -84,6 +92,36 @@ class Management:
         with _understood(f"restart the workers of {model}"):
             self._put(f"/models/{model}", {"min_worker": workers, "max_worker": workers, "synchronous": "true"})
 
+    def versions(self) -> list[str]:
+        """Return `name/version` of everything that is registered, ready or not. Raises HostError."""
+        with _understood("list its models"), unix_socket.client(self._socket, MANAGEMENT_TIMEOUT) as client:
+            described = [client.get(f"/models/{name}/all").raise_for_status().json() for name in _names(client)]
+            return [f"{one['modelName']}/{one['modelVersion']}" for versions in described for one in versions]
+
+    def default_version(self, model: str) -> str:
+        """Return the version that answers requests which name none. Raises HostError."""
+        description = self.describe(model)
+        with _understood(f"describe {model}"):
+            return str(description["modelVersion"])
+
+    def register(self, archive: Archive, workers: int) -> None:
+        """Load an archive of TorchServe's model store and start its workers. Raises HostError with TorchServe's reason when they fail."""
+        parameters: dict[str, str | int] = {
+            "url": archive.path.name,
+            "model_name": archive.name,
+            "initial_workers": workers,
+            "synchronous": "true",
+        }
+        with _understood(f"register {archive.address}"), unix_socket.client(self._socket, REGISTER_TIMEOUT) as client:
+            response = client.post("/models", params=parameters)
+            if response.is_error:
+                raise HostError(f"TorchServe did not register {archive.address}: {' '.join(response.json()['message'].split())}")
+
+    def unregister(self, address: str) -> None:
+        """End the workers of a version and forget it. Raises HostError."""
+        with _understood(f"unregister {address}"), unix_socket.client(self._socket, SCALE_TIMEOUT) as client:
+            client.delete(f"/models/{address}").raise_for_status()
+
     def set_default(self, archive: Archive) -> None:
         """Let this version answer requests that name none. Raises HostError."""
         with _understood(f"make {archive.address} the default version"):
@@ -101,6 +139,17 @@ class Management:
                 return not description["jobQueueStatus"]["pendingRequests"]
         except HostError:
             return False
+
+
+def _names(client: httpx.Client) -> Iterator[str]:
+    """Yield the names of the models, which TorchServe lists a hundred at a time."""
+    parameters: dict[str, str] = {}
+    while True:
+        page = client.get("/models", params=parameters).raise_for_status().json()
+        yield from (str(model["modelName"]) for model in page["models"])
+        if not page.get("nextPageToken"):
+            return
+        parameters = {"next_page_token": str(page["nextPageToken"])}
 
 
 @contextlib.contextmanager

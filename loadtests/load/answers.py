@@ -50,7 +50,7 @@ class Answers:
         y, output, *states = model.outputs(names, model.begin(len(x)), x[:, :WINDOW])
         hidden = {"output": output} | {name: np.swapaxes(value, 0, 1) for name, value in zip(names[2:], states, strict=True)}
         stream = _stream(model, x) if model.streaming else np.empty(0)
-        return cls(**about, x=x, window=y, stream=stream, forecast=_forecast(model, x), hidden=hidden)
+        return cls(**about, x=x, window=model.predictions(y), stream=stream, forecast=_forecast(model, x), hidden=hidden)
 
     def save(self, path: Path) -> None:
         """Write the answers as a NumPy archive."""
@@ -114,4 +114,4 @@ def _forecast(model: OfflineModel, x: Array) -> Array:
             fed[:, features.index(feature)] = forecasts[-1][:, outputs.index(output)]
         y, *state = model.outputs(names, state, fed[:, None])
         forecasts.append(y[:, -1] if model.per_step else y)
-    return np.stack(forecasts, axis=1)
+    return model.predictions(np.stack(forecasts, axis=1))

@@ -44,12 +44,14 @@ class Reply:
         status: the HTTP status; 0 when no complete response arrived.
         content: the body, or what went wrong in words.
         attempt: how often the request was delivered, from 1.
+        header_length: bytes of the JSON before the raw bytes of tensors; None where the body has none.
         token_renewed: whether the token was refused and has been read again.
     """
 
     status: int
     content: bytes = b""
     attempt: int = 1
+    header_length: int | None = None
     token_renewed: bool = False
 
     @property
@@ -134,12 +136,18 @@ class Checker:
         return problem
 
 
-def wrong_session(answer: Mapping[str, Any], id: str, step: int, replayed: bool | None = False, closed: bool = False) -> Problem | None:
-    """Check an answer's `session`. `replayed` is None where the request was delivered more than once and either may be right."""
+def wrong_session(
+    answer: Mapping[str, Any], id: str, step: int, replayed: bool | None = False, closed: bool = False, generation: int | None = None
+) -> Problem | None:
+    """Check an answer's `session`.
+
+    `replayed` is None where the request was delivered more than once and either may be right; `generation` is None where it is not asked.
+    """
     session = answer.get("session")
     if not isinstance(session, dict):
         return Problem(MALFORMED, "session: missing in the answer")
-    right: dict[str, Any] = {"id": id, "step": step, "closed": closed} | ({} if replayed is None else {"replayed": replayed})
+    right: dict[str, Any] = {"id": id, "step": step, "closed": closed}
+    right |= {name: value for name, value in (("replayed", replayed), ("generation", generation)) if value is not None}
     seen: dict[str, Any] = {"closed": False} | session
     wrong = [f"session.{name}: {seen.get(name)!r} instead of {value!r}" for name, value in right.items() if seen.get(name) != value]
     if not wrong:

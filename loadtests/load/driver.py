@@ -64,7 +64,7 @@ class Driver:
         return reply, problem
 
     def _send(self, exchange: Exchange, connection: Connection) -> Reply:
-        reply = connection.send(exchange.body, exchange.path)
+        reply = connection.send(exchange)
         if not reply.retryable or not self._retry_seconds:
             return reply
         attempts = stamina.retry_context(
@@ -80,7 +80,7 @@ class Driver:
                 with attempt:
                     if attempt.num > 1:  # the first was sent above
                         self.measurements.attempt_failed(self.now(), failure(reply))
-                        reply = connection.send(exchange.body, exchange.path, attempt.num)
+                        reply = connection.send(exchange, attempt.num)
                     if reply.retryable:
                         raise NotAnswered
         except NotAnswered:

@@ -1,7 +1,7 @@
 """A request of a load test with the check of its answer, and those that several flows share."""
 
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -9,17 +9,22 @@ import orjson
 from loadtests.load.answers import Answers
 from loadtests.load.checks import REFUSED, SWAPPED, Checker, Problem, Reply, failure, wrong_session
 
+HEADER_LENGTH = "Inference-Header-Content-Length"  # of the Open Inference Protocol's raw bytes
 Check = Callable[[Reply], Problem | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One request, its name in reports, and the check of its answer. `path` is a template; empty for the native protocol's."""
+    """One request, its name in reports, and the check of its answer.
+
+    `path` is a template; empty for the native protocol's. `headers` go beside those that every request has, or in their place.
+    """
 
     kind: str
     body: bytes
     check: Check
     path: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 Flow = Generator[Exchange, Reply, None]
@@ -30,15 +35,15 @@ def encode(request: Mapping[str, Any]) -> bytes:
     return orjson.dumps(request, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def step(checker: Checker, kind: str, id: str, row: int, start: int, stop: int, replayed: bool = False) -> Exchange:
-    """Return the request of steps `start .. stop` of a session that follows sequence `row`."""
+def step(checker: Checker, kind: str, id: str, row: int, start: int, stop: int, replayed: bool = False, generation: int = 0) -> Exchange:
+    """Return the request of steps `start .. stop` of a session that follows sequence `row` and was rewound `generation` times."""
 
     def check(reply: Reply) -> Problem | None:
         answer, problem = reply.parsed()
         told = replayed if reply.attempt == 1 else None
-        return problem or wrong_session(answer, id, stop, told) or checker.step(row, start, stop, answer)
+        return problem or wrong_session(answer, id, stop, told, generation=generation) or checker.step(row, start, stop, answer)
 
-    return Exchange(kind, encode(step_request(checker.answers, id, row, start, stop)), check)
+    return Exchange(kind, encode(step_request(checker.answers, id, row, start, stop, generation)), check)
 
 
 def close(kind: str, id: str, position: int) -> Exchange:
@@ -74,17 +79,21 @@ def answered(check: Callable[[dict[str, Any]], Problem | None]) -> Check:
     return checked
 
 
-def step_request(answers: Answers, id: str, row: int, start: int, stop: int) -> dict[str, Any]:
+def step_request(answers: Answers, id: str, row: int, start: int, stop: int, generation: int = 0) -> dict[str, Any]:
     """Return the request object of steps `start .. stop` of a session that follows sequence `row`."""
-    return {"inputs": answers.x[row, start:stop], "session": {"id": id, "step": start}}
+    session: dict[str, Any] = {"id": id, "step": start} | ({"generation": generation} if generation else {})
+    return {"inputs": answers.x[row, start:stop], "session": session}
 
 
-def action(kind: str, id: str, position: int, fields: dict[str, Any], told: str = "") -> Exchange:
-    """Return a request with an action, answered with a session `told` at `position`; by default the session itself."""
+def action(kind: str, id: str, position: int, fields: dict[str, Any], told: str = "", generation: int = 0) -> Exchange:
+    """Return a request with an action, answered with a session `told` at `position`; by default the session itself.
+
+    `generation` is how often that session was rewound.
+    """
 
     def check(reply: Reply) -> Problem | None:
         answer, problem = reply.parsed()
-        return problem or wrong_session(answer, told or id, position, None)
+        return problem or wrong_session(answer, told or id, position, None, generation=generation)
 
     return Exchange(kind, encode({"session": {"id": id} | fields}), check)
 

@@ -8,6 +8,7 @@ import random
 import shlex
 import signal
 import subprocess
+import sys
 import time
 import tomllib
 from collections.abc import Callable, Sequence
@@ -23,22 +24,26 @@ from host.ports import HostError
 from host.torchserve.launcher import TorchServe
 from loadtests.load.result import Event
 
-ACTIONS = ("stop worker", "kill worker", "stop server", "kill server", "scale workers", "run")
+ACTIONS = ("stop worker", "kill worker", "stop server", "kill server", "scale workers", "deploy", "run")
 FOUND_WITHIN = 30.0  # seconds in which a worker to harm must be there
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing to do: `at` seconds after the start of the load, for `seconds` where it has a length."""
+    """One thing to do: `at` seconds after the start of the load, for `seconds` where it has a length.
+
+    `archive` is what `python -m host deploy` takes: a file, or a version that the server's store holds.
+    """
 
     at: float
     do: str
     seconds: float = 0.0
     workers: int = 0
     command: str = ""
+    archive: str = ""
 
     def __str__(self) -> str:
-        more = {"scale workers": f" to {self.workers}", "run": f": {self.command}"}.get(self.do, "")
+        more = {"scale workers": f" to {self.workers}", "deploy": f" {self.archive}", "run": f": {self.command}"}.get(self.do, "")
         return f"{self.do}{more}" + (f" for {self.seconds:g} s" if self.seconds else "")
 
 
@@ -53,12 +58,14 @@ def read(path: Path) -> list[Fault]:
     try:
         faults = [Fault(**table) for table in tables]
     except TypeError as e:
-        raise ValueError(f"{path}: a fault has `at`, `do`, and `seconds`, `workers` or `command`: {e}") from e
+        raise ValueError(f"{path}: a fault has `at`, `do`, and `seconds`, `workers`, `archive` or `command`: {e}") from e
     for fault in faults:
         if fault.do not in ACTIONS:
             raise ValueError(f"{path}: no fault {fault.do!r}; there are {', '.join(ACTIONS)}")
         if fault.do == "run" and not fault.command:
             raise ValueError(f"{path}: `run` needs a `command`")
+        if fault.do == "deploy" and not fault.archive:
+            raise ValueError(f"{path}: `deploy` needs an `archive`, a file or a version of the store such as meter:2.0")
     return sorted(faults, key=lambda fault: fault.at)
 
 
@@ -107,6 +114,7 @@ class Faults:
             "stop server": lambda server: self._halt(self._group(server), fault.seconds, os.killpg),
             "kill server": lambda server: self._restart(server, fault.seconds),
             "scale workers": lambda server: self._scale(server, fault.workers),
+            "deploy": lambda server: self._deploy(server, fault.archive),
         }
         actions[fault.do](self._server)
 
@@ -126,6 +134,12 @@ class Faults:
 
     def _scale(self, server: TorchServe, workers: int) -> None:
         server.management.scale(self._model, workers)
+
+    def _deploy(self, server: TorchServe, archive: str) -> None:
+        command = [sys.executable, "-m", "host", "deploy", archive, "--server", str(server.folder)]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise HostError(done.stderr.strip())
 
     def _worker(self, server: TorchServe) -> int:
         """Return the process id of one of the server's own workers."""

@@ -87,10 +87,11 @@ def churn(checker: Checker, draw: random.Random, id: str) -> Flow:
     yield step(checker, "churn: create", id, row, 0, 2)
     yield step(checker, "churn: step", id, row, 2, 3)
     yield action("churn: fork", id, 3, {"action": "fork", "to": copy}, told=copy)
-    yield action("churn: rewind", id, 3, {"action": "rewind", "step": 3})  # in place: allowed whatever the service keeps
-    yield step(checker, "churn: step", id, row, 3, 4)
+    rewind = {"action": "rewind", "step": 3, "generation": 0}  # in place: allowed whatever the service keeps
+    yield action("churn: rewind", id, 3, rewind, generation=1)
+    yield step(checker, "churn: step", id, row, 3, 4, generation=1)
     yield step(checker, "churn: step", copy, row, 3, 4)
-    yield action("churn: describe", id, 4, {"action": "describe"})
+    yield action("churn: describe", id, 4, {"action": "describe"}, generation=1)
     yield close("churn: close", id, 4)
     if other % 2:
         yield close("churn: close", copy, 4)

@@ -1,17 +1,20 @@
-"""The same as `flows` through the other protocols: the Open Inference Protocol (V2) in JSON, and KServe V1."""
+"""The same as `flows` through the other protocols: the Open Inference Protocol (V2) in JSON and in raw bytes, and KServe V1."""
 
 import random
+import struct
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import orjson
 
-from loadtests.load.checks import MALFORMED, Checker, Problem, Reply, wrong_session
-from loadtests.load.exchange import Check, Exchange, Flow, answered, encode
+from loadtests.load.checks import MALFORMED, Checker, Problem, Reply, failure, wrong_session
+from loadtests.load.exchange import HEADER_LENGTH, Check, Exchange, Flow, answered, encode
 from loadtests.offline import WINDOW, Array
 
 V1, V2 = "/v1/models/{model}:predict", "/v2/models/{model}/infer"
 BULK = 16  # sessions of one request
+NUMBERS = {"FP32": "<f4", "INT64": "<i8", "INT32": "<i4"}  # datatypes of the outputs that are checked
 
 
 def kserve_v1(checker: Checker, draw: random.Random, id: str) -> Flow:
@@ -68,6 +71,52 @@ def open_inference_bulk(checker: Checker, draw: random.Random, id: str) -> Flow:
         step = {"name": "step", "datatype": "INT64", "shape": [BULK], "data": [start] * BULK}
         request = {"inputs": [_x(checker.answers.x[rows, start : start + 1]), session, step]}
         yield Exchange("open_inference_bulk: step", encode(request), answered(_rows_check(checker, rows, start)), V2)
+
+
+def open_inference_binary(checker: Checker, draw: random.Random, id: str) -> Flow:
+    """The same as `open_inference_bulk` with tensors as raw bytes, both ways."""
+    rows = [draw.randrange(len(checker.answers.x)) for _ in range(BULK)]
+    ids = [f"{id}-{i}".encode() for i in range(BULK)]
+    packed = b"".join([struct.pack("<I", len(one)) + one for one in ids])
+    for start in range(WINDOW):
+        x = checker.answers.x[rows, start : start + 1]
+        chunks = {
+            "x": (*_datatype(x), list(x.shape)),
+            "session": ("BYTES", packed, [BULK]),
+            "step": ("INT64", np.full(BULK, start, "<i8").tobytes(), [BULK]),
+        }
+        tensors = [
+            {"name": name, "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": len(data)}}
+            for name, (datatype, data, shape) in chunks.items()
+        ]
+        header = encode({"inputs": tensors, "parameters": {"binary_data_output": True}})
+        body = header + b"".join([data for _, data, _ in chunks.values()])
+        headers = {HEADER_LENGTH: str(len(header)), "Content-Type": "application/octet-stream"}
+        yield Exchange("open_inference_binary: step", body, _binary_check(_rows_check(checker, rows, start)), V2, headers)
+
+
+def _datatype(values: Array) -> tuple[str, bytes]:
+    """Return the datatype and the raw bytes of numbers or token ids."""
+    return ("FP32", values.astype("<f4").tobytes()) if values.dtype.kind == "f" else ("INT64", values.astype("<i8").tobytes())
+
+
+def _binary_check(check: Callable[[dict[str, Any]], Problem | None]) -> Check:
+    """Check an answer whose tensors are raw bytes as the one that has them in JSON."""
+
+    def checked(reply: Reply) -> Problem | None:
+        if reply.status != 200:
+            return failure(reply)
+        if reply.header_length is None:
+            return Problem(MALFORMED, f"no header {HEADER_LENGTH}")
+        answer, data = orjson.loads(reply.content[: reply.header_length]), reply.content[reply.header_length :]
+        for tensor in answer["outputs"]:
+            size = tensor["parameters"]["binary_data_size"]
+            chunk, data = data[:size], data[size:]
+            if tensor["datatype"] in NUMBERS:
+                tensor["data"] = np.frombuffer(chunk, NUMBERS[tensor["datatype"]]).tolist()
+        return check(answer) if not data else Problem(MALFORMED, f"{len(data)} bytes behind the last tensor")
+
+    return checked
 
 
 def _rows_check(checker: Checker, rows: list[int], start: int) -> Callable[[dict[str, Any]], Problem | None]:

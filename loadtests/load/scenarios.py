@@ -39,6 +39,7 @@ SCENARIOS: dict[str, Scenario] = {
     "open_inference": Scenario(protocol_flows.open_inference, 1),
     "open_inference_stream": Scenario(protocol_flows.open_inference_stream, 1, sessions=True),
     "open_inference_bulk": Scenario(protocol_flows.open_inference_bulk, 1, sessions=True),
+    "open_inference_binary": Scenario(protocol_flows.open_inference_binary, 1, sessions=True),
 }
 
 

@@ -10,6 +10,7 @@ import gevent
 from geventhttpclient import HTTPClient
 
 from loadtests.load.checks import Reply
+from loadtests.load.exchange import HEADER_LENGTH, Exchange
 
 TIMEOUT = 60.0  # seconds for a connection, and for each part of an answer
 KEY_REFUSED = frozenset({401, 403})
@@ -65,20 +66,21 @@ class Connection:
             network_timeout=TIMEOUT,
         )
 
-    def send(self, body: bytes, path: str = "", attempt: int = 1) -> Reply:
-        """Send one request; `path` is a template of another protocol's. A status of 0 stands for no complete answer."""
-        path = path.format(model=self._target.model) if path else self._path
+    def send(self, exchange: Exchange, attempt: int = 1) -> Reply:
+        """Send one request. A status of 0 stands for no complete answer."""
+        path = exchange.path.format(model=self._target.model) if exchange.path else self._path
         try:
-            response = self._http.request("POST", path, body=body, headers=self._headers)
-            return self._reply(response.status_code, bytes(response.read()), attempt)
+            response = self._http.request("POST", path, body=exchange.body, headers={**self._headers, **exchange.headers})
+            return self._reply(response, attempt)
         except (OSError, HTTPException, gevent.Timeout) as e:
             return Reply(0, f"{type(e).__name__}: {e}".encode(), attempt)
 
-    def _reply(self, status: int, content: bytes, attempt: int) -> Reply:
-        renewed = status in KEY_REFUSED and self._target.token.startswith("@")
+    def _reply(self, response: Any, attempt: int) -> Reply:
+        length = response.get(HEADER_LENGTH)
+        renewed = response.status_code in KEY_REFUSED and self._target.token.startswith("@")
         if renewed:
             self._headers = self._target.headers
-        return Reply(status, content, attempt, renewed)
+        return Reply(response.status_code, bytes(response.read()), attempt, int(length) if length else None, renewed)
 
     def close(self) -> None:
         """Close the connection."""

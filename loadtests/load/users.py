@@ -71,4 +71,4 @@ PredictUser, PredictHiddenUser, ClientStateUser = _USERS["predict"], _USERS["pre
 StreamUser, ForecastUser, BulkUser = _USERS["stream"], _USERS["forecast"], _USERS["bulk"]
 ChurnUser, HostileUser, KserveV1User = _USERS["churn"], _USERS["hostile"], _USERS["kserve_v1"]
 OpenInferenceUser, OpenInferenceStreamUser = _USERS["open_inference"], _USERS["open_inference_stream"]
-OpenInferenceBulkUser = _USERS["open_inference_bulk"]
+OpenInferenceBulkUser, OpenInferenceBinaryUser = _USERS["open_inference_bulk"], _USERS["open_inference_binary"]

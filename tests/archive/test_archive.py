@@ -38,8 +38,8 @@ def test_the_same_checkpoint_is_the_same_archive_byte_for_byte(two, tmp_path):
     command = [sys.executable, "-m", "export", "build", str(two.checkpoint), "--store", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert differing(two.built.archive, tmp_path / "two.mar") == []
-    assert (tmp_path / "two.mar").read_bytes() == two.built.archive.read_bytes()
+    assert differing(two.built.archive, tmp_path / "two-1.0.mar") == []
+    assert (tmp_path / "two-1.0.mar").read_bytes() == two.built.archive.read_bytes()
 
 
 @pytest.mark.parametrize("name", ["one", "projected-bidirectional", "words"])

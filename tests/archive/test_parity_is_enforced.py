@@ -109,7 +109,7 @@ def test_a_refused_build_leaves_no_archive_and_no_harm_to_an_old_one(two, export
 
     monkeypatch.setattr(onnx_writer, "write_onnx", write_and_spoil)
     monkeypatch.setattr(torch_export, "write_program", left_out)
-    for before in ([], [("two.mar", b"the old archive")]):
+    for before in ([], [("two-1.0.mar", b"the old archive")]):
         for name, data in before:
             (tmp_path / name).write_bytes(data)
         with pytest.raises(ParityError, match=r"^ONNX Runtime"):
@@ -164,7 +164,7 @@ def test_a_model_that_no_graph_can_hold_is_refused_and_nothing_is_archived(tmp_p
             build(checkpoint, tmp_path / "store")
     else:
         build(checkpoint, tmp_path / "store")
-    assert [path.name for path in (tmp_path / "store").iterdir()] == (["odd.mar"] if fate == "built" else [])
+    assert [path.name for path in (tmp_path / "store").iterdir()] == (["odd-1.0.mar"] if fate == "built" else [])
 
 
 def test_weights_that_are_not_the_models_are_refused(two, tmp_path):

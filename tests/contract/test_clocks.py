@@ -59,3 +59,29 @@ def test_sessions_still_expire_by_a_clock_that_jumped_and_stayed(two, machine):
     assert position(service, "a") == 1
     machine.passes(3_601.0)
     assert position(service, "a") == "session_expired"
+
+
+@pytest.mark.parametrize("apart", [-3_000.0, -30.0, 30.0, 3_000.0])
+def test_servers_over_one_store_whose_clocks_are_apart_lose_and_repeat_no_step(two, kind, tmp_path, apart):
+    """Each server adds its own clock's time to live: while that is far longer than the clocks are apart, no session expires early."""
+    now, x = [4_000_000_000.0], two.sequence(40)  # later than Valkey's own clock, which forgets by itself
+    with closing(kind.open(tmp_path)) as store:
+        clocks = (lambda: now[0], lambda: now[0] + apart)
+        servers = [make_service(two, store=store, clock=clock, session_ttl=DAY, tombstone_ttl=3_600.0) for clock in clocks]
+        for n in range(40):
+            now[0] += 600.0
+            reply = answer(servers[n % 2], step("a", n, x[n : n + 1]))["session"]
+            again = answer(servers[(n + 1) % 2], step("a", n, x[n : n + 1]))["session"]
+            assert (reply["step"], again["step"], again["replayed"]) == (n + 1, n + 1, True)
+
+
+def test_a_server_whose_clock_is_ahead_by_more_than_the_time_to_live_says_expired_and_deletes_nothing_yet(two, tmp_path):
+    """The difference that the page on operations warns of: clocks of servers must not be further apart than sessions live."""
+    x, ahead = two.sequence(2), DAY + 600.0
+    with closing(EmbeddedStore(str(tmp_path), 16 << 20)) as store:
+        right, wrong = [
+            make_service(two, store=store, clock=lambda at=at: at, session_ttl=DAY, tombstone_ttl=3_600.0) for at in (START, START + ahead)
+        ]
+        answer(right, step("a", 0, x[:1]))
+        assert position(wrong, "a") == "session_expired"
+        assert answer(right, step("a", 1, x[1:]))["session"]["step"] == 2

@@ -1,17 +1,38 @@
 """docs/forecasts.md by example: every request on the page is sent, in its order, and answered as the page says."""
 
 import re
+import shlex
+import subprocess
+import zipfile
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
+import httpx
+import numpy as np
 import orjson
+import pytest
+import torch
 
-from tests.conftest import ask, make_service
+from export import __main__ as export_command
+from handlers.engine.context import ServiceContext
+from handlers.engine.factory import open_backend
+from handlers.settings import Settings
+from handlers.signature import Signature
+from handlers.stores.memory import MemoryStore
+from host.bulk import command as bulk_command
+from host.bulk.jobs import Server
+from tests.conftest import answer, ask, export_spec, make_service
 from tests.contract.test_sessions_page import told
 from tests.support.calibrated import calibrated, write_series
+from tests.support.distribution_models import spec
+from tests.support.host_in_memory import HostInMemory
+from tests.support.in_process import InProcess
 
 PAGE = (Path(__file__).parents[2] / "docs" / "forecasts.md").read_text()
-EXAMPLES = re.findall(r"^(\{.*\})\n    (\d{3}) (\{.*\})$", PAGE, re.MULTILINE)
+BEFORE, _, SECTION = PAGE.partition("## Models that predict a distribution\n")
+OF_DISTRIBUTIONS, _, AFTER = SECTION.partition("\n## ")
 
 
 def meter(exported, folder):
@@ -22,10 +43,84 @@ def meter(exported, folder):
     return replace(model, signature=replace(model.signature, calendar={"gaps": "fill"}))
 
 
-def test_what_the_page_says_is_answered(exported, tmp_path):
-    service = make_service(meter(exported, tmp_path))
-    assert len(EXAMPLES) == PAGE.count('\n{"') == 8
-    for request, status, page in EXAMPLES:
+def examples(text):
+    """Each request, its status and its answer."""
+    return re.findall(r"^(\{.*\})\n    (\d{3}) (\{.*\})$", text, re.MULTILINE)
+
+
+def check(service, text, count):
+    assert len(examples(text)) == text.count('\n{"') == count
+    for request, status, page in examples(text):
         [(found, reply)] = ask(service, request.encode())
         expected = orjson.loads(page)
         assert (found, expected) == (int(status), told(reply, expected)), f"{request}\n    {found} {orjson.dumps(reply).decode()}"
+
+
+def test_what_the_page_says_is_answered(exported, tmp_path):
+    check(make_service(meter(exported, tmp_path)), BEFORE.partition("\n## The examples of this page")[2] + AFTER, 9)
+
+
+def test_what_the_page_says_of_a_model_of_distributions_is_answered(tmp_path):
+    model = export_spec(tmp_path, "load", spec("normal"))
+    check(make_service(model), OF_DISTRIBUTIONS, 1)
+
+
+class TestFromACsvToAForecast:
+    """The page's first section: its files are made, its commands are run in their order, and its request is answered."""
+
+    SECTION = PAGE.partition("## From a CSV")[2].partition("\n## ")[0]
+
+    @pytest.fixture
+    def place(self, tmp_path, monkeypatch):
+        """A folder with `load.csv`, `net.py`, `net.pt` and `window.npy`: the page's days, with holes and nights in which clocks are set."""
+        monkeypatch.chdir(tmp_path)
+        zone, random = ZoneInfo("America/Chicago"), np.random.default_rng(11)
+        moments = [datetime.fromtimestamp(1_704_693_600 + 3_600 * i, zone) for i in range(7_500)]
+        values = [57 + 20 * np.sin(2 * np.pi * moment.hour / 24) + random.normal(0, 4) for moment in moments]
+        rows = [
+            f"{moment:%Y-%m-%dT%H:%M:%S},{'' if i % 97 == 5 else round(v, 2)}"
+            for i, (moment, v) in enumerate(zip(moments, values, strict=True))
+        ]
+        Path("load.csv").write_text("\n".join(["time,load", *rows]) + "\n")
+        [source] = re.findall(r"```python\n(.*?)```", self.SECTION, re.DOTALL)
+        Path("net.py").write_text(source)
+        space = {}
+        exec(source, space)
+        torch.manual_seed(0)
+        torch.save(space["Net"]().state_dict(), "net.pt")
+        hours = np.arange(72)
+        np.save("window.npy", np.stack([np.array(values[:72]), np.sin(hours), np.cos(hours)], 1).astype(np.float32))
+        return tmp_path
+
+    def commands(self):
+        """What stands behind `$`, with the lines that go on."""
+        blocks = "".join(re.findall(r"```console\n(.*?)```", self.SECTION, re.DOTALL))
+        return [command.replace("\\\n", " ") for command in re.findall(r"^\$ ((?:.*\\\n)*.*)$", blocks, re.MULTILINE)]
+
+    def test_the_commands_do_what_the_page_says(self, place, capsys):
+        cut, build, serve, cut_again, backtest, warm, curl = self.commands()
+        subprocess.run(cut, shell=True, check=True)
+        assert export_command.main(shlex.split(build)[3:]) == 0
+        assert "intervals: from 1,551 forecasts of held-out.csv" in capsys.readouterr().out
+        assert serve == "python -m host serve"
+        service, host = self.served(place)
+        subprocess.run(cut_again, shell=True, check=True)
+        for command in (backtest, warm):
+            words = shlex.split(command)
+            assert words[:3] == ["python", "-m", "host.sessions"]
+            server = Server("http://host", "load", http=httpx.Client(transport=host.transport))
+            assert bulk_command.main([*words[3:], "--parallel", "1"], lambda _, server=server: server) == 0
+        assert "2,099 rows sent to 1 sessions" in capsys.readouterr().out
+        reply = answer(service, orjson.loads(shlex.split(curl)[-1]))
+        assert reply["times"][0] == "2024-10-21T13:00:00-05:00"
+        assert len(reply["intervals"]["80"]["lower"]) == len(reply["forecast"]) == 3
+
+    def served(self, place):
+        """The archive as a server has it."""
+        [path] = (place / "model_store").glob("*.mar")
+        with zipfile.ZipFile(path) as archive:
+            archive.extractall(place / "unzipped")
+        signature, settings = Signature.load(place / "unzipped" / "signature.json"), Settings(store="memory://", device="cpu")
+        context = ServiceContext(open_backend(place / "unzipped", signature, settings), signature, MemoryStore(), settings)
+        service = InProcess(context)
+        return service, HostInMemory("load", service)

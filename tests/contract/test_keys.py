@@ -1,7 +1,5 @@
 """Keys at the front end: each protocol refuses in its own form, nothing is applied, and one row's key is no other row's."""
 
-import logging
-
 import orjson
 import pytest
 
@@ -73,11 +71,3 @@ def test_in_one_batch_each_request_has_its_own_key(service, two, texts):
     headers = [{}, bearer(texts["user"]), {"x-api-key": "wrong"}, {"x-api-key": texts["user"]}]
     responses = service.frontend.handle_batch([HttpRequest(body, sent) for sent in headers])
     assert [response.status for response in responses] == [401, 200, 401, 200]
-
-
-def test_the_log_line_of_a_request_has_the_name_of_its_key(service, two, texts, caplog):
-    with caplog.at_level(logging.INFO, "cellstate"):
-        service.frontend.handle_batch([HttpRequest(orjson.dumps({"inputs": two.sequence(2).tolist()}), bearer(texts["user"]))])
-    lines = [orjson.loads(record.getMessage().removeprefix("request ")) for record in caplog.records]
-    assert [(line["key"], line["status"]) for line in lines] == [("user", 200)]
-    assert texts["user"] not in caplog.text

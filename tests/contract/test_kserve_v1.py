@@ -50,7 +50,7 @@ def test_instances_that_are_objects_are_native_requests(two):
         ({"instances": [[]]}, 422, "invalid_input: instance: expected T lists"),
         ({"instances": [[[1, 2, 3]]], "signature_name": "a"}, 400, "unknown_field: body: unknown field 'signature_name'"),
         (b'{"instances": [[[1, 2, 3]]', 400, "malformed_json: body: "),
-        (b'{"instances": [[[1, 2, 3]]], "instances": 5}', 422, "invalid_input: instances: expected a list"),
+        (b'{"instances": [[[1, 2, 3]]], "instances": 5}', 400, "malformed_json: body: the field 'instances' is given twice in one object"),
         ({"instances": [[[1, 2, 3]]] * 4}, 413, "too_large: instances: 4, at most 3"),
         ({"instances": [[[1, 2, 3]] * 5]}, 413, "too_large: inputs: 5 steps, at most 4"),
         ({"instances": [[[1, 2, 3]], [[1, 2, 1e38]]]}, 422, "instances[1]: invalid_input: inputs[0][2]: 1e+38 is beyond"),
@@ -61,6 +61,26 @@ def test_the_first_error_is_the_answer(two, document, status, error):
     found, reply = post(service, document)
     assert list(reply) == ["error"]
     assert (found, reply["error"][: len(error)]) == (status, error)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "error"),
+    [
+        (b'{"instances": []}', 422, "invalid_input: instances: expected a list of at least one window, got an empty list"),
+        (b'{"instances": 5}', 422, "invalid_input: instances: expected a list of at least one window, got a number"),
+        (b'{"instances"', 400, "malformed_json: body: "),
+        (b'["instances"]', 400, "malformed_json: body: expected a JSON object"),
+        (b'{"key": "instances"}', 400, "unknown_field: body: unknown field 'key'"),
+    ],
+)
+def test_on_its_own_route_every_error_has_the_protocol_s_form(two, body, status, error):
+    [response] = make_service(two).frontend.handle_batch([HttpRequest(body, path="/v1/")])
+    assert (response.status, orjson.loads(response.body)["error"][: len(error)]) == (status, error)
+
+
+def test_on_its_own_route_instances_that_are_objects_are_native_requests(two):
+    [response] = make_service(two).frontend.handle_batch([HttpRequest(b'{"instances": [{"inputs": 5}]}', path="/v1/")])
+    assert orjson.loads(response.body)["predictions"][0]["error"]["code"] == "invalid_input"
 
 
 def test_predictions_that_are_too_large_are_refused(exported):

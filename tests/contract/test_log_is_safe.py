@@ -71,15 +71,15 @@ def log():
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
-@pytest.mark.parametrize("level", [logging.INFO, logging.WARNING], ids=["a line a request", "no lines"])
+@pytest.mark.parametrize("level", ["all", "none"])
 def test_hostile_text_reaches_no_log_wherever_it_stands(two, log, caplog, capfd, text, level):
-    service, sent = make_service(two), hostile(text)
-    logging.getLogger("cellstate").setLevel(level)
+    service, sent = make_service(two, log_requests=level), hostile(text)
+    logging.getLogger("cellstate").setLevel(logging.INFO)
     with caplog.at_level(logging.DEBUG):
         replies = ask(service, *sent)
     assert {status for status, reply in replies if "predictions" not in reply} <= {400, 404, 422}
     lines = log.getvalue().splitlines()
-    assert len(lines) == (len(sent) + 1 if level == logging.INFO else 0), "one for each request object"
+    assert len(lines) == (len(sent) if level == "all" else 0), "one for each request"
     assert all(LINE.fullmatch(line) for line in lines)
     assert MARK not in log.getvalue() + caplog.text + "".join(capfd.readouterr())
 
@@ -88,7 +88,7 @@ def test_a_session_that_a_line_names_has_a_harmless_id(two, log):
     """Every character that an id may have, and none that a terminal, a log's parser or its formatter takes for its own."""
     id = "AZaz09._:@/+=-"
     logging.getLogger("cellstate").setLevel(logging.INFO)
-    answer(make_service(two), step(id, 0, two.sequence(1)))
+    answer(make_service(two, log_requests="all"), step(id, 0, two.sequence(1)))
     [line] = log.getvalue().splitlines()
     assert LINE.fullmatch(line)
     assert json.loads(line.partition("request ")[2])["session"] == id
@@ -136,7 +136,7 @@ def test_a_worker_of_the_host_prints_nothing_that_it_was_sent(two):
     """The real one, with its own logging: its standard output is the host's protocol for logs and metrics."""
     good = orjson.dumps({"inputs": ROW, "session": {"id": "meter-7", "step": 0}})
     sent = [good, *(body for text in HOSTILE for body in hostile(text) if body.decode(errors="ignore").encode() == body)]
-    process, result = work(two.folder, *sent, CELLSTATE_STORE="memory://", CELLSTATE_LOG_REQUESTS="true")
+    process, result = work(two.folder, *sent, CELLSTATE_STORE="memory://", CELLSTATE_LOG_REQUESTS="all")
     printed = [line for line in process.stdout.splitlines() if not line.startswith("RESULT ")]
     assert result is not None
     assert len([line for line in printed if "request {" in line]) >= len(sent)

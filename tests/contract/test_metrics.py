@@ -28,10 +28,10 @@ class Watched:
         }
 
     def asked(self, *requests) -> Mapping[str, float]:
-        """What these add, times and batches aside."""
+        """What these add; times, batches and tenants aside."""
         self.counted()
         ask(self.service, *requests)
-        return {name: value for name, value in self.counted().items() if not name.startswith(("stage_", "batch_", "sessions/"))}
+        return {name: value for name, value in self.counted().items() if not name.startswith(("stage_", "batch_", "sessions/", "tenant_"))}
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """The Open Inference Protocol over the service: the native protocol's numbers to the digit, in JSON and as raw bytes."""
 
+from dataclasses import replace
+
 import numpy as np
 import orjson
 import pytest
@@ -8,7 +10,7 @@ from handlers.errors import StoreUnavailable
 from handlers.protocols.base import HttpRequest
 from handlers.stores.memory import MemoryStore
 from tests.conftest import answer, make_service
-from tests.support.open_inference_client import infer, request, texts
+from tests.support.open_inference_client import infer, read, request, texts
 
 EVERYTHING = ["prediction", "output", "h_n", "c_n"]
 OUTPUTS = ["y", "output", "h_n", "c_n"]
@@ -145,6 +147,56 @@ def test_what_is_wrong_is_an_error_in_the_protocol_s_form(two, service, name):
     assert found.status in (400, 422), found.document
     assert list(found.document) == ["error"]
     assert found.error.split(":")[0] in ("invalid_input", "unknown_field", "malformed_json")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"model_version": "1.0"}, {"model_version": None}, {"path": "/v2/models/two/versions/1.0/infer"}, {"path": "/v2/models/two/infer"}],
+)
+def test_the_version_that_is_asked_for_answers(service, asked):
+    assert version_asked(service, **asked).status == 200
+
+
+@pytest.mark.parametrize("asked", [{"model_version": "2.0"}, {"path": "/v2/models/two/versions/2.0/infer"}])
+def test_another_version_never_answers_in_its_place(service, asked):
+    found = version_asked(service, **asked)
+    assert (found.status, found.error) == (
+        422, "invalid_input: model_version: '2.0' is asked for, but this request reached two-1.0; send it to /predictions/two/{version}"
+    )  # fmt: skip
+
+
+def version_asked(service, path="", **fields):
+    body = orjson.dumps(fields | orjson.loads(request(inputs={"x": X}).body))
+    [response] = service.frontend.handle_batch([HttpRequest(body, path=path)])
+    return read(response.status, response.body, None)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"{}", b'{"inputs": [[1, 2, 3]]}'])
+def test_on_its_own_route_every_error_has_the_protocol_s_form(service, body):
+    [response] = service.frontend.handle_batch([HttpRequest(body, path="/v2/")])
+    assert response.status in (400, 422)
+    assert isinstance(orjson.loads(response.body)["error"], str)
+
+
+@both_forms
+def test_a_model_s_clients_may_call_its_tensors_otherwise(two, binary):
+    """As a server whose place this one takes may have called them."""
+    renamed = replace(two, signature=replace(two.signature, tensors={"x": "INPUT__0", "y": "OUTPUT__0"}))
+    service, x = make_service(renamed), two.sequence(4)[None]
+    expected = infer(make_service(two), binary, inputs={"x": x}).outputs["y"]
+    for outputs in (None, ["OUTPUT__0"]):
+        found = infer(service, binary, inputs={"INPUT__0": x}, outputs=outputs).outputs
+        assert list(found) == ["OUTPUT__0"]
+        assert (found["OUTPUT__0"] == expected).all()
+    assert infer(service, inputs={"x": x}).status == 400
+    assert infer(service, inputs={"INPUT__0": x}, outputs=["y"]).status == 422
+    assert infer(service, inputs={"INPUT__0": x[0]}).error.startswith("invalid_input: INPUT__0: expected FP32 [N, T, 3], got the shape")
+
+
+def test_one_feature_needs_no_axis(exported):
+    service, x = make_service(exported("one")), exported("one").sequence(5)
+    whole = infer(service, inputs={"x": x[None]}).outputs["y"]
+    assert (infer(service, inputs={"x": x.reshape(1, 5)}).outputs["y"] == whole).all()
 
 
 @pytest.mark.parametrize(("limits", "sent"), [({"max_steps": 1}, X), ({"max_instances": 1}, X), ({"max_body": 100}, X)])

@@ -1,5 +1,7 @@
 """Whatever arrives in the Open Inference Protocol, plausible or not, is answered below 500 and in its form."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,14 +14,16 @@ from tests.support.json_strategies import ANYTHING
 from tests.support.open_inference_client import HEADER_LENGTH, read, request
 
 ODD = [0.0, 1.0, -3.5, 1e38, -1e38, np.nan, np.inf]
-NAMES = ["x", "h_0", "c_0", "state", "future", "session", "step", "generation", "y"]
+NAMES = ["x", "h_0", "c_0", "state", "time", "future", "session", "step", "generation", "y"]
+TEXTS = [b"a", b"b", b"\xff", b"no id!", b"", b"2018-09-29T20:00:00", b"2018-09-29T21:00:00"]
+OUTPUTS = ["y", "output", "h_n", "c_n", "state", "forecast", "lower", "times", "Y"]
 
 
 def arrays(rows: int) -> st.SearchStrategy[np.ndarray]:
     """Tensors of shapes, values and datatypes that occur, in any place."""
     shapes = st.sampled_from([(rows, 2, 3), (rows, 1, 3), (rows, 2, 2), (2, rows, 8), (rows,), (rows, 1), (rows, 2), (1, 1, 1, 1)])
     number = shapes.map(np.zeros) | st.builds(np.full, shapes, st.sampled_from(ODD))
-    text = st.builds(lambda shape, item: np.full(shape, item, object), shapes, st.sampled_from([b"a", b"b", b"\xff", b"no id!", b""]))
+    text = st.builds(lambda shape, item: np.full(shape, item, object), shapes, st.sampled_from(TEXTS))
     whole = st.builds(np.full, shapes, st.sampled_from([0, 1, 2, 99, -1, 2**62]))
     return st.one_of(number.map(lambda array: array.astype(np.float32)), number, text, whole)
 
@@ -40,11 +44,12 @@ def requests(draw: st.DrawFn) -> HttpRequest:
                 "step": st.integers(0, 4) | ANYTHING,
                 "generation": st.integers(0, 2),
                 "horizon": st.integers(0, 3) | ANYTHING,
+                "levels": st.sampled_from(["80", "80,95", "0", 80]) | ANYTHING,
                 "commit": st.booleans(),
             },
         )
     )
-    outputs = draw(st.none() | st.lists(st.sampled_from(["y", "output", "h_n", "c_n", "state", "forecast", "Y"]), unique=True, max_size=4))
+    outputs = draw(st.none() | st.lists(st.sampled_from(OUTPUTS), unique=True, max_size=4))
     finite = all(array.dtype == object or np.isfinite(array).all() for array in inputs.values())
     utf8 = not any(array.dtype == object and b"\xff" in array.ravel() for array in inputs.values())
     return request(draw(st.booleans()) or not (finite and utf8), outputs, inputs=inputs, **parameters)
@@ -52,7 +57,8 @@ def requests(draw: st.DrawFn) -> HttpRequest:
 
 @pytest.fixture(scope="module")
 def service(two: Exported) -> InProcess:
-    return make_service(two, keep_versions=2, max_reply=100_000)
+    timed = replace(two, signature=replace(two.signature, frequency="1h", calendar={"derived": {"hour": {"of": "hour"}}}))
+    return make_service(timed, keep_versions=2, max_reply=100_000)
 
 
 @given(sent=st.lists(requests(), min_size=1, max_size=4))

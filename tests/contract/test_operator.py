@@ -5,10 +5,10 @@ import subprocess
 import sys
 import time
 from contextlib import closing
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from handlers.engine.factory import open_store
 from handlers.sessions.record import Record
@@ -105,14 +105,24 @@ def test_stats_count_each_model_by_phase(two, service, store, command):
     assert row["oldest"] == operator.timestamp(oldest)
     _, table, _ = command("stats")
     head, *lines, last = [line.split() for line in table.splitlines()]
-    assert head == ["model", "digest", *operator.COLUMNS, "bytes", "oldest"]
+    assert head == ["model", "tenant", "digest", *operator.COLUMNS, "bytes", "oldest"]
     assert len(lines) == 2
-    assert last[:7] == ["all", "–", "2", "1", "1", "0", "1"]
+    assert last[:8] == ["all", "–", "–", "2", "1", "1", "0", "1"]
+
+
+def test_sessions_are_listed_and_counted_by_their_tenant(two, service, store, command):
+    fill(service, two, ["a", "b"])
+    [entry] = store.get_many([b"two/a"])
+    store.commit_many([Change(b"two/acme~a", None, entry)])
+    assert [line.split("\t")[:3] for line in command("list", "--tenant", "acme")[1].splitlines()] == [["two", "acme", "a"]]
+    assert [line.split("\t")[2] for line in command("list", "--tenant", "default")[1].splitlines()] == ["a", "b"]
+    assert [(row["tenant"], row["live"]) for row in json.loads(command("stats", "--json")[1])] == [("acme", 1), ("default", 2)]
+    assert [(row["tenant"], row["live"]) for row in json.loads(command("stats", "--json", "--tenant", "acme")[1])] == [("acme", 1)]
 
 
 def test_stats_of_an_empty_store_are_zeros(command):
     code, out, _ = command("stats")
-    assert (code, out.splitlines()[-1].split()) == (0, ["all", "–", "0", "0", "0", "0", "0", "0", "–"])
+    assert (code, out.splitlines()[-1].split()) == (0, ["all", "–", "–", "0", "0", "0", "0", "0", "0", "–"])
     assert json.loads(command("stats", "--json")[1]) == []
 
 
@@ -191,12 +201,12 @@ def test_list_gives_one_line_a_session_page_by_page(two, service, store, command
             break
         after = err.strip().removeprefix("more: --after ")
     assert Lent.read - read_before <= 5 + 2, "a page reads its own entries and one more"
-    assert [line[:2] for line in lines] == [["two", id] for id in ("a", "b", "c/1", "c/2", "d")]
-    assert [line[2] for line in lines] == ["3", "–", "3", "3", "3"]
-    assert lines[0][3] == answer(service, act("a", "describe"))["session"]["expires_at"]
-    assert "cannot be read" in lines[1][3]
-    assert lines[4][3].endswith("Z closed")
-    assert [line.split("\t")[1] for line in command("list", "--prefix", "two/c")[1].splitlines()] == ["c/1", "c/2"]
+    assert [line[:3] for line in lines] == [["two", "default", id] for id in ("a", "b", "c/1", "c/2", "d")]
+    assert [line[3] for line in lines] == ["3", "–", "3", "3", "3"]
+    assert lines[0][4] == answer(service, act("a", "describe"))["session"]["expires_at"]
+    assert "cannot be read" in lines[1][4]
+    assert lines[4][4].endswith("Z closed")
+    assert [line.split("\t")[2] for line in command("list", "--prefix", "two/c")[1].splitlines()] == ["c/1", "c/2"]
     assert command("list", "--prefix", "nobody/") == (0, "", "")
 
 

@@ -29,8 +29,8 @@ def texts(tmp_path):
 def serve(two, texts, tmp_path):
     """A front end that asks for keys over a store; by default a new one."""
 
-    def made(store=None, model=two):
-        service = make_service(model, store=store or MemoryStore(), **KEPT)
+    def made(store=None, model=two, **settings):
+        service = make_service(model, store=store or MemoryStore(), **KEPT, **settings)
         service.frontend = Frontend(service.frontend.service, KeyRing(tmp_path / "keys.json"))
         return service
 
@@ -147,3 +147,29 @@ def test_a_record_that_cannot_be_read_is_named_by_the_tenants_own_id(two, serve,
     assert (status, body["error"]["details"]) == (503, {"session": "a"})
     assert "acme" not in body["error"]["message"]
     assert ask(service, ("rival", act("a", "describe")))[0][0] == 404
+
+
+def test_a_tenants_quota_counts_its_own_sessions_and_stops_nobody_else(serve, ask, two):
+    service, x = serve(max_sessions_per_tenant=2), two.sequence(1)
+    for tenant in ("acme", "rival", "default"):
+        assert [status for status, _ in ask(service, *((tenant, step(str(n), 0, x)) for n in range(2)))] == [200, 200]
+    for tenant in ("acme", "rival"):
+        [(status, body)] = ask(service, (tenant, step("third", 0, x)))
+        assert (status, body["error"]["code"], body["error"]["details"]) == (429, "quota_exceeded", {"limit": 2})
+        assert f"the tenant {tenant} has 2 sessions of this model (max_sessions_per_tenant)" in body["error"]["message"]
+        assert ask(service, (tenant, step("0", 1, x)))[0][0] == 200, "sessions that are there go on"
+    assert ask(service, ("default", step("third", 0, x)))[0][0] == 200
+
+
+def test_requests_and_steps_are_counted_by_tenant(serve, ask, two):
+    service = serve()
+    ask(
+        service,
+        ("acme", step("a", 0, two.sequence(3))),
+        ("acme", act("nobody", "describe")),
+        ("rival", {"inputs": two.sequence(1).tolist()}),
+    )
+    service.frontend.handle_batch([HttpRequest(b"{}")])
+    samples = service.frontend.service.context.telemetry.take()
+    found = {(s.labels["tenant"], s.labels.get("outcome")): s.value for s in samples if s.name.startswith("cellstate_tenant_")}
+    assert found == {("acme", "ok"): 1, ("acme", "refused"): 1, ("acme", None): 3, ("rival", "ok"): 1, ("other", "refused"): 1}

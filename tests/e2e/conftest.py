@@ -61,7 +61,7 @@ def pair_store(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFa
 def lone_store(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The one-layer model alone: the quickest server to start."""
     folder = tmp_path_factory.mktemp("lone-store")
-    shutil.copy(store / "one.mar", folder)
+    shutil.copy(store / "one-1.0.mar", folder)
     return folder
 
 
@@ -87,7 +87,7 @@ def scripted(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """Some of the models, served through TorchScript."""
     folder = tmp_path_factory.mktemp("scripted-store")
     for name in ("two", "both-ways", "projected", "words"):
-        shutil.copy(store / f"{name}.mar", folder)
+        shutil.copy(store / f"{name}-1.0.mar", folder)
     with serving(tmp_path_factory.mktemp("scripted"), folder, environment={"CELLSTATE_BACKEND": "torchscript"}) as server:
         yield server
 

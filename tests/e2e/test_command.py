@@ -45,7 +45,19 @@ class Running:
     def __init__(self, folder: Path, store: Path, *options: str) -> None:
         self.folder, self.lines = folder, [""]
         self.process = subprocess.Popen(
-            command("serve", "--port", "0", "--metrics-port", "0", "--folder", folder, "--store", store, *options),
+            command(
+                "serve",
+                *([] if "--log-stdout" in options else ["--no-log-stdout"]),
+                "--port",
+                "0",
+                "--metrics-port",
+                "0",
+                "--folder",
+                folder,
+                "--store",
+                store,
+                *options,
+            ),
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -221,6 +233,35 @@ def test_a_store_without_archives_is_named_in_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "holds no .mar archive" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def test_in_a_container_standard_output_is_one_json_object_a_line_and_a_normal_start_has_no_warning(
+    lone_store: Path, zoo: dict[str, Model], tmp_path: Path
+) -> None:
+    running = Running(tmp_path / "run", lone_store, "--log-stdout", "--log-format", "json", "--access-log", "errors")
+    try:
+        url = until(lambda: running.process.poll() is not None or running.said(r'"ready at (http[^\\]+)\\n'), "ready")
+        assert isinstance(url, re.Match), "".join(running.lines)
+        assert {json.loads(line)["level"] for line in running.lines[1:]} == {"INFO"}
+        headers = {"X-API-Key": (running.folder / "key").read_text().strip(), "traceparent": TRACE}
+        answer = httpx.post(f"{url[1]}/predictions/one", json={"inputs": 3}, headers=headers, timeout=30)
+        assert answer.status_code == 422
+        until(lambda: running.said(TRACE), "the line of the request")
+        assert httpx.post(f"{url[1]}/predictions/one", json={"inputs": zoo["one"].inputs(1, seed=1)}, timeout=30).status_code == 401
+        until(lambda: running.said('"status": 401'), "the line of the refused request")
+    finally:
+        running.process.terminate()
+        running.wait(DRAIN + 20)
+        running.end()
+    lines = [json.loads(line) for line in running.lines[1:]]
+    [invalid, refused] = [line for line in lines if line["event"] == "request"]
+    assert (invalid["key"], invalid["code"], invalid["traceparent"]) == ("first", "invalid_input", TRACE)
+    assert re.fullmatch(r"[0-9a-f-]{36}", invalid["request_id"])
+    assert (refused["key"], refused["code"]) == (None, "unauthenticated")
+    assert [line["message"] for line in lines if line["event"] == "host"][-1] == "stopped"
 
 
 def test_a_port_that_is_taken_is_named_in_one_line(lone_store: Path, tmp_path: Path) -> None:

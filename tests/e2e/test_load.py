@@ -65,7 +65,7 @@ def test_a_right_server_passes_every_scenario(served: TorchServe, tmp_path: Path
 
 def test_a_wrong_answer_fails_the_run(served: TorchServe, tmp_path: Path) -> None:
     """Falsified are the expectations: one side of the comparison is as good as the other."""
-    right = Answers.compute(OfflineModel(served.store / "two.mar"))
+    right = Answers.compute(OfflineModel(served.store / "two-1.0.mar"))
     stream = right.stream.copy()
     stream[:, TAMPERED] += 100.0  # no other stream is near
     dataclasses.replace(right, stream=stream).save(tmp_path / "tampered.npz")

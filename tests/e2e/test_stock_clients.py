@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from host.torchserve.launcher import TorchServe
+from export.build import build
+from host.torchserve.launcher import TorchServe, serving
 from tests.support.http_client import Connect
-from tests.support.served_models import Model, assert_close
+from tests.support.sequence_model import sequence_model
+from tests.support.served_models import Model, assert_close, write_checkpoint
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".clients" / "bin" / "python"
+EXAMPLE = ROOT / ".clients" / "simple_http_sequence_sync_infer_client.py"
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(not PYTHON.exists(), reason="no .clients: `make test` makes it")]
 
 
@@ -59,8 +62,33 @@ def test_triton_s_client(served: TorchServe, zoo: dict[str, Model], connect: Con
     assert (status, message[:43]) == ("422", "invalid_input: x: expected FP32 [N, T, 3], ")
 
 
+def test_a_version_of_the_model_through_triton_s_client(served: TorchServe, connect: Connect, inputs: np.ndarray, tmp_path: Path) -> None:
+    """TorchServe has no route for a version in the protocol's path, and says 404; the URL of a version is the client's way to it."""
+    found = run("triton", served, f"127.0.0.1:{served.ports.inference}", inputs, tmp_path)["versions"]
+    expected = native(connect, served, inputs)
+    assert [found["server"][version][1] for version in ("1.0", "2.0")] == ["404", "404"]
+    for answer in (found["server"][""], found["version"][""], found["version"]["1.0"]):
+        assert equal(answer[0], expected)
+    [nothing, status, message] = found["version"]["2.0"]
+    assert (nothing, status) == (None, "422")
+    assert message.startswith("invalid_input: model_version: '2.0' is asked for, but this request reached two-1.0")
+
+
+@pytest.mark.skipif(not EXAMPLE.exists(), reason=f"no {EXAMPLE.name}: `make test` fetches it where GitHub is reached")
+def test_triton_s_own_sequence_example(tmp_path: Path) -> None:
+    """Its two sequences with integer ids and one with a text, against the model that it expects, whose clients send no key."""
+    model = sequence_model()
+    build(write_checkpoint(model, tmp_path / "simple_sequence"), tmp_path / "store")
+    with serving(tmp_path / "server", tmp_path / "store", authenticate=False) as server:
+        done = subprocess.run(
+            [str(PYTHON), str(EXAMPLE), "-u", f"127.0.0.1:{server.ports.inference}"], capture_output=True, text=True, timeout=120
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "PASS: Sequence" in done.stdout
+
+
 def test_kserve_s_client(served: TorchServe, connect: Connect, inputs: np.ndarray, tmp_path: Path) -> None:
     found, expected = run("kserve_sdk", served, served.url, inputs, tmp_path), native(connect, served, inputs)
-    for name in ("v1", "json", "binary"):
+    for name in ("v1", "json", "binary", "version"):
         assert equal(found[name], expected), name
     assert found["error"].startswith("invalid_input: x: expected FP32 [N, T, 3], got the shape [2, 6, 1]")

@@ -21,7 +21,7 @@ def series(place):  # noqa: F811
 
 def signature(place, capsys):  # noqa: F811
     capsys.readouterr()
-    assert command.main(["inspect", str(place / "store" / "load.mar"), "--json"]) == 0
+    assert command.main(["inspect", str(place / "store" / "load-1.0.mar"), "--json"]) == 0
     return orjson.loads(capsys.readouterr().out)
 
 

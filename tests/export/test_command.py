@@ -87,12 +87,62 @@ def arguments(place, factory="Load", weights="w.pt", example="x.npy", **more):
 def test_weights_in_every_format_make_the_same_archive(place, weights, capsys):
     assert command.main(arguments(place, weights=weights, features="power,temperature", outputs="next")) == 0
     assert "streaming: yes" in capsys.readouterr().out
-    assert command.main(["inspect", str(place / "store" / "load.mar"), "--json"]) == 0
+    assert command.main(["inspect", str(place / "store" / "load-1.0.mar"), "--json"]) == 0
     document = orjson.loads(capsys.readouterr().out)
     assert document["inputs"]["features"] == ["power", "temperature"]
     assert [entry["name"] for entry in document["state"]] == ["h", "c"]
-    assert command.main(["inspect", str(place / "store" / "load.mar")]) == 0
+    assert command.main(["inspect", str(place / "store" / "load-1.0.mar")]) == 0
     assert "h_0 -> h_n  [1, B, 4] float32" in capsys.readouterr().out
+
+
+def stored(place):
+    return {path.name: path.read_bytes() for path in (place / "store").iterdir()}
+
+
+def other_weights(place):
+    """Weights of the same model, trained anew."""
+    state = {name: value + 0.01 for name, value in torch.load(place / "w.pt").items()}
+    save_file(state, place / "other.safetensors")
+    return "other.safetensors"
+
+
+def test_a_version_is_built_again_with_the_same_contents_and_replaced_only_when_told(place, capsys):
+    assert command.main(arguments(place)) == 0
+    before = stored(place)
+    assert command.main(arguments(place)) == 0
+    assert stored(place) == before
+    assert command.main(arguments(place, weights=other_weights(place))) == 2
+    expected = f"export: {place / 'store' / 'load-1.0.mar'} holds this version with other contents: build under another version, or insist"
+    assert capsys.readouterr().err.startswith(expected)
+    assert stored(place) == before
+    assert command.main(arguments(place, weights="other.safetensors", version="1.1")) == 0
+    assert command.main([*arguments(place, weights="other.safetensors"), "--replace"]) == 0
+    assert stored(place).keys() == {"load-1.0.mar", "load-1.1.mar"}
+    assert stored(place)["load-1.0.mar"] != before["load-1.0.mar"]
+
+
+def test_an_archive_under_the_name_of_earlier_releases_counts_as_its_version(place):
+    assert command.main(arguments(place)) == 0
+    (place / "store" / "load-1.0.mar").rename(place / "store" / "load.mar")
+    assert command.main(arguments(place, weights=other_weights(place))) == 2
+    assert stored(place).keys() == {"load.mar"}
+    assert command.main([*arguments(place, weights="other.safetensors"), "--replace"]) == 0
+    assert stored(place).keys() == {"load-1.0.mar"}
+    (place / "store" / "load-1.0.mar").rename(place / "store" / "load.mar")
+    assert command.main(arguments(place, version="2.0")) == 0, "that is another version"
+    assert stored(place).keys() == {"load.mar", "load-2.0.mar"}
+
+
+def test_the_signature_records_what_the_model_answers_to_its_example(place):
+    assert command.main(arguments(place)) == 0
+    with zipfile.ZipFile(place / "store" / "load-1.0.mar") as contents:
+        document = orjson.loads(contents.read("signature.json"))
+    space = {}
+    exec(compile(SOURCE, "net.py", "exec"), space)
+    model = space["Load"]()
+    model.load_state_dict(torch.load(place / "w.pt"))
+    y = model(torch.tensor([document["inputs"]["example"]]))[0].tolist()
+    assert document["outputs"]["example"] == pytest.approx(y, abs=1e-6)
 
 
 def test_a_scaler_goes_into_the_archive(place, capsys):
@@ -102,7 +152,7 @@ def test_a_scaler_goes_into_the_archive(place, capsys):
     assert "finding the state" in shown
     assert "every artefact agrees" in shown
     assert len(shown.splitlines()) < 16
-    assert command.main(["inspect", str(place / "store" / "load.mar"), "--json"]) == 0
+    assert command.main(["inspect", str(place / "store" / "load-1.0.mar"), "--json"]) == 0
     names = [entry["path"] for entry in orjson.loads(capsys.readouterr().out)["recurrent"]]
     assert names == ["model.lstm"], "the model is inside its scaler"
 
@@ -175,7 +225,7 @@ ERRORS = {
 @pytest.mark.parametrize("name", ERRORS)
 def test_an_error_is_one_line_and_leaves_the_store_as_it_was(place, name, capsys):
     spoil(place)
-    (place / "store" / "load.mar").write_bytes(b"the old archive")
+    (place / "store" / "load-1.0.mar").write_bytes(b"the old archive")
     changed, expected = ERRORS[name]
     changed = changed | {"store": place / changed.get("store", "store")}
     assert command.main(arguments(place, **changed)) == 2
@@ -183,7 +233,7 @@ def test_an_error_is_one_line_and_leaves_the_store_as_it_was(place, name, capsys
     assert len(lines) == 1
     assert lines[0].startswith("export: ")
     assert expected in lines[0]
-    assert [(p.name, p.read_bytes()) for p in (place / "store").iterdir()] == [("load.mar", b"the old archive")]
+    assert [(p.name, p.read_bytes()) for p in (place / "store").iterdir()] == [("load-1.0.mar", b"the old archive")]
     assert not (place / "ran").exists()
 
 
@@ -213,7 +263,7 @@ def test_inspecting_what_is_not_an_archive_is_one_line(tmp_path, content, capsys
 
 def test_killed_while_it_writes_the_old_archive_stands(tmp_path):
     """The writer stops itself between the last byte and the rename, where a reader could meet half an archive."""
-    target = tmp_path / "load.mar"
+    target = tmp_path / "load-1.0.mar"
     archive.write_archive(target, {"signature.json": b"old"})
     before = target.read_bytes()
     code = (

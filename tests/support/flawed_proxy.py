@@ -133,21 +133,22 @@ class Refusing(Flaw):
         return orjson.dumps({"error": {"code": "overloaded", "message": "nothing was applied", "retryable": True}})
 
 
-Answer = Callable[[bytes, dict[str, str]], tuple[int, bytes]]
+FORWARDED = ("content-type", "authorization", "inference-header-content-length")
+LENGTH = "inference-header-content-length"  # of a body with raw bytes, there and back
+Answered = tuple[int, bytes, str | None]  # status, body, and LENGTH
+Answer = Callable[[bytes, dict[str, str]], Answered]  # the headers are those that the client sent, and `x-path`
 
 
 def forwarding(port: int) -> Answer:
     """Answer as the server at a port does."""
     local = threading.local()
 
-    def answer(body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
+    def answer(body: bytes, headers: dict[str, str]) -> Answered:
         for attempt in range(2):
             connection: HTTPConnection = getattr(local, "connection", None) or HTTPConnection("127.0.0.1", port, timeout=30)
             local.connection = connection
             try:
-                connection.request(
-                    "POST", headers["x-path"], body, {"Content-Type": "application/json", "Authorization": headers["authorization"]}
-                )
+                connection.request("POST", headers["x-path"], body, {name: headers[name] for name in FORWARDED if name in headers})
                 response = connection.getresponse()
                 content = response.read()
             except (HTTPException, OSError):  # a connection that was closed after an error
@@ -156,7 +157,7 @@ def forwarding(port: int) -> Answer:
                 if attempt:
                     raise
             else:
-                return response.status, content
+                return response.status, content, response.headers.get(LENGTH)
         raise AssertionError("unreachable")
 
     return answer
@@ -174,24 +175,26 @@ def _handler(flaw: Flaw, answer: Answer) -> type[BaseHTTPRequestHandler]:
                 request = orjson.loads(body)
             except orjson.JSONDecodeError:
                 request = None
-            status, content = self._answered(body, request)
+            status, content, length = self._answered(body, request)
             flaw.wait()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
+            if length:
+                self.send_header(LENGTH, length)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
 
-        def _answered(self, body: bytes, request: Any) -> tuple[int, bytes]:
-            headers = {"x-path": self.path, "authorization": self.headers.get("Authorization", "")}
+        def _answered(self, body: bytes, request: Any) -> Answered:
+            headers = {name.lower(): value for name, value in self.headers.items()} | {"x-path": self.path}
             if not isinstance(request, dict):
                 return answer(body, headers)
             if (refusal := flaw.refuses(request)) is not None:
-                return 503, refusal
-            status, content = answer(orjson.dumps(flaw.request(request)), headers)
+                return 503, refusal, None
+            status, content, length = answer(orjson.dumps(flaw.request(request)), headers)
             if status != 200 or not content.startswith(b"{"):
-                return status, content
-            return status, orjson.dumps(flaw.reply(request, orjson.loads(content)))
+                return status, content, length
+            return status, orjson.dumps(flaw.reply(request, orjson.loads(content))), length
 
         def log_message(self, *_: object) -> None:
             """Log nothing."""

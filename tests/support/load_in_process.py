@@ -11,12 +11,13 @@ from loadtests.load.answers import Answers
 from loadtests.load.arrivals import Due
 from loadtests.load.checks import Checker
 from loadtests.load.driver import Driver
+from loadtests.load.exchange import HEADER_LENGTH
 from loadtests.load.flows import meter
 from loadtests.load.measurements import Measurements
 from loadtests.load.open_loop import Flows, OpenLoop
 from loadtests.load.scenarios import SCENARIOS, MakeFlow
 from loadtests.load.transport import Connection, Target
-from tests.support.flawed_proxy import Answer, Flaw, flawed
+from tests.support.flawed_proxy import Answer, Answered, Flaw, flawed
 from tests.support.in_process import InProcess
 
 FLOWS: dict[str, MakeFlow] = {name: scenario.flow for name, scenario in SCENARIOS.items()} | {"meter": meter}
@@ -26,10 +27,10 @@ def serving(service: InProcess) -> Answer:
     """Answer as a server over the service does, a request at a time."""
     lock = threading.Lock()
 
-    def answer(body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
+    def answer(body: bytes, headers: dict[str, str]) -> Answered:
         with lock:
-            [response] = service.frontend.handle_batch([HttpRequest(body, path=headers["x-path"])])
-        return response.status, bytes(response.body)
+            [response] = service.frontend.handle_batch([HttpRequest(body, headers, headers["x-path"])])
+        return response.status, bytes(response.body), response.headers.get(HEADER_LENGTH)
 
     return answer
 

@@ -15,6 +15,9 @@ class Wrapped:
     def get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
         return self.inner.get_many(keys)
 
+    def get_parts(self, key: bytes, numbers: Sequence[int]) -> list[bytes | None]:
+        return self.inner.get_parts(key, numbers)
+
     def commit_many(self, changes: Sequence[Change]) -> list[bool]:
         return self.inner.commit_many(changes)
 
@@ -26,6 +29,9 @@ class Wrapped:
 
     def usage(self) -> Usage:
         return self.inner.usage()
+
+    def count(self, prefix: bytes, limit: int) -> int:
+        return self.inner.count(prefix, limit)
 
     def scan(self, prefix: bytes, after: bytes = b"") -> Iterator[tuple[bytes, Entry]]:
         return self.inner.scan(prefix, after)
@@ -53,7 +59,7 @@ class Overtaken(Wrapped):
 
 
 class Broken(Wrapped):
-    """A store that is away for what is named in `away`: "read", "commit", "sweep", "usage"."""
+    """A store that is away for what is named in `away`: "read", "parts", "commit", "sweep", "usage"."""
 
     def __init__(self, inner: Store, *away: str) -> None:
         super().__init__(inner)
@@ -67,6 +73,10 @@ class Broken(Wrapped):
         self._reach("read")
         return super().get_many(keys)
 
+    def get_parts(self, key: bytes, numbers: Sequence[int]) -> list[bytes | None]:
+        self._reach("parts")
+        return super().get_parts(key, numbers)
+
     def commit_many(self, changes: Sequence[Change]) -> list[bool]:
         self._reach("commit")
         return super().commit_many(changes)
@@ -78,6 +88,10 @@ class Broken(Wrapped):
     def usage(self) -> Usage:
         self._reach("usage")
         return super().usage()
+
+    def count(self, prefix: bytes, limit: int) -> int:
+        self._reach("usage")
+        return super().count(prefix, limit)
 
 
 class GoesAway(Wrapped):

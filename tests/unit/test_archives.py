@@ -6,7 +6,7 @@ import zipfile
 import pytest
 import yaml
 
-from host.archives import defaults, find, with_options
+from host.archives import by_model, contents, find, min_workers, with_options
 from host.ports import HostError
 
 SIGNATURE = {"inputs": {"features": ["load", "hour"]}, "streaming": {"possible": True}}
@@ -25,7 +25,11 @@ def test_archives_are_sorted_by_name_and_by_the_numbers_of_their_versions(tmp_pa
         archive(tmp_path, f"{file}.mar", version=version)
     archive(tmp_path, "z.mar", name="another")
     assert [found.address for found in find(tmp_path)] == ["another/1.0", "one/1.9-rc", "one/1.9", "one/1.9.1", "one/1.10", "one/2.0"]
-    assert [found.address for found in defaults(find(tmp_path))] == ["another/1.0", "one/2.0"]
+    archive(tmp_path, ".hidden.mar", version="3.0")
+    assert [[found.version for found in versions] for versions in by_model(find(tmp_path))] == [
+        ["1.0"],
+        ["1.9-rc", "1.9", "1.9.1", "1.10", "2.0"],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -42,11 +46,22 @@ def test_the_health_check_needs_the_session_store_where_the_model_streams(tmp_pa
     assert found.health_check() == check
 
 
+def flip(path):
+    """Change one byte of what the archive holds."""
+    with zipfile.ZipFile(path) as contents:
+        offset = contents.getinfo("signature.json").header_offset + len("signature.json") + 40
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(data)
+
+
 BROKEN = {
     "empty": lambda path: path.write_bytes(b""),
     "half copied": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     "no signature": lambda path: zipfile.ZipFile(path, "w").close(),
     "a signature that is none": lambda path: archive(path.parent, path.name, signature={"inputs": 3}),
+    "a damaged file inside": flip,
+    "a name that is a path": lambda path: archive(path.parent, path.name, name="../one"),
     "a folder": lambda path: (path.unlink(), path.mkdir()),
 }
 
@@ -91,11 +106,13 @@ def test_a_copy_has_other_options_and_all_else(tmp_path):
     original = archive(tmp_path, "one.mar")
     (tmp_path / "copies").mkdir()
     [found] = find(tmp_path)
-    copy = with_options(found, tmp_path / "copies", {"batchSize": 8, "maxBatchDelay": 3})
-    assert (copy.path.name, copy.signature) == ("one-1.0.mar", found.signature)
+    copy = with_options(found, tmp_path / "copies" / "two.mar", {"minWorkers": 2, "batchSize": 8, "maxBatchDelay": 3})
+    assert (copy.path.name, copy.signature) == ("two.mar", found.signature)
+    assert (min_workers(found), min_workers(copy)) == (1, 2)
+    assert contents(found) == contents(copy), "but for the model configuration"
     with zipfile.ZipFile(original) as one, zipfile.ZipFile(copy.path) as other:
         assert one.namelist() == other.namelist()
         assert yaml.safe_load(other.read("model-config.yaml")) == {
-            "minWorkers": 1, "maxWorkers": 1, "batchSize": 8, "maxBatchDelay": 3, "cellstate": {"threads": 2},
+            "minWorkers": 2, "maxWorkers": 1, "batchSize": 8, "maxBatchDelay": 3, "cellstate": {"threads": 2},
         }  # fmt: skip
         assert one.read("signature.json") == other.read("signature.json")

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -52,6 +53,14 @@ def test_what_was_not_measured_is_refused_with_place_and_value(row, said):
 def test_inputs_known_in_advance_are_checked_in_their_own_columns():
     with pytest.raises(InvalidInput, match=r"future\[0\]\[0\]: expected an id from 0 to 23 for hour, got 30"):
         RULES.check(request(GOOD, future=np.array([[30, 0, 1]], np.float32)))
+
+
+def test_beside_observations_they_stand_in_other_columns():
+    calendar = {"derived": {"hour": {"of": "hour"}}}
+    rules = RequestRules(replace(SIGNATURE, frequency="1h", calendar=calendar), Settings())
+    observed = msgspec.structs.replace(request(GOOD, future=np.array([[2], [0.5]], np.float32)), times=np.zeros((1, 2), np.int64))
+    with pytest.raises(InvalidInput, match=r"future\[1\]\[0\]: expected an integer within ±16777216 for rain, got 0.5"):
+        rules.check(observed)
 
 
 def test_a_sign_that_was_not_measured_is_refused_on_either_side():

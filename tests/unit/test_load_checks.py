@@ -2,18 +2,21 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import orjson
 import pytest
 
+from handlers.protocols.base import HttpRequest
 from loadtests.load.answers import HORIZON, Answers
-from loadtests.load.checks import APPLIED_TWICE, MALFORMED, REFUSED, SESSION, Checker, Problem, Reply, wrong_session
+from loadtests.load.checks import APPLIED_TWICE, DIGITS, MALFORMED, REFUSED, SESSION, Checker, Problem, Reply, wrong_session
 from loadtests.load.driver import checked
-from loadtests.load.exchange import Flow, encode
+from loadtests.load.exchange import HEADER_LENGTH, Flow, action, encode, step
 from loadtests.load.flows import meter, stream
 from loadtests.load.preflight import PreflightError, preflight
+from loadtests.load.protocol_flows import open_inference_binary
 from loadtests.load.scenarios import SCENARIOS, parse_mix
 from loadtests.load.transport import Target, authorization
 from loadtests.offline import STEPS, WINDOW, OfflineModel
@@ -37,9 +40,12 @@ def played(flow: Flow, service: InProcess) -> list[tuple[str, dict[str, object],
     """Every request of a flow, with what was wrong with its answer."""
     found, exchange = [], next(flow)
     while True:
-        [response] = service.handle_batch([exchange.body])
-        reply = Reply(response.status, bytes(response.body))
-        found.append((exchange.kind, orjson.loads(exchange.body), exchange.check(reply)))
+        headers = {name.lower(): value for name, value in exchange.headers.items()}
+        [response] = service.frontend.handle_batch([HttpRequest(exchange.body, headers)])
+        length = response.headers.get(HEADER_LENGTH)
+        reply = Reply(response.status, bytes(response.body), header_length=int(length) if length else None)
+        request = {} if HEADER_LENGTH in exchange.headers else orjson.loads(exchange.body)
+        found.append((exchange.kind, request, exchange.check(reply)))
         try:
             exchange = flow.send(reply)
         except StopIteration:
@@ -67,6 +73,30 @@ def test_every_kind_of_model_answers_as_offline(exported: Callable[[str], Export
         if scenario.fits(found) and scenario is not SCENARIOS["hostile"]:
             problems = [problem for *_, problem in played(scenario.flow(Checker(found), random.Random(1), "s"), make_service(model))]
             assert not any(problems), problems
+
+
+def test_wrong_raw_bytes_are_told(two: Exported, checker: Checker) -> None:
+    exchange = next(open_inference_binary(checker, random.Random(0), "s"))
+    headers = {name.lower(): value for name, value in exchange.headers.items()}
+    [response] = make_service(two).frontend.handle_batch([HttpRequest(exchange.body, headers)])
+    right = Reply(200, bytes(response.body), header_length=int(response.headers[HEADER_LENGTH]))
+    assert exchange.check(right) is None
+    problems = [
+        exchange.check(replace(right, content=right.content + b"more")),
+        exchange.check(replace(right, header_length=None)),
+        exchange.check(replace(right, content=right.content.replace(right.content[right.header_length :][:4], b"\0\0\x80?", 1))),
+        exchange.check(Reply(503, b"later")),
+    ]
+    assert [problem.name for problem in problems if problem] == [MALFORMED, MALFORMED, DIGITS, REFUSED]
+
+
+def test_a_wrong_generation_is_told(two: Exported, checker: Checker) -> None:
+    service, rewind = make_service(two), {"action": "rewind", "step": 1}
+    service.handle_batch([step(checker, "", "s", 0, 0, 1).body])
+    told = action("", "s", 1, rewind, generation=2)
+    [response] = service.handle_batch([told.body])
+    problem = told.check(Reply(200, bytes(response.body)))
+    assert problem == Problem(SESSION, "session.generation: 1 instead of 2")
 
 
 def test_answers_are_saved_and_loaded(answers: Answers, tmp_path: Path) -> None:
@@ -170,7 +200,7 @@ def test_an_answer_of_any_structure_is_wrong_and_ends_nothing(checker: Checker, 
 
 
 def refusing(status: int, body: bytes) -> Answer:
-    return lambda *_: (status, body)
+    return lambda *_: (status, body, None)
 
 
 WRONG = orjson.dumps({"prediction": [0.123], "model": {"name": "two", "version": "1.0"}})

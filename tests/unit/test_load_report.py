@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from host.torchserve.launcher import TorchServe
 from loadtests.load import faults, objectives
 from loadtests.load.checks import DIGITS, Problem
 from loadtests.load.faults import Fault, Faults
 from loadtests.load.report.page import page, write_report
 from loadtests.load.result import Event, Result, judged
 from loadtests.load.server_metrics import parse, stages
+from tests.conftest import Exported
 from tests.unit.test_load_judgement import measured
 
 SCRAPED = """# TYPE cellstate_steps_applied_total counter
@@ -79,10 +81,10 @@ def test_faults_are_read_in_the_order_of_their_time(tmp_path: Path) -> None:
     assert str(faults.read(path)[0]) == "stop worker for 3 s"
 
 
-@pytest.mark.parametrize("text", ['[[fault]]\nat = 1\ndo = "sing"', '[[fault]]\nat = 1\ndo = "run"', "[[fault]]\nwhen = 1"])
-def test_what_is_no_fault_is_refused(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("fault", ['at = 1\ndo = "sing"', 'at = 1\ndo = "run"', 'at = 1\ndo = "deploy"', "when = 1"])
+def test_what_is_no_fault_is_refused(tmp_path: Path, fault: str) -> None:
     path = tmp_path / "faults.toml"
-    path.write_text(text)
+    path.write_text(f"[[fault]]\n{fault}")
     with pytest.raises(ValueError, match=r"faults\.toml"):
         faults.read(path)
 
@@ -99,3 +101,13 @@ def test_commands_are_run_at_their_time_and_a_failure_is_told(tmp_path: Path) ->
     harm._thread.join(30)
     assert (tmp_path / "done").exists()
     assert [event.what.partition(" (")[0] for event in harm.events] == [f"run: touch {tmp_path / 'done'}", "run: false: not done"]
+
+
+def test_a_deployment_that_fails_is_told(two: Exported, tmp_path: Path) -> None:
+    server = TorchServe(tmp_path / "run", two.built.archive.parent)
+    harm = Faults([Fault(0, "deploy", archive="two:2.0")], server, "two")
+    harm.start(started=0.0)
+    assert harm._thread is not None
+    harm._thread.join(30)
+    [event] = harm.events
+    assert event.what.startswith("deploy two:2.0: not done (")

@@ -8,16 +8,16 @@ from handlers.engine.request import Request
 from handlers.engine.task import Task
 
 
-def task(steps, horizon=0):
-    return Task(Request(np.zeros((steps, 1), np.float32), horizon=horizon), bytes)
+def task(steps, horizon=0, paths=0):
+    return Task(Request(np.zeros((steps, 1), np.float32), horizon=horizon, paths=paths), bytes)
 
 
 @pytest.mark.parametrize("path", ["", "turns"])
 def test_a_batch_takes_long_requests_up_to_its_number_of_steps_and_every_short_one(tmp_path, path):
     turns = LongRequests(str(tmp_path / path) if path else "", long_steps=10, max_steps=30)
-    long, far, short, more, fits = task(15), task(1, horizon=14), task(9), task(10), task(10)
-    with turns.admit([long, far, short, more, short, fits]) as refused:
-        assert list(map(id, refused)) == [id(more), id(fits)]
+    long, far, short, more, fits, sampled = task(15), task(1, horizon=14), task(9), task(10), task(10), task(1, horizon=2, paths=4)
+    with turns.admit([long, far, short, more, short, fits, sampled]) as refused:
+        assert list(map(id, refused)) == [id(more), id(fits), id(sampled)]
 
 
 def test_the_first_long_request_runs_however_long_it_is():

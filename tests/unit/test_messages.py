@@ -47,6 +47,16 @@ def test_a_closed_connection_ends_the_worker():
             MessageReader().read(ours, 5)
 
 
+@pytest.mark.parametrize("sent", [b"", b"\0\0", b"\0\0\0\5id", b"\0\0\0\2id"])
+def test_a_connection_that_is_closed_within_a_batch_ends_the_worker(sent):
+    ours, theirs = socket.socketpair()
+    with ours:
+        theirs.sendall(sent)
+        theirs.close()
+        with pytest.raises(SystemExit):
+            MessageReader().read_batch(ours)
+
+
 texts = st.text(st.characters(codec="utf-8"), max_size=9)
 headers = st.dictionaries(texts, texts, max_size=3)
 phrases = st.text("abc XYZ", max_size=9)  # TorchServe counts their characters and not their bytes: no others work

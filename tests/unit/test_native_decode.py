@@ -100,7 +100,7 @@ FIELDS = {
     "id with a space": (session(id="a b"), "InvalidInput", ["session.id: ", "'a b'"]),
     "id with a line end": (session(id="a\n"), "InvalidInput", ["session.id: ", r"'a\n'"]),
     "id of another alphabet": (session(id="é"), "InvalidInput", ["session.id: ", r"'\xe9'"]),
-    "step of another kind": (session(id="a", step=1.0), "InvalidInput", ["session.step: expected an integer, got a number"]),
+    "step of another kind": (session(id="a", step=1.0), "InvalidInput", ["session.step: expected an integer, got 1.0: write it"]),
     "step true": (session(id="a", step=True), "InvalidInput", ["session.step: expected an integer, got true"]),
     "step below zero": (session(id="a", step=-1), "InvalidInput", ["session.step: expected 0 to 9007199254740992, got -1"]),
     "step too large": (session(id="a", step=2**53 + 1), "InvalidInput", ["session.step: expected 0 to", "9007199254740993"]),

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from export.packaging.model_spec import OTHER_TENSORS
 from handlers.protocols.open_inference.decode import Decoder
 from handlers.protocols.open_inference.metadata import model_metadata, server_metadata
 from handlers.settings import Settings
@@ -40,10 +41,35 @@ def test_a_model_has_its_tensors_with_their_shapes():
     assert (outputs["y"], outputs["output"], outputs["h_n"]) == (("FP32", [-1, 1]), ("FP32", [-1, -1, 5]), ("FP32", [2, -1, 5]))
 
 
-def test_it_names_what_the_codec_takes_and_gives():
-    found, codec = model_metadata(LSTM, ["1.0"], "torchscript"), Decoder(LSTM, Settings())
+FULL = replace(
+    LSTM,
+    frequency="1h",
+    calendar={"derived": {"hour": {"of": "hour"}}},
+    intervals={"levels": [50, 80, 90, 95]},
+    distribution=({"prediction": "volume"},),
+)
+
+
+@pytest.mark.parametrize("tensors", [{}, {"x": "INPUT", "y": "OUTPUT"}])
+def test_it_names_what_the_codec_takes_and_gives(tensors):
+    signature = replace(FULL, tensors=tensors)
+    found, codec = model_metadata(signature, ["1.0"], "torchscript"), Decoder(signature, Settings())
     assert set(shapes(found["inputs"])) == set(codec.inputs)
     assert set(shapes(found["outputs"])) == {*codec.outputs, "step", "generation", "status", "error"}
+
+
+def test_a_model_with_a_calendar_and_intervals_has_their_tensors():
+    found = model_metadata(FULL, ["1.0"], "onnxruntime")
+    assert shapes(found["inputs"])["time"] == ("BYTES", [-1, -1])
+    outputs = shapes(found["outputs"])
+    assert outputs["times"] == ("BYTES", [-1, -1])
+    assert outputs["lower"] == outputs["upper"] == ("FP32", [-1, -1, -1, 1])
+
+
+def test_no_tensor_of_a_model_may_take_the_name_of_another():
+    assert set(OTHER_TENSORS) == {*Decoder(FULL, Settings()).inputs, *Decoder(FULL, Settings()).outputs} - {
+        *("x", "y", "h_0", "c_0", "h_n", "c_n")
+    } | {"status", "error", "imputed"}
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from xxhash import xxh3_64_digest
 
 from handlers.sessions import record_v1, state
+from handlers.sessions.kept import pack_kept, unpack_kept
 from handlers.sessions.record import HEADER, NO_HASH, PREFIX, Record, pack_arrays, unpack_arrays, was_closed
 from handlers.sessions.record_v1 import RecordV1
 from handlers.sessions.state import CorruptState, State
@@ -33,12 +35,12 @@ arrays = st.dictionaries(
 records = st.builds(
     Record, states, times, times, st.integers(0, 2**53), hashes, st.integers(0, 2**53), arrays.map(pack_arrays), st.text(max_size=9),
     hashes,
-    st.integers(0, 2**53), st.booleans(), st.lists(states, max_size=3).map(tuple), st.one_of(st.none(), features, tokens),
+    st.integers(0, 2**53), st.booleans(), st.lists(st.integers(0, 2**53), max_size=3).map(tuple), st.one_of(st.none(), features, tokens),
 )  # fmt: skip
 
 
 def parts(record):
-    kept = [(s.values.tobytes(), s.position, s.digest, s.forecast) for s in (record.state, *record.history)]
+    states = [(s.values.tobytes(), s.position, s.digest, s.forecast) for s in (record.state, *record.unstored)]
     recent = None if record.recent is None else (record.recent.dtype, record.recent.shape, record.recent.tobytes())
     names = (
         "created_at",
@@ -52,7 +54,7 @@ def parts(record):
         "generation",
         "closed",
     )
-    return kept, recent, [getattr(record, name) for name in names]
+    return states, record.kept, recent, [getattr(record, name) for name in names]
 
 
 @given(records)
@@ -89,7 +91,7 @@ def checked(body):
 
 @given(st.binary(max_size=300))
 def test_no_bytes_whatever_break_the_reader(junk):
-    sound_heads = (b"CSRE\1" + junk, b"CSRE\2" + junk)
+    sound_heads = (b"CSRE\1" + junk, b"CSRE\2" + junk, b"CSRE\3" + junk)
     for data in (junk, *sound_heads, *map(state.append_mac, (junk, *sound_heads)), *map(checked, (junk, *sound_heads))):
         with pytest.raises(CorruptState):
             Record.decode(data)
@@ -102,35 +104,54 @@ def test_no_answer_whatever_breaks_the_reader(junk):
 
 
 def example():
+    """A record with one earlier state, which is not in the store yet."""
     now, before = (
         State(np.array([0.0, -1.5, 0.25, n], np.float32), position, DIGEST, forecast)
         for n, position, forecast in ((2.0**100, 7, b"seven"), (1.0, 6, b""))
     )
     recent = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], np.float32)
     answer = pack_arrays({"prediction": np.array([1.5], np.float32)})
-    return Record(now, 1.8e9, 1.8e9 + 60, 6, REQUEST, 2, answer, "1.0", ACTION, 3, False, (before,), recent)
+    return Record(now, 1.8e9, 1.8e9 + 60, 6, REQUEST, 2, answer, "1.0", ACTION, 3, False, (6,), recent, (before,))
 
 
-def test_format_2_is_read_and_written_as_it_was_when_it_was_fixed():
+def stored_example():
+    """The record as it is read again: its earlier state is a part of its entry."""
+    return replace(example(), unstored=())
+
+
+def test_format_2_is_read_as_it_was_when_it_was_fixed():
     golden = bytes.fromhex((GOLDEN / "record-2.hex").read_text())
     assert parts(Record.decode(golden)) == parts(example())
+
+
+def test_a_record_without_earlier_states_is_written_so_that_the_release_before_reads_it():
+    assert replace(stored_example(), kept=()).encode()[4] == 2
+
+
+def test_format_3_is_read_and_written_as_it_was_when_it_was_fixed():
+    golden, kept = [bytes.fromhex((GOLDEN / name).read_text()) for name in ("record-3.hex", "kept-1.hex")]
+    assert parts(Record.decode(golden)) == parts(stored_example())
     assert example().encode() == golden
+    [before] = example().unstored
+    assert pack_kept(before) == kept
+    read = unpack_kept(kept)
+    assert (read.position, read.digest, read.values.tolist(), read.forecast) == (6, DIGEST, [0.0, -1.5, 0.25, 1.0], b"")
 
 
-def test_format_2_is_the_layout_that_its_docstring_tells():
+def test_format_3_is_the_layout_that_its_docstring_tells():
     record = example()
     answer = b"\x0a\x01prediction" + struct.pack("<If", 1, 1.5)
     head = b"CSRE" + struct.pack(
-        "<BBHddQ16sQ16sQ16sIBIBHII", 2, 0, 1, 1.8e9, 1.8e9 + 60, 6, REQUEST, 2, ACTION, 3, DIGEST, 4, 3, len(answer), 0, 3, 2, 9
+        "<BBHddQ16sQ16sQ16sIBIBHII", 3, 0, 1, 1.8e9, 1.8e9 + 60, 6, REQUEST, 2, ACTION, 3, DIGEST, 4, 3, len(answer), 0, 3, 2, 7
     )
-    kept = b"".join(struct.pack("<Q", s.position) + s.values.tobytes() for s in (record.state, record.history[0]))
-    assert record.encode() == checked(head + b"1.0" + answer + kept + record.recent.tobytes() + b"\5\0seven\0\0")
+    states = struct.pack("<Q", 7) + record.state.values.tobytes() + struct.pack("<Q", 6)
+    assert record.encode() == checked(head + b"1.0" + answer + states + record.recent.tobytes() + b"\5\0seven")
     assert len(head) == HEADER.size
 
 
 def old_example():
     new = example()
-    return RecordV1(new.state, new.created_at, new.expires_at, 6, REQUEST, {"prediction": [1.5]}, False, new.history, new.recent)
+    return RecordV1(new.state, new.created_at, new.expires_at, 6, REQUEST, {"prediction": [1.5]}, False, new.unstored, new.recent)
 
 
 def test_format_1_is_read_as_it_was_when_it_was_fixed():
@@ -164,14 +185,16 @@ def test_the_first_bytes_that_a_sweep_sees_tell_whether_a_session_was_closed(clo
         record_v1.encode(RecordV1(*[closed if name == "closed" else getattr(old, name) for name in RecordV1.__slots__]), b""),
     )
     assert [was_closed(data[:HEAD]) for data in written] == [closed, closed]
-    assert not any(was_closed(data) for data in (b"", b"CSRE\2", b"hello" * 20, b"CSRE\3\1" + bytes(90)))
+    assert not any(was_closed(data) for data in (b"", b"CSRE\2", b"hello" * 20, b"CSRE\4\1" + bytes(90)))
     assert PREFIX.size <= HEAD
 
 
 def test_a_rewind_to_an_earlier_state_forgets_what_came_after_it():
     record = example()
-    back = record.rewound(record.history[0], ACTION, 2e9)
-    assert (back.state, back.history, back.recent.tolist(), back.answer) == (record.history[0], (), [[1.0, 2.0, 3.0]], b"")
+    [before] = record.unstored
+    back = record.rewound(before, ACTION, 2e9)
+    assert (back.state, back.kept, back.unstored, back.answer) == (before, (), (), b"")
+    assert back.recent.tolist() == [[1.0, 2.0, 3.0]]
     assert (back.last_step, back.last_hash, back.generation, back.expires_at) == (6, NO_HASH, 4, 2e9)
 
 
@@ -179,4 +202,32 @@ def test_a_rewind_to_the_current_state_keeps_the_last_answer():
     record = example()
     back = record.rewound(record.state, ACTION, 2e9)
     assert (back.answer, back.last_step, back.last_hash, back.generation) == (record.answer, 6, REQUEST, 4)
-    assert (back.history, back.recent is record.recent) == (record.history, True)
+    assert (back.kept, back.unstored, back.recent is record.recent) == (record.kept, record.unstored, True)
+
+
+@given(states)
+def test_an_earlier_state_comes_back_whole(state):
+    read = unpack_kept(pack_kept(state))
+    assert (read.values.tobytes(), read.position, read.digest, read.forecast) == (
+        state.values.tobytes(),
+        state.position,
+        state.digest,
+        state.forecast,
+    )
+
+
+@given(states, st.data())
+def test_an_earlier_state_with_a_changed_byte_or_cut_short_is_corrupt(state, data):
+    whole = pack_kept(state)
+    changed, length = bytearray(whole), data.draw(st.integers(0, len(whole) - 1))
+    changed[length] ^= data.draw(st.integers(1, 255))
+    for broken in (bytes(changed), whole[:length]):
+        with pytest.raises(CorruptState):
+            unpack_kept(broken)
+
+
+@given(st.binary(max_size=99))
+def test_no_bytes_whatever_break_the_reader_of_earlier_states(junk):
+    for data in (junk, checked(junk), checked(b"CSKS\1" + junk)):
+        with pytest.raises(CorruptState):
+            unpack_kept(data)

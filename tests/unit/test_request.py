@@ -1,9 +1,8 @@
 """The request hash: a field that it forgot would let a retry of one request be answered with the result of another."""
 
-from dataclasses import fields, replace
-
 import numpy as np
 import pytest
+from msgspec.structs import fields, replace
 
 from handlers.engine.request import Request
 from handlers.sessions.reference import Action, SessionRef
@@ -26,6 +25,7 @@ OTHER_VALUES = {
     "close": True,
     "missing": 1,
     "levels": (80,),
+    "paths": 100,
     "times": np.zeros((1, 2), np.int64),
 }
 LEFT_OUT = {"session", "commit", "close", "missing"}

@@ -26,7 +26,7 @@ def test_each_prediction_is_fed_back(signature, per, max_batch):
     rows = [row(3, 2, 3), row(5, 1, 1), row(7, 1, 2)]
     states = [one.state.copy() for one in rows]
     forecasts = rollout(Adder(per), signature, rows, max_batch)
-    assert [forecast.tolist() for forecast in forecasts] == list(EXPECTED.values())
+    assert [made.forecast.tolist() for made in forecasts] == list(EXPECTED.values())
     for one, state in zip(rows, states, strict=True):
         np.testing.assert_array_equal(one.state, state, "a rollout moved the state it started from")
 
@@ -54,7 +54,7 @@ def test_inputs_known_in_advance_stand_beside_what_is_fed_back():
 
 def test_a_row_that_the_runtime_refuses_spoils_no_other():
     good, bad = rollout(Adder(), ADDER, [row(3, 1, 3), row(POISON, 1, 3)], 64)
-    assert good.tolist() == [[3, 1], [6, 2], [12, 3]]
+    assert good.forecast.tolist() == [[3, 1], [6, 2], [12, 3]]
     assert isinstance(bad, BackendError)
 
 

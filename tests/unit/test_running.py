@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+import zipfile
 
 import psutil
 import pytest
 
 from host.__main__ import main
+from host.description import Description
 from host.running import COMMAND, RunningServer, record_command, stop
 
 SLEEPER = [sys.executable, "-c", "import sys; print('up', flush=True); sys.stdin.read()"]
@@ -24,16 +26,24 @@ def sleeper(tmp_path):
 
 
 def describe(folder, **changes):
+    """Describe a server of one model that was started in the folder."""
+    (folder / "models").mkdir()
+    signature = {"name": "one", "version": "1.0", "inputs": {"features": ["load"]}, "streaming": {"possible": True}}
+    with zipfile.ZipFile(folder / "models" / "one-1.0.mar", "w") as contents:
+        contents.writestr("MAR-INF/MANIFEST.json", "{}")
+        contents.writestr("signature.json", json.dumps(signature))
     document = {
         "url": "http://127.0.0.1:1",
         "management": str(folder / "management.sock"),
-        "headers": {},
         "metrics": "",
-        "sessions": "",
+        "headers": {},
+        "sessions": "valkey://user:secret@host",
+        "store": "",
+        "options": {},
+        "log": "",
         "pid": 1,
-        "models": {"one/1.0": {}},
     }
-    (folder / "server.json").write_text(json.dumps(document | changes))
+    Description(**document | changes).write(folder)
 
 
 @pytest.mark.parametrize("verb", ["status", "health"])

@@ -24,10 +24,10 @@ def test_the_environment_beats_the_archive_and_the_archive_the_default():
 
 def test_each_setting_keeps_its_type_whichever_way_it_comes():
     section = {"session_ttl": 60, "store_sync": False, "store": "memory://", "max_batch": "8"}
-    environment = {"CELLSTATE_LOG_REQUESTS": "1", "CELLSTATE_SWEEP_INTERVAL": "0.5"}
+    environment = {"CELLSTATE_FAST_MESSAGES": "0", "CELLSTATE_SWEEP_INTERVAL": "0.5"}
     settings = Settings.read(section, environment)
     assert (settings.session_ttl, settings.store_sync, settings.store, settings.max_batch) == (60.0, False, "memory://", 8)
-    assert (settings.log_requests, settings.sweep_interval) == (True, 0.5)
+    assert (settings.fast_messages, settings.sweep_interval) == (False, 0.5)
     for name, value in dataclasses.asdict(settings).items():
         assert type(value) is type(getattr(Settings(), name)), name
 

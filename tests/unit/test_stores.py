@@ -26,6 +26,14 @@ def test_what_was_committed_is_read_in_the_order_asked(store):
     assert store.get_many([]) == []
 
 
+@pytest.mark.parametrize(("prefix", "count"), [(b"m/a~", 3), (b"m/b~", 1), (b"m/", 5), (b"m/c", 0), (b"", 6), (b"m/*~", 0), (b"m/a~9", 0)])
+def test_the_keys_that_begin_with_a_prefix_are_counted(store, prefix, count):
+    assert store.count(prefix, 10) == 0
+    store.commit_many([put(key, b"x" * 100) for key in (b"m/a~1", b"m/a~2", b"m/a~3", b"m/b~1", b"m/z", b"n/a~1")])
+    assert store.count(prefix, 10) == count
+    assert min(store.count(prefix, 2), 2) == min(count, 2)
+
+
 def test_nothing_to_commit_is_nothing_committed(store):
     assert store.commit_many([]) == []
     assert contents(store) == {}

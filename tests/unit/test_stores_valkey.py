@@ -7,11 +7,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from handlers.engine.factory import open_store
 from handlers.errors import ConfigurationError, StoreUnavailable
 from handlers.settings import Settings
-from handlers.stores.base import Entry
+from handlers.stores.base import Entry, Parts
 from handlers.stores.valkey import ValkeyStore
 from tests.support.store_kinds import put
 from tests.support.valkey_server import free_port, serving, shared_database, shared_store
@@ -53,9 +54,10 @@ def test_the_documented_rights_are_enough_for_the_service_and_for_the_operator(v
         assert store.check() == []
 
 
-@pytest.mark.parametrize(
-    "right", sorted({"+get", "+set", "+getrange", "+eval", "+ping", "+info", "+select", "+scan", "+pexpiretime", "+dbsize"})
-)
+NEEDED = ["get", "set", "getrange", "hset", "hdel", "hmget", "pexpireat", "eval", "ping", "info", "select", "scan", "pexpiretime", "dbsize"]
+
+
+@pytest.mark.parametrize("right", [f"+{command}" for command in NEEDED])
 def test_each_right_that_is_wanting_is_found_at_the_start(valkey, tmp_path, right):
     assert right in SERVICE.split()
     with pytest.raises(StoreUnavailable), closing(with_rights(valkey, tmp_path, [r for r in SERVICE.split() if r != right])) as store:
@@ -145,6 +147,18 @@ def test_the_keys_of_others_in_the_same_database_are_left_alone(own):
         assert [key for key, _ in store.scan(b"")] == [b"a"]
         assert store.check() == []
     assert own.client().get("a") == b"theirs"
+
+
+def test_the_server_forgets_the_parts_of_an_entry_with_it_and_every_change_gives_both_more_time(store):
+    now = time.time()
+    parts = Parts([(1, b"1")], [])
+    assert store.commit_many(
+        [replace(put(b"a", b"1", purge_at=now + 0.5), parts=parts), replace(put(b"b", b"1", purge_at=now + 0.5), parts=parts)]
+    )
+    assert store.commit_many([replace(put(b"b", b"2", 2, 1, purge_at=now + 3600), parts=Parts([], []))]) == [True]
+    while store.get_many([b"a"]) != [None]:
+        assert time.time() < now + 10
+    assert (store.get_parts(b"a", [1]), store.get_parts(b"b", [1])) == ([None], [b"1"])
 
 
 def test_the_server_forgets_an_entry_after_its_time_and_not_before(store):

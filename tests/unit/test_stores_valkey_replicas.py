@@ -14,7 +14,8 @@ from tests.support.store_kinds import put
 from tests.support.valkey_server import serving
 
 RIGHTS = (
-    "on >sesame ~cellstate:* &cellstate:* +get +set +getrange +evalsha +eval +ping +info +select +wait +publish +scan +pexpiretime +dbsize"
+    "on >sesame ~cellstate:* &cellstate:* +get +set +getrange +hset +hdel +hmget +pexpireat +evalsha +eval +ping +info +select +wait"
+    " +publish +scan +pexpiretime +dbsize"
 )
 
 

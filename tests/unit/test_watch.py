@@ -108,6 +108,17 @@ def test_a_server_that_does_not_say_is_given_up_too(night):
         night.passes(600)
 
 
+def test_what_is_deployed_is_watched_and_what_is_retired_is_forgotten(night):
+    one, two = night.server.archives[0], Archive(Path("two.mar"), {"name": "one", "version": "2.0"})
+    night.server.reason = DEAD
+    night.passes(10)
+    night.server.archives = [two]
+    night.passes(10)
+    night.server.reason, night.server.archives = None, [one]
+    night.passes(10)
+    assert night.lines == [f"one/1.0: {DEAD}", f"one/2.0: {DEAD}"], "nothing is said of the state in which a version was left"
+
+
 def test_a_server_that_has_ended_is_given_up_at_once(night):
     night.server.running = False
     with pytest.raises(HostError, match="TorchServe ended by itself"):

@@ -1,7 +1,8 @@
 """The native protocol as a codec: one request object a body, or many as `instances`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from handlers.engine.request import Request, Result
 from handlers.errors import CellstateError, TooLarge
@@ -12,8 +13,7 @@ from handlers.settings import Settings
 from handlers.signature import Signature
 
 
-@dataclass(slots=True)
-class NativeCall:
+class NativeCall(Struct):
     """One body of the native protocol."""
 
     requests: Sequence[Request | CellstateError]
@@ -53,8 +53,13 @@ class NativeCodec:
 
     def decode(self, request: HttpRequest) -> NativeCall:
         """Decode one body."""
-        requests, is_batch = self._parser.body(request.body)
-        return NativeCall(requests, is_batch, self._encoder, self._max_reply // len(requests))
+        return self.decode_batch([request])[0]
+
+    def decode_batch(self, requests: Sequence[HttpRequest]) -> list[NativeCall]:
+        """Decode the bodies of a batch together."""
+        encoder, max_reply = self._encoder, self._max_reply
+        decoded = self._parser.bodies([request.body for request in requests])
+        return [NativeCall(items, is_batch, encoder, max_reply // len(items)) for items, is_batch in decoded]
 
     def failed(self, error: CellstateError) -> NativeCall:
         """Return the call of a body that is answered with `error`."""

@@ -2,16 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
+from msgspec import UNSET, to_builtins
 
 from handlers.arrays import Array, Floats
-from handlers.engine.request import Request
+from handlers.engine.request import SAMPLES, Request
 from handlers.errors import CellstateError, InvalidInput, MalformedJson
-from handlers.forecasting.intervals import MAX_LEVEL, MIN_LEVEL
 from handlers.protocols import validation
+from handlers.protocols.native import usual
 from handlers.protocols.native.observations import ObservationParser
+from handlers.protocols.native.usual import UsualRequest
 from handlers.protocols.rules import RequestRules
 from handlers.protocols.validation import json_type
 from handlers.sessions import state as state_format
@@ -20,11 +23,10 @@ from handlers.sessions.state import State
 from handlers.settings import Settings
 from handlers.signature import Signature
 
-FIELDS = ("inputs", "observations", "return", "state", "session", "horizon", "future", "levels", "commit")
+FIELDS = ("inputs", "observations", "return", "state", "session", "horizon", "future", "levels", "paths", "commit")
 SESSION_FIELDS = ("id", "step", "action", "to", "from", "generation")
 ACTIONS = tuple(action.value for action in (Action.STEP, *NAMED_ACTIONS))
 PREDICTION = ("prediction",)
-MAX_LEVELS = 20
 
 
 @dataclass(frozen=True)
@@ -36,51 +38,104 @@ class Parser:
     rules: RequestRules = field(init=False)
     observations: ObservationParser = field(init=False)
     returns: tuple[str, ...] = field(init=False)
+    is_usual: bool = field(init=False)  # whether inputs are lists of numbers in lists, one a step
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rules", RequestRules(self.signature, self.limits))
         object.__setattr__(self, "observations", ObservationParser(self.rules))
         object.__setattr__(self, "returns", self.rules.returns)
+        object.__setattr__(self, "is_usual", not self.signature.tokens and len(self.signature.features) > 1)
+
+    def bodies(self, bodies: Sequence[bytes]) -> list[tuple[Sequence[Request | CellstateError], bool]]:
+        """Decode the bodies of a batch, each into its requests and whether they came as `instances`.
+
+        The numbers of all requests become parts of one array. Raises nothing that a client can cause.
+        """
+        read = [self._read(body) for body in bodies]
+        items = [item for parts, _ in read for item in parts]
+        requests = iter(list(map(self._decode, items, self._matrices(items))))
+        return [(list(islice(requests, len(parts))), is_batch) for parts, is_batch in read]
 
     def body(self, data: bytes) -> tuple[Sequence[Request | CellstateError], bool]:
-        """Decode one body into its requests, and whether they came as `instances`. Raises nothing that a client can cause."""
+        """Decode one body as `bodies` does."""
+        return self.bodies([data])[0]
+
+    def _read(self, data: bytes) -> tuple[list[Any], bool]:
+        """Parse one body: its request objects, or the error of the body, and whether they came as `instances`."""
         try:
+            self.rules.check_body(len(data))
+            if self.is_usual and (found := usual.read(data)) is not None and found[0]:
+                self.rules.check_instances(len(found[0]))
+                return found
             document = self._document(data)
-            if "instances" in document:
-                return [self._instance(item) for item in self._instances(document)], True
-            return [self.request(document)], False
+            return (self._instances(document), True) if "instances" in document else ([document], False)
         except CellstateError as e:
             return [e], False
 
     def _document(self, data: bytes) -> dict[str, Any]:
-        self.rules.check_body(len(data))
-        if not data:  # also what is left of a body that TorchServe took for a form
-            raise MalformedJson("body: empty; send one JSON object, with the header Content-Type: application/json")
         document = validation.parse_json(data)
-        if data.count(b":") != validation.count_keys(document):  # a colon in a text, or a field that is given twice
-            validation.reject_duplicate_fields(data)
         if not isinstance(document, dict):
             raise MalformedJson(f'body: expected a JSON object, got {json_type(document)}; for example {{"inputs": [[…]]}}')
         return document
 
     def _instances(self, document: dict[str, Any]) -> list[Any]:
-        validation.reject_unknown_fields(document, ("instances",), "body")
         items = document["instances"]
+        if items is None and len(document) > 1:
+            raise InvalidInput("instances: null beside other fields: leave it out to send one request, or send a list of request objects")
+        validation.reject_unknown_fields(document, ("instances",), "body")
         if not isinstance(items, list) or not items:
             raise InvalidInput(f"instances: expected a list of at least one request object, got {json_type(items)}")
         self.rules.check_instances(len(items))
         return items
 
-    def _instance(self, item: Any) -> Request | CellstateError:
+    def _matrices(self, items: Sequence[Any]) -> Sequence[Floats | None]:
+        """Return the inputs of all request objects as parts of one array; None for those that must be decoded alone.
+
+        That is all of them as soon as one holds anything but numbers in the model's range.
+        """
+        values = [item.inputs if type(item) is UsualRequest else item.get("inputs") if type(item) is dict else None for item in items]
+        usual = [value for value in values if type(value) is list and value]
+        if self.signature.tokens or not usual:
+            return [None] * len(items)
         try:
+            for steps in set(map(len, usual)):
+                self.rules.check_steps(steps)
+        except CellstateError:
+            return [None] * len(items)
+        arrays = validation.matrices(usual, len(self.signature.features), self.signature.input_limit)
+        if arrays is None or len(arrays) == len(items):
+            return arrays or [None] * len(items)
+        parts = iter(arrays)
+        return [next(parts) if type(value) is list and value else None for value in values]
+
+    def _decode(self, item: Any, inputs: Floats | None) -> Request | CellstateError:
+        if isinstance(item, CellstateError):
+            return item
+        try:
+            if type(item) is UsualRequest:
+                return self._usual_request(item, inputs) if inputs is not None else self.request(to_builtins(item))
             if not isinstance(item, dict):
                 raise InvalidInput(f"instance: expected a request object, got {json_type(item)}")
-            return self.request(item)
+            return self.request(item, inputs)
         except CellstateError as e:
             return e
 
-    def request(self, document: Mapping[str, Any]) -> Request:
-        """Decode one request object.
+    def _usual_request(self, item: UsualRequest, inputs: Array) -> Request:
+        found, ref = item.session, None
+        if found is not UNSET:
+            step = None if found.step is UNSET else found.step
+            generation = None if found.generation is UNSET else found.generation
+            ref = SessionRef(validation.session_id(found.id, "session.id"), step, generation=generation)
+            self.rules.check_session(ref)
+        request = Request(inputs, PREDICTION, None, ref)
+        if item.returns is not UNSET:
+            request.returns = self._returns(item.returns)
+            request.paths = self.rules.paths(None, SAMPLES in request.returns, 0)
+        self.rules.check(request)
+        return request
+
+    def request(self, document: Mapping[str, Any], inputs: Array | None = None) -> Request:
+        """Decode one request object; `inputs` are its inputs where they are decoded already.
 
         Raises:
             RequestError: a field is wrong, or fields do not go together.
@@ -89,22 +144,26 @@ class Parser:
         validation.reject_unknown_fields(document, FIELDS, "request")
         session = self._session(document["session"]) if "session" in document else None
         horizon = self._horizon(document) if "horizon" in document else 0
-        inputs, missing = self._inputs(document["inputs"]) if "inputs" in document else (None, 0)
-        times, known = None, None
+        missing, times, known = 0, None, None
+        if inputs is None and "inputs" in document:
+            inputs, missing = self._inputs(document["inputs"])
         if "observations" in document:
             observed = self.observations.read(document)
             inputs, missing, times, known = observed.inputs, observed.missing, observed.times, observed.known_in_advance
+        returns = self._returns(document["return"]) if "return" in document else PREDICTION
+        levels = self._levels(document["levels"], horizon) if "levels" in document else ()
         request = Request(
-            inputs=inputs,
-            returns=self._returns(document["return"]) if "return" in document else PREDICTION,
-            state=self._state(document["state"]) if "state" in document else None,
-            session=session,
-            horizon=horizon,
-            future=self._future(document, horizon, known) if horizon or "future" in document else None,
-            commit=validation.boolean(document, "commit", default=True),
+            inputs,
+            returns,
+            self._state(document["state"]) if "state" in document else None,
+            session,
+            horizon,
+            self._future(document, horizon, known) if horizon or "future" in document else None,
+            validation.boolean(document, "commit", default=True) if "commit" in document else True,
             missing=missing,
             times=times,
-            levels=self._levels(document["levels"], horizon) if "levels" in document else (),
+            levels=levels,
+            paths=self._paths(document, bool(levels) or SAMPLES in returns, horizon),
         )
         self.rules.check(request)
         return request
@@ -152,19 +211,14 @@ class Parser:
         if not isinstance(value, dict):
             raise InvalidInput(f'session: expected an id or an object such as {{"id": "meter-7", "step": 0}}, got {json_type(value)}')
         validation.reject_unknown_fields(value, SESSION_FIELDS, "session")
-        ref = SessionRef()
-        if "id" in value:
-            ref.id = validation.session_id(value["id"], "session.id")
-        if "step" in value:
-            ref.step = validation.integer(value, "step", "session.step")
-        if "generation" in value:
-            ref.generation = validation.integer(value, "generation", "session.generation")
-        if "action" in value:
-            ref.action = Action(validation.choice(value["action"], ACTIONS, "session.action"))
-        if "from" in value:
-            ref.from_step = validation.integer(value, "from", "session.from")
-        if "to" in value:
-            ref.to = validation.session_id(value["to"], "session.to")
+        ref = SessionRef(
+            validation.session_id(value["id"], "session.id") if "id" in value else None,
+            validation.integer(value, "step", "session.step") if "step" in value else None,
+            Action(validation.choice(value["action"], ACTIONS, "session.action")) if "action" in value else Action.STEP,
+            validation.session_id(value["to"], "session.to") if "to" in value else None,
+            validation.integer(value, "from", "session.from") if "from" in value else None,
+            validation.integer(value, "generation", "session.generation") if "generation" in value else None,
+        )
         self.rules.check_session(ref)
         return ref
 
@@ -174,15 +228,14 @@ class Parser:
         return horizon
 
     def _levels(self, value: Any, horizon: int) -> tuple[int, ...]:
-        self.rules.check_levels(horizon)
         if not isinstance(value, list) or not value or not all(type(level) is int for level in value):
             raise InvalidInput(f"levels: expected a list of percentages such as [80, 95], got {json_type(value)}")
-        for level in value:
-            if not MIN_LEVEL <= level <= MAX_LEVEL:
-                raise InvalidInput(f"levels: expected {MIN_LEVEL} to {MAX_LEVEL} percent, got {level}")
-        if len(set(value)) < len(value) or len(value) > MAX_LEVELS:
-            raise InvalidInput(f"levels: expected at most {MAX_LEVELS}, each once, got {len(value)}")
+        self.rules.check_levels(value, horizon)
         return tuple(value)
+
+    def _paths(self, document: Mapping[str, Any], is_sampled: bool, horizon: int) -> int:
+        paths = validation.integer(document, "paths", "paths") if "paths" in document else None
+        return self.rules.paths(paths, is_sampled, horizon)
 
     def _future(self, document: Mapping[str, Any], horizon: int, known: Sequence[int] | None) -> Floats | None:
         """Return the inputs known in advance, in the feature columns `known`, or in all that do not feed back."""

@@ -1,17 +1,17 @@
 """Encodes results and errors of the native protocol: compact JSON, never a NaN."""
 
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 import numpy as np
 import orjson
 
 from handlers.engine.request import OPAQUE, Result
 from handlers.errors import CellstateError
-from handlers.forecasting.intervals import Interval
 from handlers.sessions import state as state_format
 from handlers.sessions.status import SessionStatus, timestamp
 from handlers.signature import Signature
+
+ARRAYS = orjson.OPT_SERIALIZE_NUMPY  # contiguous ones; `default` makes them so
 
 
 @dataclass(frozen=True)
@@ -24,38 +24,38 @@ class Encoder:
 
     def fields(self, result: Result) -> bytes:
         """Encode the arrays and the state, without the braces around them, so that other fields can be put beside them."""
-        parts = [_field(name) + _array(array) for name, array in result.arrays.items()]
+        parts = [orjson.dumps(result.arrays, option=ARRAYS, default=np.ascontiguousarray)[1:-1]] if result.arrays else []
         if result.state is not None:
             parts.append(b'"%b":"%b"' % (OPAQUE.encode(), state_format.to_text(result.state, self.key).encode()))
         if result.intervals:
-            parts.append(b'"intervals":{%b}' % b",".join([_interval(level, pair) for level, pair in result.intervals.items()]))
+            bounds = {str(level): {"lower": lower, "upper": upper} for level, (lower, upper) in result.intervals.items()}
+            parts.append(b'"intervals":%b' % orjson.dumps(bounds, option=ARRAYS, default=np.ascontiguousarray))
         if result.times:
             parts.append(b'"times":%b' % orjson.dumps(result.times))
         if result.imputed:
             parts.append(b'"imputed":%d' % result.imputed)
-        return b",".join(parts)
+        return b",".join(parts) if len(parts) != 1 else parts[0]
 
     def response(self, fields: bytes, result: Result) -> bytes:
         """Encode one whole response object: the fields, the model, the session."""
+        model = self._models.get(result.version) or self._model(result.version)
         session = b"" if result.session is None else b"," + encode_session(result.session)
-        return b"{" + fields + (b"," if fields else b"") + self._model(result.version) + session + b"}"
+        return b"{%b%b%b%b}" % (fields, b"," if fields else b"", model, session)
 
     def error(self, error: CellstateError) -> bytes:
         """Encode `{"error": {…}}`."""
         return orjson.dumps({"error": error.body()})
 
     def _model(self, version: str) -> bytes:
-        if version not in self._models:
-            self._models[version] = orjson.dumps({"model": {"name": self.signature.name, "version": version}})[1:-1]
-        return self._models[version]
+        encoded = self._models[version] = orjson.dumps({"model": {"name": self.signature.name, "version": version}})[1:-1]
+        return encoded
 
 
 def encode_session(session: SessionStatus) -> bytes:
     """Encode the `session` field. Ids hold no character that JSON escapes."""
-    replayed = "true" if session.replayed else "false"
     text = (
         f'"session":{{"id":"{session.id}","step":{session.step},"generation":{session.generation},'
-        f'"expires_at":"{timestamp(session.expires_at)}","replayed":{replayed}'
+        f'"expires_at":"{timestamp(session.expires_at)}","replayed":{"true" if session.replayed else "false"}'
     )
     if session.closed:
         text += ',"closed":true'
@@ -65,20 +65,8 @@ def encode_session(session: SessionStatus) -> bytes:
         described = session.description
         text += f',"created_at":"{timestamp(described.created_at)}","last_step":{described.last_step}'
         text += f',"model_digest":"{described.model_digest.hex()}"'
+        if described.time is not None:
+            text += f',"time":"{described.time}"'
         if described.scores is not None:
             text += f',"scores":{orjson.dumps(described.scores).decode()}'
     return (text + "}").encode("ascii")
-
-
-@lru_cache(maxsize=64)
-def _field(name: str) -> bytes:
-    return b'"%b":' % name.encode()
-
-
-def _interval(level: int, interval: Interval) -> bytes:
-    lower, upper = interval
-    return b'"%d":{"lower":%b,"upper":%b}' % (level, _array(lower), _array(upper))
-
-
-def _array(array: np.ndarray) -> bytes:
-    return orjson.dumps(array if array.flags.c_contiguous else np.ascontiguousarray(array), option=orjson.OPT_SERIALIZE_NUMPY)

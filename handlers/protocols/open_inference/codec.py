@@ -1,15 +1,17 @@
 """The Open Inference Protocol as a codec: one inference request a body, of one or many rows."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 import orjson
 
 from handlers.engine.request import Request, Result
-from handlers.errors import CellstateError, TooLarge
+from handlers.errors import CellstateError, InvalidInput, TooLarge
 from handlers.protocols.base import HttpRequest, HttpResponse, error_text
 from handlers.protocols.open_inference.binary import HEADER_LENGTH
-from handlers.protocols.open_inference.decode import FORECAST, SESSION, Decoder, Y
+from handlers.protocols.open_inference.decode import FORECAST, LOWER, TIMES, UPPER, Decoder
 from handlers.protocols.open_inference.encode import (
     Row,
     Wanted,
@@ -20,11 +22,20 @@ from handlers.protocols.open_inference.encode import (
     session_parameters,
     stack,
 )
+from handlers.protocols.open_inference.rows import SESSION
 from handlers.protocols.open_inference.tensors import InferRequest, read_request
+from handlers.protocols.validation import short_repr
 from handlers.settings import Settings
 from handlers.signature import Signature
 
 BINARY = "application/octet-stream"
+VERSION = re.compile(r"/v2/models/[^/]+/versions/([^/]+)/infer")
+
+
+def version_in(path: str) -> str | None:
+    """Return the version of the model that a path of the protocol names."""
+    match = VERSION.fullmatch(path)
+    return None if match is None else unquote(match[1])
 
 
 @dataclass(slots=True)
@@ -52,7 +63,7 @@ class OpenInferenceCall:
         """Put the rows together."""
         if not self.rows_fail_alone and (failed := next((e for e in replies if isinstance(e, CellstateError)), None)):
             return HttpResponse(failed.status, orjson.dumps({"error": error_text(failed)}), headers=failed.headers)
-        outputs = [output for wanted in self.wanted if (output := stack(wanted, replies)) is not None]
+        outputs = stack(self.wanted, replies)
         outputs += imputed_output(replies, self.infer.binary_outputs)
         parameters = {}
         if self.rows_fail_alone:
@@ -81,9 +92,19 @@ class OpenInferenceCodec:
         try:
             self._decoder.rules.check_body(len(request.body))
             infer = read_request(request.body, request.headers)
+            self._check_version(infer.model_version or version_in(request.path))
             return self._call(self._decoder.requests(infer), infer)
         except CellstateError as e:
             return self.failed(e)
+
+    def _check_version(self, version: str | None) -> None:
+        """Raise InvalidInput where another version of the model is asked for than the one that would answer."""
+        ours = self._signature
+        if version is not None and version != ours.version:
+            raise InvalidInput(
+                f"model_version: {short_repr(version)} is asked for, but this request reached {ours.label}; "
+                f"send it to /predictions/{ours.name}/{{version}}"
+            )
 
     def failed(self, error: CellstateError) -> OpenInferenceCall:
         """Return the call of a body that is answered with `error`."""
@@ -94,8 +115,10 @@ class OpenInferenceCodec:
         return OpenInferenceCall(requests, infer, self._wanted(infer), self._signature, key, max_row_bytes, SESSION in infer.inputs)
 
     def _wanted(self, infer: InferRequest) -> list[Wanted]:
-        """The client's choice; without one the prediction, and the forecast where there is one."""
-        if not infer.outputs:
-            return [Wanted(name, infer.binary_outputs) for name in (Y, FORECAST)]
+        """The client's choice; without one the prediction and what there is of a forecast. Times, where there are some, in any case."""
+        y, default = self._decoder.y, infer.binary_outputs
+        chosen = [(output.name, output.binary) for output in infer.outputs] or [(name, default) for name in (y, FORECAST, LOWER, UPPER)]
+        if TIMES not in (name for name, _ in chosen):
+            chosen.append((TIMES, default))
         states = {entry.output for entry in self._signature.state}
-        return [Wanted(output.name, output.binary, output.name in states) for output in infer.outputs]
+        return [Wanted(name, "prediction" if name == y else name, binary, name in states) for name, binary in chosen]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+from msgspec import Struct
 
 from handlers.arrays import Array
 from handlers.engine.request import IMPUTED, OPAQUE, Result
@@ -18,11 +19,14 @@ from handlers.errors import CellstateError
 from handlers.protocols.base import error_text
 from handlers.protocols.open_inference import binary
 from handlers.protocols.open_inference.binary import BYTES
-from handlers.protocols.open_inference.decode import GENERATION, STEP, Y
+from handlers.protocols.open_inference.decode import LOWER, TIMES, UPPER
+from handlers.protocols.open_inference.rows import GENERATION, STEP
 from handlers.sessions import state as state_format
+from handlers.sessions.status import SessionStatus
 from handlers.signature import Signature
 
 FP32, INT64, INT32 = "FP32", "INT64", "INT32"
+BOUNDS = (LOWER, UPPER)
 NO_NUMBER = -1  # step and generation of a row whose session is not known
 
 
@@ -31,29 +35,28 @@ class Wanted:
     """An output of the response."""
 
     name: str
+    source: str  # what of the result: the name of an array, `state`, `times`, `lower` or `upper`
     binary: bool
     of_state: bool = False  # whether the rows lie in the second axis
 
+    @property
+    def datatype(self) -> str:
+        return BYTES if self.source in (OPAQUE, TIMES) else FP32
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+
+class Piece(Struct, frozen=True):
     """One row's part of an output: its shape without the batch axis, and its elements in as many chunks as lie apart in the tensor."""
 
     shape: tuple[int, ...]
     chunks: list[bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """One row's result, encoded."""
 
     result: Result
     pieces: dict[str, Piece]
-
-    @property
-    def size(self) -> int:
-        """Bytes of the row's elements."""
-        return sum(len(chunk) for piece in self.pieces.values() for chunk in piece.chunks)
+    size: int  # bytes of the row's elements
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,32 +72,40 @@ class Output:
 
 def encode_row(result: Result, wanted: Sequence[Wanted], key: bytes) -> Row:
     """Encode the elements of one row; `key` signs the states that clients hold."""
-    pieces = {}
+    pieces, size = {}, 0
+    has_arrays_only = result.state is None and not result.times and not result.intervals
     for output in wanted:
-        array = _array(result, output.name, key)
+        array = result.arrays.get(output.source) if has_arrays_only else _array(result, output.source, key)
         if array is not None:
             parts: list[Array] = list(array) if output.of_state else [array]
-            pieces[output.name] = Piece(array.shape, [_elements(part, _datatype(output), output.binary) for part in parts])
-    return Row(result, pieces)
+            chunks = [_elements(part, output.datatype, output.binary) for part in parts]
+            pieces[output.name] = Piece(array.shape, chunks)
+            size += sum(map(len, chunks))
+    return Row(result, pieces, size)
 
 
-def stack(output: Wanted, rows: Sequence[Row | CellstateError]) -> Output | None:
-    """Put the rows of one output together. A row that failed is not a number; without any row there is no output."""
+def stack(wanted: Sequence[Wanted], rows: Sequence[Row | CellstateError]) -> list[Output]:
+    """Put the rows of each output together that any of them has."""
+    found = set().union(*[row.pieces for row in rows if isinstance(row, Row)])
+    return [_stack(output, rows) for output in wanted if output.name in found]
+
+
+def _stack(output: Wanted, rows: Sequence[Row | CellstateError]) -> Output:
+    """Put the rows of one output together. A row that failed is not a number."""
     pieces = [row.pieces.get(output.name) if isinstance(row, Row) else None for row in rows]
-    first = next((piece for piece in pieces if piece is not None), None)
-    if first is None:
-        return None
+    first = next(piece for piece in pieces if piece is not None)
     chunks = [(_missing(first, output) if piece is None else piece).chunks for piece in pieces]
     in_order = [row[part] for part in range(len(first.chunks)) for row in chunks]
     shape = (first.shape[0], len(rows), *first.shape[1:]) if output.of_state else (len(rows), *first.shape)
-    return Output(output.name, _datatype(output), shape, (b"" if output.binary else b",").join(in_order), output.binary)
+    return Output(output.name, output.datatype, shape, (b"" if output.binary else b",").join(in_order), output.binary)
 
 
 def session_outputs(rows: Sequence[Row | CellstateError], in_binary: bool) -> list[Output]:
     """What became of each row: the step and generation of its session, its status and its error."""
+    places = [_place(row) if isinstance(row, CellstateError) or row.result.session is None else row.result.session for row in rows]
     columns: dict[str, tuple[str, Array]] = {
-        STEP: (INT64, np.array([_number(row, STEP, "expected") for row in rows], np.int64)),
-        GENERATION: (INT64, np.array([_number(row, GENERATION, GENERATION) for row in rows], np.int64)),
+        STEP: (INT64, np.array([place.step for place in places], np.int64)),
+        GENERATION: (INT64, np.array([place.generation for place in places], np.int64)),
         "status": (INT32, np.array([row.status if isinstance(row, CellstateError) else 200 for row in rows], np.int32)),
         "error": (BYTES, _texts([error_text(row).encode() if isinstance(row, CellstateError) else b"" for row in rows])),
     }
@@ -141,14 +152,16 @@ def _describe(output: Output) -> bytes:
     return b'%b,"data":[%b]}' % (orjson.dumps(head)[:-1], output.data)
 
 
-def _datatype(output: Wanted) -> str:
-    return BYTES if output.name == OPAQUE else FP32
-
-
-def _array(result: Result, name: str, key: bytes) -> Array | None:
-    if name == OPAQUE:
+def _array(result: Result, source: str, key: bytes) -> Array | None:
+    """One row's array, None where the result has none."""
+    if source == OPAQUE:
         return None if result.state is None else _texts([state_format.to_text(result.state, key).encode()]).reshape(())
-    return result.arrays.get("prediction" if name == Y else name)
+    if source == TIMES:
+        return _texts([time.encode() for time in result.times]) if result.times else None
+    if source in BOUNDS:
+        side = BOUNDS.index(source)
+        return np.stack([pair[side] for pair in result.intervals.values()]) if result.intervals else None
+    return result.arrays.get(source)
 
 
 def _elements(array: Array, datatype: str, in_binary: bool) -> bytes:
@@ -162,18 +175,17 @@ def _elements(array: Array, datatype: str, in_binary: bool) -> bytes:
 def _missing(like: Piece, output: Wanted) -> Piece:
     """A row that failed: not a number, which is null in JSON; an empty text."""
     count = math.prod(like.shape) // len(like.chunks)
-    if _datatype(output) == BYTES:
+    if output.datatype == BYTES:
         element = bytes(binary.PREFIX) if output.binary else b'""'
     else:
         element = np.float32(np.nan).tobytes() if output.binary else b"null"
     return Piece(like.shape, [(b"" if output.binary else b",").join([element] * count)] * len(like.chunks))
 
 
-def _number(row: Row | CellstateError, name: str, detail: str) -> int:
-    """Step or generation of a row's session; of an error, where it tells where the session is."""
-    if isinstance(row, CellstateError):
-        return int(row.details.get(detail, NO_NUMBER))
-    return NO_NUMBER if row.result.session is None else int(getattr(row.result.session, name))
+def _place(row: Row | CellstateError) -> SessionStatus:
+    """Where the session of a row is that has no status: what an error tells of it."""
+    details = row.details if isinstance(row, CellstateError) else {}
+    return SessionStatus("", details.get("expected", NO_NUMBER), 0.0, details.get(GENERATION, NO_NUMBER))
 
 
 def _texts(items: list[bytes]) -> Array:

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from handlers.engine.request import OPAQUE
+from handlers.engine.request import ALL_OUTPUTS, OPAQUE, SAMPLES
 from handlers.protocols.open_inference.binary import BYTES
-from handlers.protocols.open_inference.decode import FORECAST, FUTURE, GENERATION, SESSION, STEP, X, Y
+from handlers.protocols.open_inference.decode import FORECAST, FUTURE, LOWER, TIMES, UPPER, X, Y
 from handlers.protocols.open_inference.encode import FP32, INT32, INT64
+from handlers.protocols.open_inference.observations import TIME
+from handlers.protocols.open_inference.rows import GENERATION, SESSION, STEP
 from handlers.signature import Signature
 
 PLATFORMS = {"onnxruntime": "onnxruntime_onnx", "torchscript": "pytorch_torchscript"}  # by backend, in the words of the protocol
@@ -28,19 +30,33 @@ def model_metadata(signature: Signature, versions: Sequence[str], backend: str) 
         outputs += [_tensor(OPAQUE, BYTES, ANY), _tensor(STEP, INT64, ANY), _tensor(GENERATION, INT64, ANY)]
         outputs += [_tensor("status", INT32, ANY), _tensor("error", BYTES, ANY)]
     if signature.streaming and signature.feedback:
-        outputs.append(_tensor(FORECAST, FP32, ANY, ANY, len(signature.outputs)))
+        outputs.append(_tensor(FORECAST, FP32, ANY, ANY, len(signature.predictions)))
         if signature.future_columns:
             inputs.append(_tensor(FUTURE, FP32, ANY, ANY, len(signature.future_columns)))
+        if signature.intervals or signature.distribution:
+            outputs += [_tensor(name, FP32, ANY, ANY, ANY, len(signature.predictions)) for name in (LOWER, UPPER)]
+        if signature.distribution:
+            outputs.append(_tensor(SAMPLES, FP32, ANY, ANY, ANY, len(signature.predictions)))
+    if signature.distribution:
+        outputs.append(_tensor(ALL_OUTPUTS, FP32, ANY, *_steps(signature), len(signature.outputs)))
+    if signature.calendar:
+        inputs.append(_tensor(TIME, BYTES, ANY, ANY))
+        outputs.append(_tensor(TIMES, BYTES, ANY, ANY))
     return {"name": signature.name, "versions": list(versions), "platform": PLATFORMS[backend], "inputs": inputs, "outputs": outputs}
 
 
 def _x(signature: Signature) -> dict[str, Any]:
-    return _tensor(X, INT64, ANY, ANY) if signature.tokens else _tensor(X, FP32, ANY, ANY, len(signature.features))
+    name = signature.tensors.get(X, X)
+    return _tensor(name, INT64, ANY, ANY) if signature.tokens else _tensor(name, FP32, ANY, ANY, len(signature.features))
 
 
 def _y(signature: Signature) -> dict[str, Any]:
-    steps = (ANY,) if signature.output_mode == "step" else ()
-    return _tensor(Y, FP32, ANY, *steps, len(signature.outputs))
+    return _tensor(signature.tensors.get(Y, Y), FP32, ANY, *_steps(signature), len(signature.predictions))
+
+
+def _steps(signature: Signature) -> tuple[int, ...]:
+    """The axis of time steps, where the model predicts at every step."""
+    return (ANY,) if signature.output_mode == "step" else ()
 
 
 def _tensor(name: str, datatype: str, *shape: int) -> dict[str, Any]:

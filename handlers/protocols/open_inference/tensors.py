@@ -10,13 +10,12 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-import orjson
 
 from handlers.arrays import Array
 from handlers.errors import InvalidInput, MalformedJson
 from handlers.protocols.open_inference import binary
 from handlers.protocols.open_inference.binary import BYTES, DATATYPES, HEADER_LENGTH, NUMBERS, Chunks
-from handlers.protocols.validation import json_type, reject_unknown_fields, short_repr
+from handlers.protocols.validation import json_type, parse_json, reject_unknown_fields, short_repr
 
 REQUEST_FIELDS = ("id", "model_name", "model_version", "parameters", "inputs", "outputs")  # KServe's client sends the model's name
 INPUT_FIELDS = ("name", "shape", "datatype", "parameters", "data")
@@ -53,6 +52,7 @@ class InferRequest:
     binary_outputs: bool = False
     parameters: Parameters = field(default_factory=dict)
     id: str | None = None
+    model_version: str | None = None
 
 
 def read_request(body: bytes, headers: Mapping[str, str]) -> InferRequest:
@@ -68,14 +68,12 @@ def read_request(body: bytes, headers: Mapping[str, str]) -> InferRequest:
         binary_outputs,
         {name: value for name, value in parameters.items() if name != "binary_data_output"},
         _id(document),
+        None if document.get("model_version") is None else _text(document, "model_version", "request"),
     )
 
 
 def _document(header: bytes) -> dict[str, Any]:
-    try:
-        document = orjson.loads(header)
-    except orjson.JSONDecodeError as e:
-        raise MalformedJson(f"body: {e}; send one JSON object in UTF-8, and binary data only with Inference-Header-Content-Length") from e
+    document = parse_json(header, "send one JSON object in UTF-8, and binary data only with Inference-Header-Content-Length")
     if not isinstance(document, dict):
         raise MalformedJson('body: expected a JSON object; for example {"inputs": [{"name": "x", …}]}')
     return document

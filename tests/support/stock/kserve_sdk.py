@@ -18,6 +18,7 @@ async def main(url: str, token: str, model: str, inputs: str) -> None:
     async with InferenceRESTClient(RESTConfig(protocol="v2")) as client:
         v2 = {name: await infer(client, url, model, x, headers, name == "binary") for name in ("json", "binary")}
         found = {"v1": v1["predictions"], **v2, "error": await error(client, url, model, x, headers)}
+        found["version"] = await infer(client, f"{url}/predictions/{model}/1.0", model, x, headers, binary=True)
     print(json.dumps(found))
 
 

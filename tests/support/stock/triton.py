@@ -38,6 +38,7 @@ def main(address: str, token: str, model: str, inputs: str) -> None:
         client.register_plugin(Token(token))
         found = windows(client, model, x) | sequences(client, model, x) | many(client, model, x)
         found["error"] = error(client, model, x)
+    found["versions"] = versions(address, Token(token), model, x)
     found["aio"] = asyncio.run(windows_aio(address, Token(token), model, x))
     print(json.dumps(found))
 
@@ -83,11 +84,25 @@ def many(client: Any, model: str, x: np.ndarray) -> dict[str, Any]:
 
 
 def error(client: Any, model: str, x: np.ndarray) -> list[str | None]:
+    return attempt(client, model, x[..., :1])[1:]
+
+
+def attempt(client: Any, model: str, x: np.ndarray, **more: Any) -> list[Any]:
+    """The prediction, or None with status and message of the error."""
     try:
-        client.infer(model, [tensor("x", x[..., :1])])
+        return [client.infer(model, [tensor("x", x)], **more).as_numpy("y").tolist()]
     except InferenceServerException as e:
-        return [e.status(), e.message()]
-    return []
+        return [None, e.status(), e.message()]
+
+
+def versions(address: str, token: Token, model: str, x: np.ndarray) -> dict[str, Any]:
+    """A version of the model, asked for in the protocol's path, and through the URL of a version."""
+    found = {}
+    for name, url in (("server", address), ("version", f"{address}/predictions/{model}/1.0")):
+        with triton.InferenceServerClient(url) as client:
+            client.register_plugin(token)
+            found[name] = {version: attempt(client, model, x, model_version=version) for version in ("", "1.0", "2.0")}
+    return found
 
 
 async def windows_aio(address: str, token: Token, model: str, x: np.ndarray) -> list[Any]:

@@ -1,0 +1,1 @@
+"""Many series at once, sent to a server: warm starts and backtests."""

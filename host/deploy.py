@@ -1,0 +1,185 @@
+"""`python -m host deploy | rollback | retire | models`: change which versions of a model running servers serve, while they serve.
+
+`deploy` brings the version up on every server and compares its answers before it makes it the default on the first: whatever fails until
+then changes nothing.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from handlers.errors import CellstateError
+from host.archives import Archive
+from host.deployed import Deployed, locked
+from host.deployment import Deployment, end, live_sessions, served_version
+from host.ports import HostError
+from host.running import RunningServer
+from host.table import align
+
+POLL = 2.0  # seconds between two looks at the sessions of a version that is to be retired
+COLUMNS = ("model", "version", "default", "health", "workers", "queued")
+
+
+def add_parsers(verbs: Any) -> None:
+    """Define the commands among the `verbs` of a command line."""
+    deploy = verbs.add_parser("deploy", help="serve a version of a model and make it the default, without an outage")
+    deploy.add_argument("what", metavar="FILE | MODEL:VERSION", help="an archive, or a version that the server's store holds")
+    deploy.set_defaults(run=_deploy)
+    rollback = verbs.add_parser("rollback", help="make the version that was the default before the default again")
+    rollback.add_argument("model")
+    rollback.set_defaults(run=_rollback)
+    retire = verbs.add_parser("retire", help="serve a version no more; refused while sessions need it")
+    retire.add_argument("version", metavar="MODEL:VERSION", type=_version)
+    retire.add_argument("--drain", type=float, default=0.0, metavar="SECONDS", help="wait so long until no session needs it")
+    retire.add_argument("--force", action="store_true", help="do not look for sessions: their next steps are answered 409 model_changed")
+    retire.set_defaults(run=_retire)
+    models = verbs.add_parser("models", help="print the versions that are served, and those that are retired")
+    models.add_argument("--json", action="store_true", help="as one JSON object, by server")
+    models.set_defaults(run=_models)
+    for verb in (deploy, rollback, retire, models):
+        verb.add_argument(
+            "--server", type=Path, action="append", metavar="FOLDER", help="folder of a running server; may be repeated (default: run)"
+        )
+
+
+def _version(text: str) -> str:
+    """Return `model/version`."""
+    model, _, version = text.partition(":")
+    if not model or not version:
+        raise argparse.ArgumentTypeError(f"expected MODEL:VERSION, got {text!r}")
+    return f"{model}/{version}"
+
+
+def _servers(options: argparse.Namespace) -> list[RunningServer]:
+    return [RunningServer.of(folder) for folder in options.server or [Path("run")]]
+
+
+@contextmanager
+def _locked(options: argparse.Namespace) -> Iterator[list[RunningServer]]:
+    """Keep other commands from changing what the servers serve."""
+    servers = _servers(options)
+    with ExitStack() as stack:
+        for server in servers:
+            stack.enter_context(locked(server.folder))
+        yield servers
+
+
+def _say(server: RunningServer, text: str) -> None:
+    print(f"{server.folder}: {text}", flush=True)
+
+
+def _deploy(options: argparse.Namespace) -> int:
+    with _locked(options) as servers:
+        deployments = [Deployment.of(server, options.what) for server in servers]
+        _bring_up(deployments)
+        for deployment in deployments:
+            before = deployment.switch()
+            after = "" if before == deployment.archive.version else f"; {before} goes on serving its sessions until it is retired"
+            _say(deployment.server, f"{deployment.archive.address} is the default{after}")
+    return 0
+
+
+def _bring_up(deployments: Sequence[Deployment]) -> None:
+    """Bring the version up on every server, or on none. Raises HostError."""
+    up: list[Deployment] = []
+    try:
+        for deployment in deployments:
+            up.append(deployment)
+            deployment.bring_up()
+            difference = deployment.compare()
+            how = "; no answer is recorded to compare with" if difference is None else f" as recorded, difference {difference:.1e}"
+            _say(deployment.server, f"{deployment.archive.address} answers{how}")
+    except BaseException:
+        for deployment in up:
+            deployment.take_down()
+        raise
+
+
+def _rollback(options: argparse.Namespace) -> int:
+    with _locked(options) as servers:
+        targets = [(server, _earlier(server, options.model)) for server in servers]
+        for server, version in targets:
+            before = server.management.default_version(options.model)
+            deployed = Deployed.read(server.folder)
+            deployed.roll_back(options.model, version)
+            deployed.write(server.folder)
+            server.management.set_default(served_version(server, f"{options.model}/{version}"))
+            _say(server, f"{options.model}/{version} is the default again; {before} goes on serving its sessions until it is retired")
+    return 0
+
+
+def _earlier(server: RunningServer, model: str) -> str:
+    """Return the version that was the default before the present one. Raises HostError when it does not answer, or there is none."""
+    served = {archive.version for archive in server.models.archives() if archive.name == model}
+    default = server.management.default_version(model)
+    chosen = Deployed.read(server.folder).defaults.get(model, [])
+    earlier = [version for version in chosen if version in served and version != default]
+    if not earlier:
+        raise HostError(f"{server.folder}: no version of {model} that is served was the default before {default}")
+    address = f"{model}/{earlier[-1]}"
+    if reason := server.failures().get(address):
+        raise HostError(f"{server.folder}: {address} does not answer ({reason}); nothing was changed")
+    return earlier[-1]
+
+
+def _retire(options: argparse.Namespace) -> int:
+    retirable = [(server, _retirable(server, options.version)) for server in _servers(options)]
+    if not options.force:  # without the lock: other versions may be deployed meanwhile
+        for server, archive in retirable:
+            _wait_for_sessions(server, archive, options.drain)
+    with _locked(options) as servers:
+        retirable = [(server, _retirable(server, options.version)) for server in servers]
+        if not options.force:
+            for server, archive in retirable:
+                _wait_for_sessions(server, archive, 0.0)
+        for server, archive in retirable:
+            end(server, archive)
+            _say(server, f"{archive.address} is retired")
+    return 0
+
+
+def _retirable(server: RunningServer, address: str) -> Archive:
+    """Return the archive of a version that is served and not the default. Raises HostError for any other."""
+    archive = served_version(server, address)
+    if server.management.default_version(archive.name) == archive.version:
+        raise HostError(f"{server.folder}: {archive.address} is the default: deploy another version, or roll back, first")
+    return archive
+
+
+def _wait_for_sessions(server: RunningServer, archive: Archive, seconds: float) -> None:
+    """Wait until no live session needs a version. Raises HostError when some still do after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while count := _count(server, archive):
+        if time.monotonic() >= deadline:
+            raise HostError(
+                f"{server.folder}: {count} live sessions have the state of {archive.address}: close them, wait for them with "
+                f"--drain SECONDS, or give them up with --force"
+            )
+        time.sleep(min(POLL, max(0.0, deadline - time.monotonic())))
+
+
+def _count(server: RunningServer, archive: Archive) -> int:
+    try:
+        return live_sessions(server, archive)
+    except CellstateError as e:
+        raise HostError(f"{server.folder}: its sessions cannot be counted ({e.message}); --force retires without counting") from e
+
+
+def _models(options: argparse.Namespace) -> int:
+    found = {str(server.folder): _described(server) for server in _servers(options)}
+    if options.json:
+        print(json.dumps(found))
+        return 0
+    rows = [[folder, *(model[name] for name in COLUMNS)] for folder, models in found.items() for model in models]
+    print("\n".join(align([["server", *COLUMNS], *rows])))
+    return 0
+
+
+def _described(server: RunningServer) -> list[dict[str, Any]]:
+    retired = [address.split("/", 1) for address in Deployed.read(server.folder).retired]
+    rows = [dict.fromkeys(COLUMNS, "–") | {"model": model, "version": version, "health": "retired"} for model, version in retired]
+    return [*server.status()["models"], *rows]

@@ -1,0 +1,67 @@
+"""A stream goes on at the version of its model that has its state, after another version became the default."""
+
+import httpx
+import pytest
+
+import cellstate
+from cellstate import Client
+from handlers.stores.memory import MemoryStore
+from tests.conftest import assert_close, make_service
+from tests.support import eager
+from tests.support.clients import POLICY
+from tests.support.host_in_memory import HostInMemory
+
+
+class Versions:
+    """The handler of an `httpx.MockTransport`: versions 1.0 and 2.0 of the model `two` over one store."""
+
+    def __init__(self, exported):
+        store = MemoryStore()
+        models = {"1.0": exported("two"), "2.0": exported("retrained")}
+        self.hosts = {version: HostInMemory("two", make_service(model, store=store)) for version, model in models.items()}
+        self.default, self.paths = "1.0", []
+
+    def __call__(self, request):
+        self.paths.append(request.url.path)
+        version = request.url.path.removeprefix("/predictions/two").strip("/") or self.default
+        return self.hosts[version](request)
+
+
+@pytest.fixture
+def versions(exported):
+    return Versions(exported)
+
+
+@pytest.fixture
+def client(versions):
+    with httpx.Client(transport=httpx.MockTransport(versions)) as http:
+        yield Client("http://host", policy=POLICY, http=http)
+
+
+def test_a_stream_goes_on_at_the_version_that_has_its_state_and_a_new_one_begins_at_the_default(versions, client, two):
+    x = two.sequence(6)
+    stream = client.stream("two", "a")
+    stream.step(x[:2])
+    versions.default = "2.0"
+    versions.paths.clear()
+    results = [stream.step(x[n : n + 1]) for n in range(2, 6)]
+    assert_close(results[-1].prediction, eager.run(two.model, x).prediction, "prediction across the change")
+    assert {result.model.version for result in results} == {"1.0"}
+    assert versions.paths == ["/predictions/two"] + ["/predictions/two/1.0"] * 4, "it asks the default once"
+    assert client.stream("two", "b").step(x[:1]).model.version == "2.0"
+
+
+def test_a_stream_of_a_version_that_was_named_stays_there(versions, client, two):
+    client.stream("two", "a").step(two.sequence(2))
+    with pytest.raises(cellstate.ModelChanged) as raised:
+        client.stream("two/2.0", "a").step(two.sequence(1))
+    assert raised.value.version == "1.0"
+
+
+def test_two_versions_that_both_refuse_are_an_error(versions, client, two):
+    stream = client.stream("two", "a")
+    stream.step(two.sequence(2))
+    versions.default = "2.0"
+    versions.hosts["1.0"] = versions.hosts["2.0"]
+    with pytest.raises(cellstate.ModelChanged):
+        stream.step(two.sequence(1))

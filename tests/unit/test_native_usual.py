@@ -1,0 +1,75 @@
+"""The usual form of a request is decoded on a way of its own: to the same request, or to the same error."""
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handlers.engine.request import Request
+from handlers.errors import CellstateError
+from handlers.protocols.native import usual
+from handlers.protocols.native.decode import Parser
+from handlers.settings import Settings
+from tests.support.json_strategies import ANYTHING, IDS, NUMBERS, SMALL, bodies, requests
+from tests.support.signatures import TRAFFIC
+
+LIMITS = Settings(max_steps=4, max_instances=3)
+numbers = st.one_of(SMALL, SMALL, SMALL, NUMBERS)
+inputs = st.lists(st.lists(numbers, min_size=3, max_size=3), min_size=1, max_size=5)
+sessions = st.fixed_dictionaries({"id": IDS}, optional={"step": st.integers(-1, 6), "generation": st.integers(0, 2), "from": ANYTHING})
+returns = st.lists(st.sampled_from(["prediction", "h_n", "other"]), max_size=3)
+steps = st.fixed_dictionaries({"inputs": inputs}, optional={"session": sessions, "return": returns, "commit": st.booleans()})
+
+
+def described(item: Request | CellstateError) -> object:
+    if isinstance(item, CellstateError):
+        return item.body()
+    assert item.inputs is None or item.inputs.dtype.isnative
+    values = None if item.inputs is None else (item.inputs + 0).tolist()  # -0.0 and 0.0 are equal
+    return values, item.returns, item.session, item.horizon, item.commit, item.missing
+
+
+@given(st.lists(st.one_of(bodies(steps), bodies(requests())), min_size=1, max_size=4))
+def test_bodies_are_decoded_as_without_it(sent: list[bytes]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(usual, "read", lambda body: None)
+        expected = [Parser(TRAFFIC, LIMITS).body(body) for body in sent]
+    for (items, is_batch), (others, was_batch) in zip(Parser(TRAFFIC, LIMITS).bodies(sent), expected, strict=True):
+        assert is_batch == was_batch
+        assert list(map(described, items)) == list(map(described, others))
+
+
+USUAL = {
+    "a window": {"inputs": [[1, 2.5, -3], [4, 5, 6]]},
+    "what to return": {"inputs": [[1, 2, 3]], "return": ["h_n"]},
+    "a step": {"inputs": [[1, 2, 3]], "session": {"id": "a:b@c", "step": 3, "generation": 0}},
+    "many": {"instances": [{"inputs": [[1, 2, 3]]}, {"inputs": [[1, 2, 3]], "session": {"id": "a"}}]},
+}
+
+
+@pytest.mark.parametrize("document", USUAL.values(), ids=USUAL.keys())
+def test_the_usual_form_is_recognised(document: object) -> None:
+    assert usual.read(orjson.dumps(document)) is not None
+
+
+UNUSUAL = {
+    "a field twice": b'{"inputs": [[1]], "inputs": [[1]]}',
+    "a field of a session twice": b'{"inputs": [[1]], "session": {"id": "a", "step": 1, "step": 2}}',
+    "a field of an instance twice": b'{"instances": [{"inputs": [[1]], "inputs": [[1]]}]}',
+    "instances twice": b'{"instances": [{"inputs": [[1]]}], "instances": [{"inputs": [[1]]}]}',
+    "a step that is no integer": b'{"inputs": [[1]], "session": {"id": "a", "step": 1.0}}',
+    "a step that is true": b'{"inputs": [[1]], "session": {"id": "a", "step": true}}',
+    "a number that is true": b'{"inputs": [[true]]}',
+    "a number in quotes": b'{"inputs": [["1"]]}',
+    "a missing measurement": b'{"inputs": [[null]]}',
+    "an action": b'{"session": {"id": "a", "action": "close"}}',
+    "another field": b'{"inputs": [[1]], "horizon": 3}',
+    "no UTF-8": b'{"inputs": [[1]], "session": {"id": "\xff"}}',
+    "many brackets": b"[" * 100_000,
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("body", UNUSUAL.values(), ids=UNUSUAL.keys())
+def test_any_other_form_is_left_to_the_parser(body: bytes) -> None:
+    assert usual.read(body) is None

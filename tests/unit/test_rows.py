@@ -1,0 +1,31 @@
+"""What TorchServe hands over of a request: its headers, its body, and how much of its path."""
+
+import pytest
+from ts.context import Context, RequestProcessor
+
+from handlers.torchserve import rows
+
+
+def context(headers):
+    made = Context("two", ".", {}, None, None, None)
+    made.request_processor = [RequestProcessor(headers)]
+    return made
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "path"),
+    [
+        ({}, b"{}", ""),
+        ({"url_path": "", "explain": "False"}, b"{}", ""),  # /predictions/two
+        (
+            {"Url_Path": "v2/models/two/infer", "explain": "False"},
+            b"{}",
+            "/v2/models/two/infer",
+        ),  # /predictions/two/1.0/v2/models/two/infer
+        ({"explain": "False"}, b'{"inputs": []}', "/v2/"),
+        ({"explain": "False"}, b'{"instances": []}', "/v1/"),
+        ({"explain": "False"}, b"", "/v2/"),
+    ],
+)
+def test_the_path_is_what_torchserve_tells_of_it(headers, body, path):
+    assert rows.read_request({"body": body}, context(headers), 0).path == path
