@@ -19,7 +19,7 @@ HELP = f"""usage: cellstate COMMAND …
   serve, status, health, stop         run a server over a folder of archives
   deploy, rollback, retire, models    change what a running server serves, without an outage
   keys                                add, list and revoke API keys
-  sessions                            count, check, list and close the sessions of a store
+  sessions                            the sessions of a store; warm starts and backtests of a running server
   load, chaos, oracle                 load a deployment, and prove that it lost nothing
 
 `cellstate COMMAND --help` says more; `cellstate --version` prints {host.VERSION}. `python -m export`, `python -m host`,

@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -20,7 +21,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -97,7 +98,7 @@ def peer(known: Peer, folder: Path, environment: Mapping[str, str]) -> Iterator[
     folder.mkdir()
     port, programs = free_port(), ENVIRONMENTS / known.name.lower() / "bin"
     host = Host(known.name, f"http://127.0.0.1:{port}{known.path}", sessions=False, form=known.form, prediction=known.prediction)
-    with started(host, known.command(programs, port, folder), environment):
+    with started(host, known.command(programs, port, folder), {**environment, "BENTOML_DO_NOT_TRACK": "true"}):
         yield host
 
 
@@ -105,7 +106,7 @@ def peer(known: Peer, folder: Path, environment: Mapping[str, str]) -> Iterator[
 def started(host: Host, command: Sequence[str], environment: Mapping[str, str]) -> Iterator[Host]:
     """Run a server from this repository's root until it is not needed any more."""
     settings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
-    process = subprocess.Popen(command, stdout=sys.stderr, cwd=ROOT, env=settings)
+    process = subprocess.Popen(command, stdout=sys.stderr, cwd=ROOT, env=settings, start_new_session=True)
     try:
         deadline = time.monotonic() + 60
         while not _answers(host):
@@ -115,7 +116,11 @@ def started(host: Host, command: Sequence[str], environment: Mapping[str, str]) 
         yield host
     finally:
         process.terminate()
-        process.wait(30)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        with suppress(ProcessLookupError):  # not all of them end the processes that they started
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def free_port() -> int:

@@ -7,7 +7,6 @@ handed out as Prometheus stores it: cumulative counters by upper bound (`le`), a
 import time
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from threading import Lock
@@ -140,14 +139,9 @@ class Telemetry:
             numbers[bisect_left(bounds, value)] += 1
             numbers[-1] += value
 
-    @contextmanager
-    def timing(self, stage: str) -> Iterator[None]:
+    def timing(self, stage: str) -> "Timing":
         """Observe how long the block takes, also when it raises."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.observe("stage_seconds", time.perf_counter() - began, stage)
+        return Timing(self, stage)
 
     def take(self) -> list[Sample]:
         """Return what was counted since the last call, and forget it."""
@@ -174,3 +168,18 @@ class Telemetry:
     def _sample(self, name: str, labels: tuple[str, ...], value: float) -> Sample:
         metric = METRICS[name]
         return Sample(PREFIX + name, metric, dict(zip(metric.labels, labels, strict=True)), value)
+
+
+class Timing:
+    """Observes how long one stage takes."""
+
+    __slots__ = ("_began", "_stage", "_telemetry")
+
+    def __init__(self, telemetry: Telemetry, stage: str) -> None:
+        self._telemetry, self._stage, self._began = telemetry, stage, 0.0
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._telemetry.observe("stage_seconds", time.perf_counter() - self._began, self._stage)

@@ -127,18 +127,27 @@ def _earlier(server: RunningServer, model: str) -> str:
 
 
 def _retire(options: argparse.Namespace) -> int:
+    retirable = [(server, _retirable(server, options.version)) for server in _servers(options)]
+    if not options.force:  # without the lock: other versions may be deployed meanwhile
+        for server, archive in retirable:
+            _wait_for_sessions(server, archive, options.drain)
     with _locked(options) as servers:
-        archives = [served_version(server, options.version) for server in servers]
-        for server, archive in zip(servers, archives, strict=True):
-            if server.management.default_version(archive.name) == archive.version:
-                raise HostError(f"{server.folder}: {archive.address} is the default: deploy another version, or roll back, first")
+        retirable = [(server, _retirable(server, options.version)) for server in servers]
         if not options.force:
-            for server, archive in zip(servers, archives, strict=True):
-                _wait_for_sessions(server, archive, options.drain)
-        for server, archive in zip(servers, archives, strict=True):
+            for server, archive in retirable:
+                _wait_for_sessions(server, archive, 0.0)
+        for server, archive in retirable:
             end(server, archive)
             _say(server, f"{archive.address} is retired")
     return 0
+
+
+def _retirable(server: RunningServer, address: str) -> Archive:
+    """Return the archive of a version that is served and not the default. Raises HostError for any other."""
+    archive = served_version(server, address)
+    if server.management.default_version(archive.name) == archive.version:
+        raise HostError(f"{server.folder}: {archive.address} is the default: deploy another version, or roll back, first")
+    return archive
 
 
 def _wait_for_sessions(server: RunningServer, archive: Archive, seconds: float) -> None:

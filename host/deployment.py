@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from host.archives import Archive, contents, file_name, find, min_workers, read
 from host.deployed import Deployed
@@ -37,6 +38,8 @@ class Deployment:
     @classmethod
     def of(cls, server: RunningServer, what: str) -> "Deployment":
         """Find the archive that `what`, a file or `model:version`, names. Raises HostError when it cannot be deployed; changes nothing."""
+        if not psutil.pid_exists(server.description.pid):
+            raise HostError(f"the server in {server.folder} has ended")
         if not server.description.ready:
             raise HostError(f"the server in {server.folder} is still starting: try again when it is ready")
         archive = _find(server, what)

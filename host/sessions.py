@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from host import operator
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code. A server's URL has other verbs than a store's."""
-    if arguments and arguments[0].startswith(("http://", "https://")):
-        from host.bulk import command  # needs the client, which is a package of its own
-
-        return command.main(arguments)
-    return operator.main(list(arguments))
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if not given or not given[0].startswith(("http://", "https://")):
+        return operator.main(given)
+    try:
+        from host.bulk import command
+    except ModuleNotFoundError as e:
+        print(f"host.sessions: warm and backtest need the client, a package of its own: pip install ./client ({e})", file=sys.stderr)
+        return operator.NOT_OPEN
+    return command.main(given)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -6,7 +6,7 @@ import numpy as np
 from benchmarks.peers.graph import Graph
 
 
-@bentoml.service(workers=1, traffic={"timeout": 30})
+@bentoml.service(workers=1, traffic={"timeout": 30}, logging={"access": {"enabled": False}})
 class Windows:
     """One window a request, as a batch of one."""
 

@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from handlers.engine.task import Task
+from handlers.engine.task import ModelRun, Task
+from handlers.errors import CellstateError
 from handlers.metrics import Telemetry
 from handlers.sessions.machine import Transition
 from handlers.sessions.reference import Action
@@ -17,10 +18,10 @@ REPLAYING = (Transition.REPLAY, Transition.CONFIRM)
 def record_request_metrics(telemetry: Telemetry, tasks: Sequence[Task]) -> None:
     """Count each request once, when it has its reply or its error."""
     telemetry.observe("batch_rows", len(tasks))
-    outcomes = Counter([(requested_action(task), task.error.code if task.error else "ok") for task in tasks])
-    for (action, code), amount in outcomes.items():
+    found = Counter([(task.caller.tenant, requested_action(task), type(task.error)) for task in tasks])
+    for (tenant, action, error), amount in found.items():
+        code, outcome = (error.code, "refused" if error.status < 500 else "failed") if issubclass(error, CellstateError) else ("ok", "ok")
         telemetry.count("requests_total", amount, action, code)
-    for (tenant, outcome), amount in Counter([(task.caller.tenant, _outcome(task)) for task in tasks]).items():
         telemetry.count("tenant_requests_total", amount, telemetry.tenant_label(tenant), outcome)
     committing = [task for task in tasks if task.request.commit]
     for task in committing:
@@ -35,25 +36,23 @@ def requested_action(task: Task) -> str:
     return session.action if session else "unread" if task.request.inputs is None else "predict"
 
 
-def _outcome(task: Task) -> str:
-    return "ok" if task.error is None else "refused" if task.error.status < 500 else "failed"
-
-
 def _count_applied(telemetry: Telemetry, tasks: Sequence[Task]) -> None:
     """Count what requests did that were answered, and were to change a session."""
-    applied = [(task.caller.tenant, task.run) for task in tasks if task.run is not None and task.transition in APPLYING]
-    steps: Counter[str] = Counter()
-    for tenant, run in applied:
-        steps[tenant] += len(run.inputs) - run.rewarmed
-    for tenant, amount in steps.items():
-        telemetry.count("tenant_steps_applied_total", amount, telemetry.tenant_label(tenant))
-    telemetry.count("steps_applied_total", steps.total())
-    telemetry.count("values_imputed_total", sum([run.missing for _, run in applied]))
-    for i, name in enumerate(SCORED):
-        telemetry.count(name, sum([run.scored[i] for _, run in applied]))
-    telemetry.count("steps_replayed_total", sum([task.request.steps for task in tasks if task.transition in REPLAYING]))
-    created = Counter([requested_action(task) for task in tasks if task.transition in CREATING])
-    for action, amount in created.items():
-        telemetry.count("sessions_created_total", amount, action)
+    runs: dict[str, list[ModelRun]] = {}  # by tenant
+    for task in tasks:
+        if task.run is not None and task.transition in APPLYING:
+            runs.setdefault(task.caller.tenant, []).append(task.run)
+    for tenant, applied in runs.items():
+        steps = sum([len(run.inputs) - run.rewarmed for run in applied])
+        telemetry.count("tenant_steps_applied_total", steps, telemetry.tenant_label(tenant))
+        telemetry.count("steps_applied_total", steps)
+        telemetry.count("values_imputed_total", sum([run.missing for run in applied]))
+        for i, name in enumerate(SCORED):
+            telemetry.count(name, sum([run.scored[i] for run in applied]))
+    replayed = [task.request.steps for task in tasks if task.transition in REPLAYING]
+    created = [requested_action(task) for task in tasks if task.transition in CREATING]
     closed = [t for t in tasks if t.transition is Transition.CLOSE or (t.request.close and t.transition not in REPLAYING)]
+    telemetry.count("steps_replayed_total", sum(replayed))
     telemetry.count("sessions_closed_total", len(closed))
+    for action in created:
+        telemetry.count("sessions_created_total", 1, action)

@@ -59,7 +59,7 @@ class Frontend:
 
         Bodies of the native protocol are decoded together. Where that fails, each is decoded alone.
         """
-        codecs, callers = [self._codec(request) for request in requests], [self._caller(request) for request in requests]
+        codecs, callers = list(map(self._codec, requests)), self._callers(requests)
         if any(HEADER in request.headers for request in requests):
             requests, callers = self._decompress(requests, callers)
         native = [i for i, codec in enumerate(codecs) if codec is self._native and isinstance(callers[i], Caller)]
@@ -95,16 +95,19 @@ class Frontend:
                 return codec
         return self._native
 
-    def _caller(self, request: HttpRequest) -> Caller | CellstateError:
-        if self._keys is None:
-            return ANYONE
-        try:
-            return self._keys.authenticate(request.headers, PREDICT)
-        except AccessError as e:
-            return e
-        except Exception:
-            log.exception("internal_error")
-            return InternalError(NOT_DECODED)
+    def _callers(self, requests: Sequence[HttpRequest]) -> Sequence[Caller | CellstateError]:
+        keys = self._keys
+        return [ANYONE] * len(requests) if keys is None else [_caller(keys, request) for request in requests]
+
+
+def _caller(keys: KeyRing, request: HttpRequest) -> Caller | CellstateError:
+    try:
+        return keys.authenticate(request.headers, PREDICT)
+    except AccessError as e:
+        return e
+    except Exception:
+        log.exception("internal_error")
+        return InternalError(NOT_DECODED)
 
 
 def _decode(codec: AnyCodec, request: HttpRequest) -> Call:

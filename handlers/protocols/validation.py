@@ -17,6 +17,7 @@ from handlers.signature import Signature
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 NUMBERS = frozenset({int, float})
 GZIP_MAGIC = b"\x1f\x8b"
+MANY_NUMBERS = 100  # from which on an array finds the largest sooner
 MAX_NAMES = 8  # in a message
 MAX_STEP = 2**53  # the largest integer that every JSON client keeps exact
 ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
@@ -129,15 +130,23 @@ def matrices(values: Sequence[list[Any]], columns: int, limit: float = FLOAT32_M
     flat = rows if columns == 1 and type(rows[0]) is not list else _flat(rows, columns)
     if flat is None or not NUMBERS.issuperset(map(type, flat)):  # a bool would pass for 1, a string for its number
         return None
-    with np.errstate(over="ignore"):
-        array = np.array(flat, np.float32).reshape(-1, columns)  # a number just beyond the limit may round to it
-    if not np.abs(array).max() <= limit:
+    numbers = _in_range(flat, limit)
+    if numbers is None:
         return None
+    array = numbers.reshape(-1, columns)
     lengths = list(map(len, values))
     if lengths.count(lengths[0]) == len(lengths):
         return list(array.reshape(len(values), lengths[0], columns))
     ends = list(accumulate(lengths))
     return [array[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+
+
+def _in_range(flat: list[Any], limit: float) -> Floats | None:
+    """Return JSON numbers as float32, None where one is beyond ±`limit`. JSON has no NaN."""
+    if len(flat) < MANY_NUMBERS:
+        return None if max(flat) > limit or min(flat) < -limit else np.array(flat, np.float32)
+    numbers = np.array(flat, np.float64)
+    return None if np.abs(numbers).max() > limit else numbers.astype(np.float32)
 
 
 def _flat(rows: list[Any], columns: int) -> list[Any] | None:

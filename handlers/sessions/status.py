@@ -45,7 +45,11 @@ def described(id: str, record: Record, scores: Mapping[str, Any] | None = None, 
     return found
 
 
-@lru_cache(maxsize=64)  # the sessions of a batch expire at the same time
 def timestamp(seconds: float) -> str:
     """Format a time as RFC 3339, UTC, in whole seconds."""
-    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _timestamp(int(seconds))
+
+
+@lru_cache(maxsize=64)  # a batch's sessions expire in the same second
+def _timestamp(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

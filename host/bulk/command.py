@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Lock
 
-from cellstate import CellstateError
+from cellstate import CellstateError, RetryEvent, RetryPolicy
 from host.bulk import jobs, report
 from host.bulk.backtest import Backtest, Plan, Scored
 from host.bulk.jobs import Server
@@ -89,7 +89,13 @@ def _levels(text: str) -> tuple[int, ...]:
 
 
 def _connect(options: argparse.Namespace) -> Server:
-    return Server(options.url, options.model, options.key)
+    return Server(options.url, options.model, options.key, RetryPolicy(deadline=300.0, timeout=60.0, on_retry=tell_of))
+
+
+def tell_of(event: RetryEvent) -> None:
+    """Say why a request is sent again: nothing else is seen of it for minutes."""
+    if event.attempt % 10 == 3:  # the first ones pass by: a server that is busy refuses now and then
+        print(f"host.sessions: attempt {event.attempt} failed, trying again: {event.cause}", file=sys.stderr, flush=True)
 
 
 class _Progress:

@@ -9,7 +9,7 @@ from loadtests.load.answers import Answers
 from loadtests.offline import WINDOW, OfflineModel
 from tests.conftest import BACKENDS, answer, ask, assert_close, export_spec, make_service, refusal
 from tests.support import eager
-from tests.support.distribution_models import OUTPUTS, PREDICTION, distance_from_uniform, shares, spec
+from tests.support.distribution_models import BELOW, OUTPUTS, PAIR, PREDICTION, distance_from_uniform, shares, spec
 from tests.support.open_inference_client import infer
 from tests.support.requests import contents, fields, raw, step
 
@@ -78,6 +78,29 @@ def test_the_forecast_is_rolled_out_on_the_predictions_and_levels_do_not_change_
         x = np.concatenate([x, expected[None]])
     assert reply["forecast"][0] == reply["prediction"]
     assert_close(answer(service, step("b", 0, X, horizon=HORIZON))["forecast"], np.array(reply["forecast"]), "forecast")
+
+
+def test_two_series_are_drawn_each_from_its_own_beside_what_is_known_in_advance(tmp_path):
+    """Outputs, predictions and features are in three different orders, and the model predicts at every step."""
+    model = export_spec(tmp_path, "pair", PAIR)
+    x, future = np.array([[4, 6, 1], [5, 5, 2], [3, 7, 3]], np.float32), np.array([[4], [0], [1], [2]], np.float32)
+    request = step("a", 0, x, horizon=HORIZON, future=future.tolist(), levels=[80], paths=120, **{"return": ["prediction", "samples"]})
+    reply = answer(make_service(model), request)
+    samples, random = np.array(reply["samples"]), np.random.default_rng(0)
+    assert samples.shape == (120, HORIZON, 2)
+    assert np.shape(reply["prediction"]) == (3, 2)
+    assert np.shape(reply["intervals"]["80"]["lower"]) == np.shape(reply["forecast"]) == (HORIZON, 2)
+    found = np.empty(samples.shape)
+    for path, values in enumerate(samples):
+        fed = np.column_stack([values[:, 1], values[:, 0], future[:, 0]]).astype(np.float32)
+        for at, (load, calls) in enumerate(values):
+            mean, deviation, rate = eager.run(model.model, np.concatenate([x, fed[:at]])).prediction[-1].astype(np.float64)
+            found[path, at] = BELOW["normal"]((mean, deviation), load, 0), BELOW["poisson"]((rate,), calls, random.random())
+    assert distance_from_uniform(found[..., 0]) < 1.95
+    assert distance_from_uniform(found[..., 1]) < 1.95
+    for values in (found[..., 0], found[..., 1]):
+        for one in range(HORIZON - 1):
+            assert abs(np.corrcoef(values[:, one], values[:, one + 1])[0, 1]) < 3.3 / np.sqrt(120)
 
 
 def quantile(ordered, share):

@@ -44,7 +44,8 @@ class Life:
     def rows(self, count, holes):
         at = len(self.offline.inputs)
         rows = self.source[at : at + count].tolist()
-        return [[None if holes and self.random.random() < 0.4 else row[0], *row[1:]] for row in rows]
+        may_lack = [holes and (i > 0 or self.offline.expected is not None) for i in range(count)]  # a rewind may lead back to the start
+        return [[None if may and self.random.random() < 0.4 else row[0], *row[1:]] for may, row in zip(may_lack, rows, strict=True)]
 
     def move(self, rows, asked, commit=True):
         before, at = self.offline.copy(), len(self.offline.inputs)

@@ -9,6 +9,7 @@ import pytest
 
 from handlers.engine.context import ServiceContext
 from handlers.errors import ConfigurationError, InternalError
+from handlers.protocols.rules import RequestRules
 from handlers.settings import Settings
 from handlers.stores.memory import MemoryStore
 from tests.conftest import BACKENDS, Clock, answer, ask, assert_close, make_service, refusal
@@ -168,3 +169,20 @@ def test_a_large_message_is_never_echoed(two):
         [outcome] = make_service(two).handle_batch([body])
         assert outcome.status >= 400
         assert len(outcome.body) < 1_000
+
+
+def test_a_body_that_a_defect_of_the_service_cannot_decode_is_a_500_of_its_own(two, monkeypatch, caplog):
+    service, x = make_service(two), two.sequence(1)
+    check = RequestRules.check
+
+    def defective(self, request):
+        if request.session is not None and request.session.id == "bad":
+            raise ZeroDivisionError
+        check(self, request)
+
+    monkeypatch.setattr(RequestRules, "check", defective)
+    good, bad, also = ask(service, step("a", 0, x), step("bad", 0, x), step("b", 0, x))
+    assert (good[0], also[0]) == (200, 200)
+    assert (bad[0], bad[1]["error"]["code"]) == (500, "internal_error")
+    assert "nothing was applied" in bad[1]["error"]["message"]
+    assert "ZeroDivisionError" in caplog.text

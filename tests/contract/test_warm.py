@@ -1,5 +1,6 @@
 """`python -m host.sessions http://… warm`: many series become sessions, each row exactly once, whatever was sent or lost before."""
 
+import sys
 from dataclasses import replace
 from threading import Lock
 
@@ -7,10 +8,12 @@ import httpx
 import numpy as np
 import pytest
 
+import host
 from cellstate import RetryPolicy
 from handlers.forecasting.memory import decode
 from handlers.sessions.record import Record
 from handlers.stores.memory import MemoryStore
+from host import sessions
 from host.bulk import command, streams
 from host.bulk.jobs import Server
 from host.bulk.series import SeriesError, read
@@ -18,7 +21,7 @@ from tests.conftest import answer, assert_close, make_service
 from tests.support.host_in_memory import HostInMemory
 from tests.support.requests import act, contents
 
-POLICY = RetryPolicy(first_pause=0.0, max_pause=0.0)
+POLICY = RetryPolicy(first_pause=0.0, max_pause=0.0, on_retry=command.tell_of)
 
 
 class Deployment:
@@ -126,6 +129,15 @@ def test_answers_that_are_lost_are_asked_for_again(hourly, fleet, few, faults):
     lossy.host.faults.extend([None, *faults])
     assert lossy.run("warm", fleet, "--parallel", 1) == sound.run("warm", fleet, "--parallel", 1) == 0
     assert_same_sessions(lossy.store, sound.store)
+
+
+def test_a_server_that_does_not_answer_is_told_of_while_the_command_tries(hourly, fleet, capsys):
+    deployment = Deployment(hourly)
+    deployment.host.faults.extend(["unsent"] * 5)
+    assert deployment.run("warm", fleet, "--parallel", 1) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "trying again" in line]
+    assert len(told) == 1
+    assert "attempt 3 failed, trying again: " in told[0]
 
 
 @pytest.mark.parametrize("at", range(1, 4))
@@ -241,3 +253,23 @@ def test_files_that_cannot_be_read(hourly, tmp_path, capsys):
     (tmp_path / "plain.csv").write_text("load\n1\n")
     assert Deployment(hourly).run("warm", tmp_path / "plain.csv", "--since", "2018-09-29") == 2
     assert "no column time" in capsys.readouterr().err
+
+
+class TestTheCommandLine:
+    def test_the_url_of_a_server_has_its_own_verbs(self, capsys):
+        with pytest.raises(SystemExit) as ended:
+            sessions.main(["http://127.0.0.1:1", "--help"])
+        assert ended.value.code == 0
+        assert "warm" in capsys.readouterr().out
+
+    def test_the_url_of_a_store_has_those_of_a_store(self, capsys):
+        assert sessions.main(["memory://", "stats"]) == 2
+        assert "lives inside its worker" in capsys.readouterr().err
+
+    def test_without_the_client_it_says_what_to_install(self, monkeypatch, capsys):
+        for name in [name for name in sys.modules if name.startswith(("host.bulk", "cellstate."))]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.delattr(host, "bulk")
+        monkeypatch.setitem(sys.modules, "cellstate", None)
+        assert sessions.main(["http://127.0.0.1:1", "warm", "a.csv", "--model", "m"]) == 2
+        assert "pip install ./client" in capsys.readouterr().err

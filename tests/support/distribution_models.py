@@ -41,6 +41,33 @@ class Probabilistic(nn.Module):
         return torch.cat([1 + 3 * positive[:, :1] + 0.8 * torch.relu(last), 0.05 + 0.1 * positive[:, 1:]], 1)
 
 
+class Pair(nn.Module):
+    """Two series and the hour. x `[B, T, 3]` (calls, load, hour) -> at every step load's mean and deviation, calls' rate."""
+
+    def __init__(self, hidden_size: int = 8) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(3, hidden_size, batch_first=True), nn.Linear(hidden_size, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        raw: Tensor = self.head(self.lstm(x / 10)[0])
+        calls, load, hour = x.split(1, -1)
+        mean, deviation = 1 + 0.8 * load + hour, 0.5 + nn.functional.softplus(raw[..., 1:2])
+        return torch.cat([mean, deviation, 1 + 0.7 * torch.relu(calls) + nn.functional.softplus(raw[..., 2:])], -1)
+
+
+PAIR = Spec(
+    Pair,
+    {},
+    {
+        "task": "forecast",
+        "features": ["calls", "load", "hour"],
+        "outputs": ["mu", "sigma", "rate"],
+        "feedback": {"rate": "calls", "mu": "load"},
+        "distribution": "normal:mu,sigma; poisson:rate",
+        "example": [[4.0 + t % 3, 5.0 + math.sin(t), t % 5] for t in range(12)],
+    },
+    seed=2,
+)
 OUTPUTS = {
     "normal": ("mu", "sigma"),
     "studentt": ("df", "loc", "scale"),

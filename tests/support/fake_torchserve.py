@@ -110,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def running(folder: Path, store: Path, sessions: str, ready: bool = True) -> Iterator[FakeTorchServe]:
+def running(folder: Path, store: Path, sessions: str, ready: bool = True, pid: int = 1) -> Iterator[FakeTorchServe]:
     """A server in `folder`, described as `python -m host serve` would, over the archives that are in its folder `models`."""
     torchserve = FakeTorchServe(folder)
     for archive in sorted((folder / "models").glob("*.mar")):
@@ -119,7 +119,7 @@ def running(folder: Path, store: Path, sessions: str, ready: bool = True) -> Ite
     servers = [_Server(management, torchserve), _Server(("127.0.0.1", 0), torchserve)]
     threads = [threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}) for server in servers]
     url = f"http://127.0.0.1:{servers[1].server_address[1]}"
-    Description(url, management, "", {}, sessions, str(store), {}, str(folder / "server.log"), 1, ready).write(folder)
+    Description(url, management, "", {}, sessions, str(store), {}, str(folder / "server.log"), pid, ready).write(folder)
     for thread in threads:
         thread.start()
     try:

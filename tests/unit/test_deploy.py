@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 import zipfile
 from contextlib import ExitStack
 
@@ -50,11 +51,11 @@ class Place:
         build(self.store, "1.0")
         open_store(Settings(store=self.sessions)).close()
 
-    def serve(self, name="run", store=None, ready=True):
+    def serve(self, name="run", store=None, **described):
         folder = self.tmp / name
         (folder / "models").mkdir(parents=True)
         shutil.copy(self.store / "one-1.0.mar", folder / "models")
-        return self._stack.enter_context(running(folder, store or self.store, self.sessions, ready))
+        return self._stack.enter_context(running(folder, store or self.store, self.sessions, **described))
 
     def run(self, *arguments, servers=("run",)):
         options = [part for name in servers for part in ("--server", str(self.tmp / name))]
@@ -178,10 +179,13 @@ def test_what_cannot_be_deployed_changes_nothing_on_any_server_and_says_why(plac
     assert place.stored() == stored
 
 
-def test_nothing_is_deployed_on_a_server_that_is_still_starting(place, capsys):
-    place.serve(ready=False)
+@pytest.mark.parametrize(
+    ("described", "message"), [({"ready": False}, "is still starting: try again when it is ready"), ({"pid": 2**22}, "has ended")]
+)
+def test_nothing_is_deployed_on_a_server_that_is_still_starting_or_has_ended(place, capsys, described, message):
+    place.serve(**described)
     assert place.run("deploy", "one:1.0") == 2
-    assert "is still starting: try again when it is ready" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_one_command_at_a_time_changes_what_is_deployed(place, capsys):
@@ -229,6 +233,15 @@ def test_a_version_with_the_weights_and_graph_of_another_has_no_sessions_of_its_
     assert place.run("deploy", build(place.built, "1.1")) == 0
     place.put_session("live")
     assert place.run("retire", "one:1.0") == 0
+
+
+def test_retiring_waits_until_the_last_session_has_expired(place, monkeypatch):
+    monkeypatch.setattr("host.deploy.POLL", 0.05)
+    server = place.serve()
+    assert place.run("deploy", build(place.built, "2.0", digest="cd")) == 0
+    place.put_session("soon", expires_at=time.time() + 0.5)
+    assert place.run("retire", "one:1.0", "--drain", "30") == 0
+    assert server.versions.keys() == {"one/2.0"}
 
 
 def test_retiring_waits_for_sessions_and_gives_up(place, capsys):

@@ -12,13 +12,16 @@ import pytest
 
 from host.archives import Archive
 from host.ports import HostError
-from host.torchserve.management import NO_ANSWER, Management, failure
+from host.torchserve.management import NO_ANSWER, Management, ask, failure
 
 ARCHIVE = Archive(Path("one.mar"), {"name": "one", "version": "1.0", "inputs": {"features": ["load"]}, "streaming": {"possible": True}})
 
 
 class Api(ThreadingHTTPServer):
-    """Answers every request with `status` and `document`, and remembers what was asked. Management is asked at a Unix socket."""
+    """Answers every request with `status` and `document`, which may be a function of the path, and remembers what was asked.
+
+    Management is asked at a Unix socket.
+    """
 
     def __init__(self, path=None):
         self.address_family = socket.AF_UNIX if path else socket.AF_INET
@@ -37,13 +40,14 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self):
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.asked.append((self.command, self.path))
-        body = json.dumps(self.server.document).encode()
+        document = self.server.document
+        body = json.dumps(document(self.path) if callable(document) else document).encode()
         self.send_response(self.server.status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
-    do_GET = do_POST = do_PUT = answer
+    do_GET = do_POST = do_PUT = do_DELETE = answer
 
     def log_message(self, *arguments):
         pass
@@ -129,3 +133,41 @@ def test_a_default_that_is_refused_is_named(managed, management):
     managed.status = 404
     with pytest.raises(HostError, match=r"TorchServe did not make one/1\.0 the default version \(HTTPStatusError\)"):
         management.set_default(ARCHIVE)
+
+
+PAGES = {
+    "/models": {"models": [{"modelName": "one"}], "nextPageToken": "100"},
+    "/models?next_page_token=100": {"models": [{"modelName": "two"}]},
+    "/models/one/all": [{"modelName": "one", "modelVersion": "1.0"}, {"modelName": "one", "modelVersion": "2.0"}],
+    "/models/two/all": [{"modelName": "two", "modelVersion": "1.0"}],
+}
+
+
+def test_all_versions_are_listed_over_all_pages(managed, management):
+    managed.document = PAGES.get
+    assert management.versions() == ["one/1.0", "one/2.0", "two/1.0"]
+
+
+@pytest.mark.parametrize("document", [[], {"models": [{}]}, "no"])
+def test_a_list_that_cannot_be_read_is_an_error(managed, management, document):
+    managed.document = document
+    with pytest.raises(HostError, match="TorchServe did not list its models"):
+        management.versions()
+
+
+def test_a_version_that_is_not_registered_or_not_ended_is_an_error(managed, management):
+    managed.status, managed.document = 500, {"message": "Failed to start\nworkers"}
+    with pytest.raises(HostError, match=r"^TorchServe did not register one/1\.0: Failed to start workers$"):
+        management.register(ARCHIVE, 2)
+    assert managed.asked[-1] == ("POST", "/models?url=one.mar&model_name=one&initial_workers=2&synchronous=true")
+    with pytest.raises(HostError, match=r"did not unregister one/1\.0"):
+        management.unregister("one/1.0")
+
+
+def test_an_answer_to_a_request_is_an_object(api):
+    api.document = {"prediction": [1.0]}
+    assert ask(api.url, "one", {}, {}) == {"prediction": [1.0]}
+    for status, document in ((503, {}), (200, 3)):
+        api.status, api.document = status, document
+        with pytest.raises(HostError, match="did not answer a request to one"):
+            ask(api.url, "one", {}, {})

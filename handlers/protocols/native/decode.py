@@ -127,8 +127,10 @@ class Parser:
             generation = None if found.generation is UNSET else found.generation
             ref = SessionRef(validation.session_id(found.id, "session.id"), step, generation=generation)
             self.rules.check_session(ref)
-        returns = PREDICTION if item.returns is UNSET else self._returns(item.returns)
-        request = Request(inputs, returns, None, ref, paths=self.rules.paths(None, SAMPLES in returns, 0))
+        request = Request(inputs, PREDICTION, None, ref)
+        if item.returns is not UNSET:
+            request.returns = self._returns(item.returns)
+            request.paths = self.rules.paths(None, SAMPLES in request.returns, 0)
         self.rules.check(request)
         return request
 

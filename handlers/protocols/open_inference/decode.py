@@ -73,18 +73,21 @@ class Decoder:
         times = self._times(infer, x)
         states, future, session = self._states(rows), self._future(rows, horizon), sessions(rows)
         commit, close = rows.flag("commit", True), rows.flag("sequence_end")
-        unusual = self._unusual(x)
 
-        def request(i: int) -> Request:
-            inputs, missing = self._checked(x[i], i) if unusual[i] else (x[i], 0)
-            ref = session(i)
-            decoded = Request(inputs, returns, states(i), ref, horizon, future(i), commit, close, missing, levels, paths, times(i))
-            if ref is not None:
-                self.rules.check_session(ref)
-            self.rules.check(decoded)
-            return decoded
+        def request(i: int, inputs: Array, is_unusual: bool) -> Request | CellstateError:
+            try:
+                inputs, missing = self._checked(inputs, i) if is_unusual else (inputs, 0)
+                state, known = states(i) if states else None, future(i) if future else None
+                ref, time = session(i) if session else None, times(i) if times else None
+                decoded = Request(inputs, returns, state, ref, horizon, known, commit, close, missing, levels, paths, time)
+                if ref is not None:
+                    self.rules.check_session(ref)
+                self.rules.check(decoded)
+                return decoded
+            except CellstateError as e:
+                return e
 
-        return [_row(request, i) for i in range(len(x))]
+        return list(map(request, range(len(x)), x, self._unusual(x).tolist()))
 
     def _x(self, infer: InferRequest) -> Array:
         """`[N, T, F]` float32, or `[N, T]` int64; the finite range of numbers is checked row by row."""
@@ -106,10 +109,10 @@ class Decoder:
         values = _floats(tensor, expected).reshape(*shape[:2], width)
         return self.observations.spread(values) if observed else values
 
-    def _times(self, infer: InferRequest, x: Array) -> Callable[[int], Times | None]:
+    def _times(self, infer: InferRequest, x: Array) -> Callable[[int], Times | None] | None:
         """The times of each row's inputs, None where they are no observations."""
         tensor = infer.inputs.get(TIME)
-        return (lambda i: None) if tensor is None else self.observations.times(tensor, *x.shape[:2])
+        return None if tensor is None else self.observations.times(tensor, *x.shape[:2])
 
     def _unusual(self, x: Array) -> Array:
         """Return which rows hold a number that is missing or out of range, or a token id that is not in the vocabulary."""
@@ -164,13 +167,13 @@ class Decoder:
         asked = validation.integer(infer.parameters, PATHS, "parameters.paths") if PATHS in infer.parameters else None
         return self.rules.paths(asked, is_sampled, horizon)
 
-    def _future(self, rows: "Rows", horizon: int) -> Callable[[int], Floats | None]:
+    def _future(self, rows: "Rows", horizon: int) -> Callable[[int], Floats] | None:
         """The inputs known in advance of each row, `[horizon, K]` float32."""
         tensor = rows.infer.inputs.get(FUTURE)
         known = self.observations.known_in_advance if TIME in rows.infer.inputs else self.signature.future_columns
         if tensor is None:
             self.rules.check_future(None, horizon, "", known)
-            return lambda i: None
+            return None
         shape, columns = tensor.array.shape, len(known)
         self.rules.check_future(shape[1] if len(shape) == 3 else -1, horizon, f"the shape {list(shape)}", known)
         if shape != (rows.count, horizon, columns):
@@ -184,7 +187,7 @@ class Decoder:
 
         return future
 
-    def _states(self, rows: "Rows") -> Callable[[int], State | None]:
+    def _states(self, rows: "Rows") -> Callable[[int], State] | None:
         """The state that each row begins with: opaque strings, or the graph's own tensors `[L*D, N, size]`."""
         entries = [entry for entry in self.signature.state if entry.input in rows.infer.inputs]
         texts = rows.texts(OPAQUE)
@@ -194,7 +197,7 @@ class Decoder:
             key = self.limits.state_key.encode()
             return lambda i: state_format.from_text(texts[i], self.signature, key)
         if not entries:
-            return lambda i: None
+            return None
         if missing := [entry.input for entry in self.signature.state if entry not in entries]:
             raise InvalidInput(f"inputs: {', '.join(missing)} missing; send all state tensors or none")
         parts = [self._state_tensor(rows.infer.inputs[entry.input], entry.rows, rows.count, entry.size) for entry in entries]
@@ -218,10 +221,3 @@ def _floats(tensor: Tensor, expected: str) -> Floats:
         raise InvalidInput(f"{tensor.name}: expected {expected}, got {BYTES}")
     with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, and is found out of range
         return np.array(tensor.array, np.float32, order="C")  # a copy: the raw bytes of a body cannot be written to
-
-
-def _row(request: Callable[[int], Request], i: int) -> Request | CellstateError:
-    try:
-        return request(i)
-    except CellstateError as e:
-        return e

@@ -47,21 +47,22 @@ class Rows:
         return tensor.array.ravel()
 
 
-def sessions(rows: Rows) -> Callable[[int], SessionRef | None]:
+def sessions(rows: Rows) -> Callable[[int], SessionRef] | None:
     """The session of each row, None for a body without sessions."""
     sequence, ids = _sequence_id(rows.infer.parameters.get("sequence_id")), rows.texts(SESSION)
     start, steps, generations = rows.flag("sequence_start"), rows.integers(STEP), rows.integers(GENERATION)
     if sequence is None and ids is None:
         if start or rows.flag("sequence_end") or steps or generations:
             raise InvalidInput("sequence_start, sequence_end, step, generation: go with the parameter sequence_id or the tensor session")
-        return lambda i: None
+        return None
     if sequence is not None and (ids is not None or rows.count > 1):
         raise InvalidInput("sequence_id: goes with one row; for several send the tensor session, BYTES [N]")
     names = ids if ids is not None else [str(sequence)]
 
     def session(i: int) -> SessionRef:
         ref = SessionRef(validation.session_id(names[i], "session"))
-        ref.step, ref.generation = _at(steps, i, STEP), _at(generations, i, GENERATION)
+        ref.step = None if steps is None else _checked(steps[i], STEP)
+        ref.generation = None if generations is None else _checked(generations[i], GENERATION)
         if start and ref.step is None:
             ref.step, ref.restart = 0, True
         if start and ref.step:
@@ -80,9 +81,7 @@ def _sequence_id(value: Any) -> str | None:
     return str(value)
 
 
-def _at(values: list[int] | None, i: int, name: str) -> int | None:
-    if values is None:
-        return None
-    if not 0 <= values[i] <= MAX_STEP:
-        raise InvalidInput(f"{name}: expected 0 to {MAX_STEP}, got {short_repr(values[i])}")
-    return values[i]
+def _checked(value: int, name: str) -> int:
+    if not 0 <= value <= MAX_STEP:
+        raise InvalidInput(f"{name}: expected 0 to {MAX_STEP}, got {short_repr(value)}")
+    return value
