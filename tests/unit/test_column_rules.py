@@ -58,7 +58,7 @@ def test_inputs_known_in_advance_are_checked_in_their_own_columns():
 def test_beside_observations_they_stand_in_other_columns():
     calendar = {"derived": {"hour": {"of": "hour"}}}
     rules = RequestRules(replace(SIGNATURE, frequency="1h", calendar=calendar), Settings())
-    observed = msgspec.structs.replace(request(GOOD, future=np.array([[2], [0.5]], np.float32)), times=np.zeros((1, 2), np.int64))
+    observed = msgspec.structs.replace(request(GOOD, future=np.array([[2, 1], [0.5, 1]], np.float32)), times=np.zeros((1, 2), np.int64))
     with pytest.raises(InvalidInput, match=r"future\[1\]\[0\]: expected an integer within ±16777216 for rain, got 0.5"):
         rules.check(observed)
 
