@@ -120,6 +120,17 @@ class Signature:
         return [self.outputs.index(name) for name in self.predictions] if self.distribution else None
 
     @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """The classes of a classifier, one for each output; none for other models."""
+        return self.outputs if self.task == "classify" and len(self.outputs) > 1 else ()
+
+    @cached_property
+    def has_probabilities(self) -> bool:
+        """Whether a classifier's outputs are probabilities, as its recorded example tells, and not their logarithms or logits."""
+        recorded = np.array(self.raw.get("outputs", {}).get("example", [-1.0]), np.float64)
+        return bool((recorded >= 0).all() and np.allclose(recorded.sum(axis=-1), 1, atol=1e-4))
+
+    @cached_property
     def future_columns(self) -> tuple[int, ...]:
         """Feature columns that do not feed back: the K columns of `future`."""
         fed = {feature for _, feature in self.feedback_columns}

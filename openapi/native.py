@@ -11,7 +11,7 @@ from handlers.settings import Settings
 from openapi.schema import BOOLEAN, NUMBER, TEXT, Schema, array, constant, integer, matrix, one_of, record, ref, text
 
 LIMITS = Settings()
-RETURNS = "^(prediction|parameters|output|state|samples|.*_n)$"
+RETURNS = "^(prediction|label|probabilities|parameters|output|state|samples|.*_n)$"
 DATA = ("inputs", "observations")  # a step has one of them
 ACTION_FIELDS = {  # beside `id` and `action`: what an action needs, and what it may have
     Action.DESCRIBE: ((), ()),
@@ -190,6 +190,8 @@ def _interval() -> Schema:
 def _reply() -> Schema:
     properties: dict[str, Any] = {
         "prediction": one_of(array(NUMBER), matrix(""), description="`[O]`, or `[T, O]` for a model that predicts at every step."),
+        "label": one_of(TEXT, array(TEXT), description="Of a classifier: the class of the largest prediction, or each step's."),
+        "probabilities": one_of(array(NUMBER), matrix(""), description="Of a classifier: the probability of each class, as `prediction`."),
         "parameters": one_of(array(NUMBER), matrix(""), description="All outputs of a model of distributions, as `prediction`."),
         "samples": array(matrix(""), "`[paths, horizon, P]`: the sampled paths."),
         "output": matrix("`[T, D*P]`: the top layer's activations."),

@@ -9,7 +9,7 @@ import numpy as np
 from handlers.arrays import Array, Floats, Vector
 from handlers.engine.batch import Batch
 from handlers.engine.context import ServiceContext
-from handlers.engine.request import ALL_OUTPUTS, IMPUTED, OPAQUE, SAMPLES, Request, Result, interval_arrays
+from handlers.engine.request import ALL_OUTPUTS, IMPUTED, LABEL, OPAQUE, PROBABILITIES, SAMPLES, Request, Result, interval_arrays
 from handlers.engine.streams import Learned, learned, remembered, times
 from handlers.engine.task import ModelRun, Task
 from handlers.errors import InternalError, InvalidInput, NonFiniteResult, Overloaded
@@ -176,6 +176,10 @@ def _arrays(
         y = y[run.rewarmed :]
     if "prediction" in returns and y is not None:
         arrays["prediction"] = _predictions(y, signature)
+    if LABEL in returns and y is not None:
+        arrays[LABEL] = y.argmax(axis=-1).astype(np.float32)
+    if PROBABILITIES in returns and y is not None:
+        arrays[PROBABILITIES] = y if signature.has_probabilities else _softmax(y)
     if ALL_OUTPUTS in returns and y is not None:
         arrays[ALL_OUTPUTS] = y
     if rollout is not None:
@@ -188,6 +192,12 @@ def _arrays(
         tensors = dict(zip(signature.state_outputs, batching.split(state[None], signature), strict=True))
         arrays |= {name: tensors[name][:, 0] for name in signature.state_outputs if name in returns}  # [L*D, size]
     return arrays
+
+
+def _softmax(y: Floats) -> Floats:
+    """Turn logits, or logarithms of probabilities, `[…, O]` into probabilities."""
+    powers = np.exp(y - y.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
 
 def _predictions(y: Floats, signature: Signature) -> Floats:

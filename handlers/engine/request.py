@@ -16,6 +16,7 @@ from handlers.sessions.state import State
 from handlers.sessions.status import SessionStatus
 
 OPAQUE = "state"  # in `returns`: the whole state, as a client may hold it
+LABEL, PROBABILITIES = "label", "probabilities"  # in `returns`, of a classifier; a label is the number of its class in a result
 ALL_OUTPUTS, SAMPLES = "parameters", "samples"  # in `returns`, of a model of distributions: its outputs, and the sampled paths
 BOUND, SIDES = "bound.", ("lower", "upper")  # in a recorded answer: the names of intervals
 BLAKE2B = hashlib.blake2b(digest_size=16)

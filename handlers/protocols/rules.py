@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from handlers.arrays import Floats
-from handlers.engine.request import ALL_OUTPUTS, OPAQUE, SAMPLES, Request
+from handlers.engine.request import ALL_OUTPUTS, LABEL, OPAQUE, PROBABILITIES, SAMPLES, Request
 from handlers.errors import InvalidInput, TooLarge
 from handlers.forecasting.intervals import MAX_LEVEL, MIN_LEVEL
 from handlers.forecasting.observations import Timeline
@@ -78,7 +78,7 @@ class RequestRules:
     @property
     def returns(self) -> tuple[str, ...]:
         """What may be asked for, in the order of the answer."""
-        own = (ALL_OUTPUTS, SAMPLES) if self.signature.distribution else ()
+        own = (LABEL, PROBABILITIES) if self.signature.labels else (ALL_OUTPUTS, SAMPLES) if self.signature.distribution else ()
         return ("prediction", *own, "output", *(entry.output for entry in self.signature.state), OPAQUE)
 
     def shape(self) -> str:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import orjson
 
-from handlers.engine.request import OPAQUE, Result
+from handlers.arrays import Floats
+from handlers.engine.request import LABEL, OPAQUE, Result
 from handlers.errors import CellstateError
 from handlers.sessions import state as state_format
 from handlers.sessions.status import SessionStatus, timestamp
@@ -24,7 +25,8 @@ class Encoder:
 
     def fields(self, result: Result) -> bytes:
         """Encode the arrays and the state, without the braces around them, so that other fields can be put beside them."""
-        parts = [orjson.dumps(result.arrays, option=ARRAYS, default=np.ascontiguousarray)[1:-1]] if result.arrays else []
+        arrays = result.arrays if LABEL not in result.arrays else {**result.arrays, LABEL: self._labels(result.arrays[LABEL])}
+        parts = [orjson.dumps(arrays, option=ARRAYS, default=np.ascontiguousarray)[1:-1]] if arrays else []
         if result.state is not None:
             parts.append(b'"%b":"%b"' % (OPAQUE.encode(), state_format.to_text(result.state, self.key).encode()))
         if result.intervals:
@@ -45,6 +47,11 @@ class Encoder:
     def error(self, error: CellstateError) -> bytes:
         """Encode `{"error": {…}}`."""
         return orjson.dumps({"error": error.body()})
+
+    def _labels(self, numbers: Floats) -> str | list[str]:
+        """Return the name of the class, or of each step's."""
+        names = [self.signature.labels[int(number)] for number in numbers.ravel()]
+        return names if numbers.ndim else names[0]
 
     def _model(self, version: str) -> bytes:
         encoded = self._models[version] = orjson.dumps({"model": {"name": self.signature.name, "version": version}})[1:-1]

@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 import orjson
 
-from handlers.engine.request import Request, Result
+from handlers.engine.request import LABEL, Request, Result
 from handlers.errors import CellstateError, InvalidInput, TooLarge
 from handlers.protocols.base import HttpRequest, HttpResponse, error_text
 from handlers.protocols.open_inference.binary import HEADER_LENGTH
@@ -121,4 +121,5 @@ class OpenInferenceCodec:
         if TIMES not in (name for name, _ in chosen):
             chosen.append((TIMES, default))
         states = {entry.output for entry in self._signature.state}
-        return [Wanted(name, "prediction" if name == y else name, binary, name in states) for name, binary in chosen]
+        labels = {LABEL: self._signature.labels}
+        return [Wanted(name, "prediction" if name == y else name, binary, name in states, labels.get(name, ())) for name, binary in chosen]

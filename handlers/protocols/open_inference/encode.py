@@ -38,10 +38,11 @@ class Wanted:
     source: str  # what of the result: the name of an array, `state`, `times`, `lower` or `upper`
     binary: bool
     of_state: bool = False  # whether the rows lie in the second axis
+    labels: Sequence[str] = ()  # names of the classes whose numbers the array has
 
     @property
     def datatype(self) -> str:
-        return BYTES if self.source in (OPAQUE, TIMES) else FP32
+        return BYTES if self.source in (OPAQUE, TIMES) or self.labels else FP32
 
 
 class Piece(Struct, frozen=True):
@@ -75,7 +76,9 @@ def encode_row(result: Result, wanted: Sequence[Wanted], key: bytes) -> Row:
     pieces, size = {}, 0
     has_arrays_only = result.state is None and not result.times and not result.intervals
     for output in wanted:
-        array = result.arrays.get(output.source) if has_arrays_only else _array(result, output.source, key)
+        array: Array | None = result.arrays.get(output.source) if has_arrays_only else _array(result, output.source, key)
+        if array is not None and output.labels:
+            array = _texts([output.labels[int(number)].encode() for number in array.ravel()]).reshape(array.shape)
         if array is not None:
             parts: list[Array] = list(array) if output.of_state else [array]
             chunks = [_elements(part, output.datatype, output.binary) for part in parts]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from handlers.engine.request import ALL_OUTPUTS, OPAQUE, SAMPLES
+from handlers.engine.request import ALL_OUTPUTS, LABEL, OPAQUE, PROBABILITIES, SAMPLES
 from handlers.protocols.open_inference.binary import BYTES
 from handlers.protocols.open_inference.decode import FORECAST, FUTURE, LOWER, TIMES, UPPER, X, Y
 from handlers.protocols.open_inference.encode import FP32, INT32, INT64
@@ -37,6 +37,9 @@ def model_metadata(signature: Signature, versions: Sequence[str], backend: str) 
             outputs += [_tensor(name, FP32, ANY, ANY, ANY, len(signature.predictions)) for name in (LOWER, UPPER)]
         if signature.distribution:
             outputs.append(_tensor(SAMPLES, FP32, ANY, ANY, ANY, len(signature.predictions)))
+    if signature.labels:
+        outputs.append(_tensor(LABEL, BYTES, ANY, *_steps(signature)))
+        outputs.append(_tensor(PROBABILITIES, FP32, ANY, *_steps(signature), len(signature.labels)))
     if signature.distribution:
         outputs.append(_tensor(ALL_OUTPUTS, FP32, ANY, *_steps(signature), len(signature.outputs)))
     if signature.calendar:
