@@ -22,6 +22,9 @@ class Context:
     def get_all_request_header(self, i: int) -> dict[str, str]:
         return {"content-type": "application/json"}
 
+    def get_request_id(self, i: int) -> str:
+        return str(i)
+
     def get_request_header(self, i: int, name: str) -> str | None:
         return None
 

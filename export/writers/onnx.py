@@ -6,7 +6,7 @@ import onnx
 import torch
 
 from export.lift.lifted import Lift
-from export.writers.tracing import exporting
+from export.writers.tracing import exporting, readable_properties
 
 OPSET = 18
 
@@ -22,7 +22,7 @@ def write_onnx(module: torch.nn.Module, lifted: Lift, x: torch.Tensor, target: P
     axes |= {name: {1: "B"} for name in (*inputs[1:], *states)}
     if lifted.output_mode == "step":
         axes["y"][1] = "T"
-    with exporting("ONNX"):
+    with exporting("ONNX"), readable_properties(module):
         torch.onnx.export(
             module, (x, *lifted.zeros(len(x))), target, dynamo=False, opset_version=opset,
             input_names=inputs, output_names=["y", "output", *states], dynamic_axes=axes,

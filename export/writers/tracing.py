@@ -34,10 +34,33 @@ def graph_module(lifted: Lift, x: torch.Tensor) -> torch.nn.Module:
 
 def traced(module: torch.nn.Module, lifted: Lift, x: torch.Tensor) -> torch.jit.ScriptModule:
     """Trace `module` over `x` `[B, T, …]` and zero states."""
-    result: torch.jit.ScriptModule = torch.jit.trace(  # type: ignore[no-untyped-call]
-        module, (x, *lifted.zeros(len(x))), check_trace=False
-    )
+    with readable_properties(module):
+        result: torch.jit.ScriptModule = torch.jit.trace(  # type: ignore[no-untyped-call]
+            module, (x, *lifted.zeros(len(x))), check_trace=False
+        )
     return result
+
+
+@contextlib.contextmanager
+def readable_properties(module: torch.nn.Module) -> Iterator[None]:
+    """Make properties that raise None: the tracer reads every attribute, and a LightningModule without a trainer has none to give."""
+    unreadable = {(type(part), name) for part in module.modules() for name in dir(type(part)) if _raises(part, name)}
+    with contextlib.ExitStack() as stack:
+        for owner, name in unreadable:
+            stack.enter_context(mock.patch.object(owner, name, None))
+        yield
+
+
+def _raises(part: torch.nn.Module, name: str) -> bool:
+    if not isinstance(getattr(type(part), name, None), property):
+        return False
+    try:
+        getattr(part, name)
+    except AttributeError:  # the tracer passes over these
+        return False
+    except Exception:
+        return True
+    return False
 
 
 @contextlib.contextmanager

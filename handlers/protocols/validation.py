@@ -93,6 +93,8 @@ def boolean(document: Mapping[str, Any], name: str, default: bool) -> bool:
 def integer(document: Mapping[str, Any], name: str, where: str) -> int:
     """Return a field that is an integer from 0 to `MAX_STEP`."""
     value = document[name]
+    if isinstance(value, float) and value > MAX_STEP:  # an integer that no int64 holds is parsed as a float
+        raise InvalidInput(f"{where}: expected 0 to {MAX_STEP}, got {value:g}")
     if type(value) is not int:
         is_whole = isinstance(value, float) and value.is_integer()
         got = f"{value}: write it without a decimal point or exponent" if is_whole else json_type(value)

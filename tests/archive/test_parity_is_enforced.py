@@ -14,7 +14,7 @@ from export.errors import ExportError, ParityError
 from export.lift.lifted import lift
 from export.verify.parity import verify
 from export.writers import onnx as onnx_writer
-from export.writers import torch_export
+from export.writers import torch_export, torchscript
 from tests.conftest import NUMERIC, left_out, write_checkpoint
 
 
@@ -99,22 +99,34 @@ def target_of(arguments):
     return next(argument for argument in arguments if isinstance(argument, Path))
 
 
-def test_a_refused_build_leaves_no_archive_and_no_harm_to_an_old_one(two, exported, tmp_path, monkeypatch):
-    """The exporter is real; a fault is put into the file that it has just written."""
-    write, other = onnx_writer.write_onnx, (exported("retrained").folder / "model.onnx").read_bytes()
+def spoil(monkeypatch, writer, name, other):
+    """Put the bytes of another file into the one that the exporter has just written; the exporter is real."""
+    write = getattr(writer, name)
 
     def write_and_spoil(*arguments, **options):
-        write(*arguments, **options)
-        target_of(arguments).write_bytes(other)
+        written = write(*arguments, **options)
+        target_of(arguments).write_bytes(other.read_bytes())
+        return written
 
-    monkeypatch.setattr(onnx_writer, "write_onnx", write_and_spoil)
+    monkeypatch.setattr(writer, name, write_and_spoil)
     monkeypatch.setattr(torch_export, "write_program", left_out)
+
+
+def test_a_refused_build_leaves_no_archive_and_no_harm_to_an_old_one(two, exported, tmp_path, monkeypatch):
+    spoil(monkeypatch, torchscript, "write_torchscript", exported("retrained").folder / "model.pt")
     for before in ([], [("two-1.0.mar", b"the old archive")]):
         for name, data in before:
             (tmp_path / name).write_bytes(data)
-        with pytest.raises(ParityError, match=r"^ONNX Runtime"):
+        with pytest.raises(ParityError, match=r"^TorchScript"):
             build(two.checkpoint, tmp_path)
         assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == before
+
+
+def test_an_onnx_file_that_differs_is_left_out_with_its_difference(two, exported, tmp_path, monkeypatch):
+    spoil(monkeypatch, onnx_writer, "write_onnx", exported("retrained").folder / "model.onnx")
+    signature = build(two.checkpoint, tmp_path).signature
+    assert signature["artefacts"] == {"torchscript": "model.pt"}
+    assert "differs" in signature["skipped"]["onnxruntime"]
 
 
 MODELS = """

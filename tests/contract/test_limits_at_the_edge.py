@@ -123,7 +123,7 @@ def test_a_position_is_at_most_2_to_the_53(two, store, name):
         words = f"{name.partition(' ')[0]}: expected 0 to {MAX_POSITION}, got {beyond}"
         refused(service, store, NUMBERS[name](beyond), 422, "invalid_input", words)
     longer = json.dumps(NUMBERS[name](2**64)).encode()
-    refused(service, store, longer, 422, "invalid_input", "expected an integer, got a number")
+    refused(service, store, longer, 422, "invalid_input", f"expected 0 to {MAX_POSITION}, got 1.84467e+19")
     assert "expected 0 to" not in refusal(service, NUMBERS[name](MAX_POSITION))[2]["message"], "a position, though not of this session"
 
 

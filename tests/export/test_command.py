@@ -35,6 +35,12 @@ class Load(nn.Module):
         return self.head(self.lstm(x)[0][:, -1])
 
 
+class Trained(Load):  # like a LightningModule, with a property that cannot be read outside its trainer
+    @property
+    def trainer(self):
+        raise RuntimeError("not attached to a trainer")
+
+
 def broken():
     raise RuntimeError("no such\\ndata set")
 
@@ -93,6 +99,12 @@ def test_weights_in_every_format_make_the_same_archive(place, weights, capsys):
     assert [entry["name"] for entry in document["state"]] == ["h", "c"]
     assert command.main(["inspect", str(place / "store" / "load-1.0.mar")]) == 0
     assert "h_0 -> h_n  [1, B, 4] float32" in capsys.readouterr().out
+
+
+def test_a_property_that_cannot_be_read_is_no_part_of_the_model(place, capsys):
+    assert command.main(arguments(place, factory="Trained", weights="w.ckpt")) == 0
+    document = orjson.loads(zipfile.ZipFile(place / "store" / "load-1.0.mar").read("signature.json"))
+    assert set(document["artefacts"]) >= {"torchscript", "onnxruntime"}
 
 
 def stored(place):
