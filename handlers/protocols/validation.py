@@ -144,11 +144,14 @@ def matrices(values: Sequence[list[Any]], columns: int, limit: float = FLOAT32_M
 
 
 def _in_range(flat: list[Any], limit: float) -> Floats | None:
-    """Return JSON numbers as float32, None where one is beyond ±`limit`. JSON has no NaN."""
+    """Return JSON numbers as float32, None where one is beyond ±`limit`. JSON has no NaN.
+
+    Adding 0 makes 0 of -0.0, for parsers read the integer -0 as either, and requests that are equal must hash alike.
+    """
     if len(flat) < MANY_NUMBERS:
-        return None if max(flat) > limit or min(flat) < -limit else np.array(flat, np.float32)
+        return None if max(flat) > limit or min(flat) < -limit else np.array(flat, np.float32) + np.float32(0)
     numbers = np.array(flat, np.float64)
-    return None if np.abs(numbers).max() > limit else numbers.astype(np.float32)
+    return None if np.abs(numbers).max() > limit else numbers.astype(np.float32) + np.float32(0)
 
 
 def _flat(rows: list[Any], columns: int) -> list[Any] | None:

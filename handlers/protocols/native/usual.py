@@ -42,8 +42,10 @@ ONE, MANY = Decoder(UsualRequest), Decoder(UsualInstances)
 def read(body: bytes) -> tuple[list[UsualRequest], bool] | None:
     """Decode a body into its request objects, and whether they came as `instances`; None where it is in any other form.
 
-    Each colon belongs to one of the fields, or to an id: there are more where a field is given twice.
+    Each colon belongs to one of the fields, or to an id: there are more where a field is given twice. An escape could hide one.
     """
+    if b"\\" in body:
+        return None
     is_batch = b'"instances"' in body
     try:
         requests = MANY.decode(body).instances if is_batch else [ONE.decode(body)]
