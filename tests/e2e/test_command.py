@@ -76,8 +76,8 @@ class Running:
     def wait(self, seconds: float) -> int:
         code = self.process.wait(seconds)
         self._reader.join(10)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+        if self.process.stdout is not None and not self._reader.is_alive():  # closing waits for a reader
+            self.process.stdout.close()
         return code
 
     def end(self) -> None:
