@@ -52,7 +52,7 @@ def plot(found: dict[str, dict[str, float]], file: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("microseconds a row; batches of one row are off the scale")
     axes.set_xlim(0, 1.1 * max(width for name, width in zip(found, below, strict=True) if not name.startswith("1 ")))
-    axes.legend(ncols=4, fontsize="small")
+    figure.legend(loc="outside lower center", ncols=7, fontsize="small")
     figure.savefig(file)
 
 
