@@ -17,17 +17,17 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 
 from benchmarks.core import lower_quartile
 from benchmarks.load import wrk
-from benchmarks.workloads import FEATURES, STEPS, Workload, begin, workloads
+from benchmarks.serving import Host, prepare
+from benchmarks.workloads import FEATURES, STEPS, workloads
 
 ROOT = Path(__file__).parents[1]
 PROBE = Path(__file__).with_name("probe.py")
@@ -149,29 +149,18 @@ def measure_http(versions: list[Version], seconds: int, rounds: int, folder: Pat
     known = [workload for workload in workloads() if workload.name in ("window of 24 x 8", "session step")]
     with ExitStack() as stack:
         servers = {v.name: stack.enter_context(server(v, folder / v.name)) for v in versions}
-        for url, headers in servers.values():
+        expected: dict[int, list[float]] = {}
+        for name, (url, headers) in servers.items():
             for workload in known:
-                prepare(url, headers, workload)
+                prepare(Host(name, url, headers), workload, expected)
         return [
             {"workload": workload.name, "connections": connections, "version": name, "round": n}
-            | measured(url, headers, workload, connections, seconds, folder)
+            | asdict(wrk(url, {**workload.headers, **headers}, workload.bodies, connections, seconds, folder / f"load{number}"))
             for n in range(rounds)
-            for workload in known
+            for number, workload in enumerate(known)
             for connections in workload.connections
             for name, (url, headers) in servers.items()
         ]
-
-
-def prepare(url: str, headers: dict[str, str], workload: Workload) -> None:
-    """Begin the workload's sessions, and warm up."""
-    with httpx.Client(headers={**headers, "Content-Type": "application/json"}, timeout=60) as client:
-        for body in [*begin(workload), *workload.bodies]:
-            client.post(url, content=body).raise_for_status()
-
-
-def measured(url: str, headers: dict[str, str], workload: Workload, connections: int, seconds: int, folder: Path) -> dict[str, float]:
-    taken = wrk(url, {**workload.headers, **headers}, workload.bodies, connections, seconds, folder / workload.name.replace(" ", "-"))
-    return {"rate": taken.rate, "p50": taken.p50, "p99": taken.p99, "errors": taken.errors}
 
 
 def report(core: list[dict[str, Any]], http: list[dict[str, Any]]) -> Iterator[str]:

@@ -62,20 +62,15 @@ TAGS = {
     "KServe V1": "Windows in, predictions out: docs/kserve-v1.md.",
     "health": "For load balancers.",
 }
-MODEL = {
-    "name": "model",
-    "in": "path",
-    "required": True,
-    "description": "The model's name; its default version answers.",
-    "schema": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"},
-}
-MODEL_VERSION = {
-    "name": "version",
-    "in": "path",
-    "required": True,
-    "description": "The model's version.",
-    "schema": {"type": "string", "pattern": "^[0-9]+([.][0-9]+)*$"},
-}
+
+
+def _path_parameter(name: str, description: str, pattern: str) -> dict[str, Any]:
+    schema = {"type": "string", "pattern": pattern}
+    return {"name": name, "in": "path", "required": True, "description": description, "schema": schema}
+
+
+MODEL = _path_parameter("model", "The model's name; its default version answers.", "^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+MODEL_VERSION = _path_parameter("version", "The model's version.", "^[0-9]+([.][0-9]+)*$")
 
 
 def _paths() -> dict[str, Any]:

@@ -24,6 +24,10 @@ class Example:
     status: int = 200
 
 
+def _error(code: str, message: str, details: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"error": {"code": code, "message": message, "details": details or {}}}
+
+
 def _session(id: str, step: int, **more: Any) -> dict[str, Any]:
     """Return the `session` field of a native reply."""
     return {"id": id, "step": step, "generation": 0, "expires_at": EXPIRES_AT, "replayed": False} | more
@@ -47,13 +51,7 @@ NATIVE = (
         {
             "predictions": [
                 {"prediction": [2.4748], "model": MODEL},
-                {
-                    "error": {
-                        "code": "invalid_input",
-                        "message": "inputs[0]: expected 1 features, got 2 (signature meter-1.0)",
-                        "details": {},
-                    }
-                },
+                _error("invalid_input", "inputs[0]: expected 1 features, got 2 (signature meter-1.0)"),
             ]
         },
     ),
@@ -79,39 +77,31 @@ NATIVE = (
         "wrongStep",
         "A step at which the session is not",
         {"inputs": [2.9], "session": {"id": "meter-7", "step": 9}},
-        {
-            "error": {
-                "code": "step_conflict",
-                "message": 'session meter-7 is live, at step 3; "step": 9 cannot be served: …',
-                "details": {"session": "meter-7", "expected": 3, "generation": 0},
-            }
-        },
+        _error(
+            "step_conflict",
+            'session meter-7 is live, at step 3; "step": 9 cannot be served: …',
+            {"session": "meter-7", "expected": 3, "generation": 0},
+        ),
         409,
     ),
     Example(
         "startedAlready",
         "Start a session that is there",
         {"inputs": [2.9], "session": {"id": "meter-7", "step": 0}},
-        {
-            "error": {
-                "code": "session_exists",
-                "message": 'session meter-7 is live, at step 3; "step": 0 cannot be served: …',
-                "details": {"session": "meter-7", "expected": 3, "generation": 0},
-            }
-        },
+        _error(
+            "session_exists",
+            'session meter-7 is live, at step 3; "step": 0 cannot be served: …',
+            {"session": "meter-7", "expected": 3, "generation": 0},
+        ),
         409,
     ),
     Example(
         "notThere",
         "A step of a session that is not there",
         {"inputs": [3.1], "session": {"id": "meter-8", "step": 4}},
-        {
-            "error": {
-                "code": "session_not_found",
-                "message": 'session meter-8 is absent; "step": 4 cannot be served: start it with "step": 0',
-                "details": {"session": "meter-8"},
-            }
-        },
+        _error(
+            "session_not_found", 'session meter-8 is absent; "step": 4 cannot be served: start it with "step": 0', {"session": "meter-8"}
+        ),
         404,
     ),
     Example(
@@ -182,40 +172,28 @@ NATIVE = (
         "closed",
         "A step of a session that was ended",
         {"inputs": [2.9], "session": {"id": "meter-7", "step": 3}},
-        {
-            "error": {
-                "code": "session_closed",
-                "message": 'session meter-7 is closed; "step": 3 cannot be served: …',
-                "details": {"session": "meter-7"},
-            }
-        },
+        _error("session_closed", 'session meter-7 is closed; "step": 3 cannot be served: …', {"session": "meter-7"}),
         410,
     ),
     Example(
         "unknownField",
         "A field that there is not",
         {"input": [3.1]},
-        {"error": {"code": "unknown_field", "message": "request: unknown field 'input'; did you mean 'inputs'?", "details": {}}},
+        _error("unknown_field", "request: unknown field 'input'; did you mean 'inputs'?"),
         400,
     ),
     Example(
         "tooFar",
         "A forecast beyond the limit",
         {"inputs": [3.1], "horizon": 1001},
-        {"error": {"code": "too_large", "message": "horizon: 1001, at most 1000", "details": {}}},
+        _error("too_large", "horizon: 1001, at most 1000"),
         413,
     ),
     Example(
         "notANumber",
         "An input that is no number",
         {"inputs": ["3.1"]},
-        {
-            "error": {
-                "code": "invalid_input",
-                "message": "inputs[0][0]: expected a number, got a string; fill in what is missing and not predicted by the model",
-                "details": {},
-            }
-        },
+        _error("invalid_input", "inputs[0][0]: expected a number, got a string; fill in what is missing and not predicted by the model"),
         422,
     ),
 )

@@ -188,9 +188,9 @@ def _arrays(
         arrays[SAMPLES] = rollout.samples
     if "output" in returns and output is not None:
         arrays["output"] = output[run.rewarmed :]
-    if returns != ("prediction",):
+    if returns != ("prediction",) and (wanted := [name for name in signature.state_outputs if name in returns]):
         tensors = dict(zip(signature.state_outputs, batching.split(state[None], signature), strict=True))
-        arrays |= {name: tensors[name][:, 0] for name in signature.state_outputs if name in returns}  # [L*D, size]
+        arrays |= {name: tensors[name][:, 0] for name in wanted}  # [L*D, size]
     return arrays
 
 
