@@ -5,8 +5,8 @@ from typing import Any
 from handlers.forecasting.intervals import MAX_LEVEL, MIN_LEVEL
 from handlers.protocols.native.decode import FIELDS
 from handlers.protocols.rules import MAX_LEVELS
-from handlers.protocols.validation import ID, MAX_STEP
-from handlers.sessions.reference import NAMED_ACTIONS, Action
+from handlers.protocols.validation import ID
+from handlers.sessions.reference import MAX_STEP, NAMED_ACTIONS, Action
 from handlers.settings import Settings
 from openapi.schema import BOOLEAN, NUMBER, TEXT, Schema, array, constant, integer, matrix, one_of, record, ref, text
 

@@ -12,7 +12,8 @@ from handlers.protocols.open_inference.tensors import (
     OUTPUT_FIELDS,
     REQUEST_FIELDS,
 )
-from handlers.protocols.validation import ID, MAX_STEP
+from handlers.protocols.validation import ID
+from handlers.sessions.reference import MAX_STEP
 from handlers.settings import Settings
 from openapi.schema import BOOLEAN, TEXT, Schema, array, choice, integer, one_of, record, ref, text
 

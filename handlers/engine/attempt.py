@@ -8,6 +8,7 @@ import math
 import secrets
 from collections.abc import Sequence
 
+from handlers.engine import usual_steps
 from handlers.engine.batch import Batch
 from handlers.engine.context import ServiceContext
 from handlers.engine.model_runs import FinishedRuns
@@ -32,7 +33,7 @@ class BatchAttempt:
     def serve(self) -> Sequence[Task]:
         """Give every task its reply or error, and return the tasks whose session another worker changed meanwhile, reset."""
         self._read()
-        for wave in waves([task for task in self._tasks if task.error is None]):
+        for wave in waves(usual_steps.serve(self._batch, [task for task in self._tasks if task.error is None], self._deadline)):
             for task in wave:
                 try:
                     plan(self._batch, task)

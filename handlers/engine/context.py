@@ -60,6 +60,12 @@ class ServiceContext:
         return TenantQuota(self.store, self.signature.name, self.settings.max_sessions_per_tenant)
 
     @cached_property
+    def has_usual_steps(self) -> bool:
+        """Whether a step that asks for its prediction alone changes nothing but the state and the answer, and what feeds back."""
+        learns = self.timeline is not None or self.intervals is not None
+        return self.signature.streaming and not (learns or self.settings.keep_versions or self.settings.rewarm_steps)
+
+    @cached_property
     def rules(self) -> PhaseRules:
         """What the phase of a session depends on."""
         settings, signature = self.settings, self.signature

@@ -86,7 +86,7 @@ class FinishedRuns:
         intervals = _intervals(context, request.levels, rollout, known) if request.levels else {}
         if request.session is None:
             held = state if OPAQUE in request.returns else None
-            task.reply = task.encode(Result(signature.version, arrays, held, None, at, run.missing, intervals))
+            task.reply = task.call.encode(Result(signature.version, arrays, held, None, at, run.missing, intervals))
             return
         if known is not None and known.adaptation is not None and intervals and rollout is not None:
             assert context.intervals is not None  # it gave the intervals
@@ -152,7 +152,7 @@ class FinishedRuns:
             record = record.tombstone(batch.now)
         after = status(id, record) if request.commit else _unmoved(id, record, old)
         after.rewarmed = run.rewarmed > 0
-        task.reply = task.encode(Result(version, arrays, state if opaque else None, after, at, imputed, intervals))
+        task.reply = task.call.encode(Result(version, arrays, state if opaque else None, after, at, imputed, intervals))
         if request.commit:
             batch.sessions.put(task.names[0], record)
 

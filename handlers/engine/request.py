@@ -11,11 +11,12 @@ from handlers.arrays import Array, Floats
 from handlers.forecasting.intervals import Interval
 from handlers.forecasting.observations import Times
 from handlers.sessions import state as state_format
-from handlers.sessions.reference import Action, SessionRef
+from handlers.sessions.reference import Action, AnyRef
 from handlers.sessions.state import State
 from handlers.sessions.status import SessionStatus
 
 OPAQUE = "state"  # in `returns`: the whole state, as a client may hold it
+PREDICTION, PREDICTION_ALONE = "prediction", ("prediction",)
 LABEL, PROBABILITIES = "label", "probabilities"  # in `returns`, of a classifier; a label is the number of its class in a result
 ALL_OUTPUTS, SAMPLES = "parameters", "samples"  # in `returns`, of a model of distributions: its outputs, and the sampled paths
 BOUND, SIDES = "bound.", ("lower", "upper")  # in a recorded answer: the names of intervals
@@ -33,9 +34,9 @@ class Request(Struct):
     """
 
     inputs: Array | None = None
-    returns: tuple[str, ...] = ("prediction",)
+    returns: tuple[str, ...] = PREDICTION_ALONE
     state: State | None = None
-    session: SessionRef | None = None
+    session: AnyRef | None = None
     horizon: int = 0
     future: Floats | None = None
     commit: bool = True
@@ -43,6 +44,7 @@ class Request(Struct):
     missing: int = 0  # NaN among the inputs
     levels: tuple[int, ...] = ()  # of the forecast's intervals, in percent, in the order of the answer
     paths: int = 0  # along which the forecast of a model of distributions is sampled; 0 where neither levels nor samples are asked for
+    is_usual_step: bool = False  # a step of a session that has nothing but inputs, an id, and perhaps step and generation
     times: Times | None = None  # [T, 2], the first and last reading of each input's time, where the inputs are observations
 
     @property
@@ -57,6 +59,10 @@ class Request(Struct):
         session's rules compare them), `commit`, `close`, and `missing`, which the inputs tell.
         For a fork, import or rewind nothing but the fork's target is left out.
         """
+        if self.is_usual_step and self.inputs is not None:
+            usual = _usual_head(self.inputs.nbytes).copy()
+            usual.update(self.inputs.data)
+            return usual.digest()
         head = _step_head(self.returns, self.horizon, self.levels, self.paths)
         ref = self.session
         if ref is not None and ref.action is not Action.STEP:
@@ -70,13 +76,22 @@ class Request(Struct):
         if self.state is not None:
             parts.append(state_format.pack(self.state))
         digest = BLAKE2B.copy()  # faster than a new one
-        digest.update(b"".join((_lengths(*map(len, parts)), *parts)))
+        digest.update(_lengths(*map(len, parts)) + b"".join(parts))
         return digest.digest()
 
 
 @lru_cache(maxsize=256)
 def _lengths(*lengths: int) -> bytes:
     return struct.pack(f"<{len(lengths)}Q", *lengths)
+
+
+@lru_cache(maxsize=256)
+def _usual_head(size: int) -> hashlib.blake2b:
+    """Return the digest of what stands before the `size` bytes of inputs of a usual step."""
+    head = _step_head(PREDICTION_ALONE, 0, (), 0)
+    digest = BLAKE2B.copy()
+    digest.update(_lengths(len(head), size) + head)
+    return digest
 
 
 @lru_cache(maxsize=256)
@@ -95,6 +110,22 @@ class Result(Struct):
     times: Sequence[str] = ()  # of the forecast, or of the prediction, where the stream has times
     imputed: int = 0  # missing values of the inputs that predictions stood in for
     intervals: Mapping[int, Interval] = {}  # of the forecast, by level
+
+
+class StepResults(Struct):
+    """What many steps of sessions are answered with, the columns of as many results."""
+
+    version: str
+    ids: Sequence[str]
+    predictions: Floats  # [B, O], or [B, T, O] per step
+    steps: Sequence[int]  # the positions after the steps
+    generations: Sequence[int]
+    expires_at: float
+
+    def result(self, i: int) -> Result:
+        """Return the result of step i."""
+        session = SessionStatus(self.ids[i], self.steps[i], self.expires_at, self.generations[i])
+        return Result(self.version, {PREDICTION: self.predictions[i]}, session=session)
 
 
 def interval_arrays(intervals: Mapping[int, Interval]) -> dict[str, Floats]:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from handlers.engine.task import ModelRun, Task
+from handlers.engine.task import Task
 from handlers.errors import CellstateError
 from handlers.metrics import Telemetry
 from handlers.sessions.machine import Transition
@@ -18,7 +18,8 @@ REPLAYING = (Transition.REPLAY, Transition.CONFIRM)
 def record_request_metrics(telemetry: Telemetry, tasks: Sequence[Task]) -> None:
     """Count each request once, when it has its reply or its error."""
     telemetry.observe("batch_rows", len(tasks))
-    found = Counter([(task.caller.tenant, requested_action(task), type(task.error)) for task in tasks])
+    actions = list(map(requested_action, tasks))
+    found = Counter([(task.caller.tenant, action, type(task.error)) for task, action in zip(tasks, actions, strict=True)])
     for (tenant, action, error), amount in found.items():
         code, outcome = (error.code, "refused" if error.status < 500 else "failed") if issubclass(error, CellstateError) else ("ok", "ok")
         telemetry.count("requests_total", amount, action, code)
@@ -38,20 +39,23 @@ def requested_action(task: Task) -> str:
 
 def _count_applied(telemetry: Telemetry, tasks: Sequence[Task]) -> None:
     """Count what requests did that were answered, and were to change a session."""
-    runs: dict[str, list[ModelRun]] = {}  # by tenant
+    applying: dict[str, list[Task]] = {}  # by tenant
     for task in tasks:
-        if task.run is not None and task.transition in APPLYING:
-            runs.setdefault(task.caller.tenant, []).append(task.run)
-    for tenant, applied in runs.items():
-        steps = sum([len(run.inputs) - run.rewarmed for run in applied])
+        if task.transition in APPLYING:
+            applying.setdefault(task.caller.tenant, []).append(task)
+    for tenant, applied in applying.items():
+        runs = [task.run for task in applied if task.run is not None]  # usual steps have none
+        usual = [task.request.steps for task in applied if task.run is None]
+        steps = sum(usual) + sum([len(run.inputs) - run.rewarmed for run in runs])
         telemetry.count("tenant_steps_applied_total", steps, telemetry.tenant_label(tenant))
         telemetry.count("steps_applied_total", steps)
-        telemetry.count("values_imputed_total", sum([run.missing for run in applied]))
+        telemetry.count("values_imputed_total", sum([run.missing for run in runs]))
         for i, name in enumerate(SCORED):
-            telemetry.count(name, sum([run.scored[i] for run in applied]))
+            telemetry.count(name, sum([run.scored[i] for run in runs]))
     replayed = [task.request.steps for task in tasks if task.transition in REPLAYING]
     created = [requested_action(task) for task in tasks if task.transition in CREATING]
-    closed = [t for t in tasks if t.transition is Transition.CLOSE or (t.request.close and t.transition not in REPLAYING)]
+    closed = [t for t in tasks if t.request.close or t.transition is Transition.CLOSE]
+    closed = [t for t in closed if t.transition not in REPLAYING]
     telemetry.count("steps_replayed_total", sum(replayed))
     telemetry.count("sessions_closed_total", len(closed))
     for action in created:

@@ -5,15 +5,14 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from handlers.engine.attempt import BatchAttempt
 from handlers.engine.context import ServiceContext
 from handlers.engine.drain import DrainLock
 from handlers.engine.long_requests import LongRequests
-from handlers.engine.request import Request, Result
+from handlers.engine.request import Request
 from handlers.engine.request_metrics import record_request_metrics
-from handlers.engine.task import Task, fail
+from handlers.engine.task import ReplyEncoder, Task, fail, touched
 from handlers.errors import CellstateError, Draining, InternalError, Overloaded
 from handlers.keys import ANYONE, Caller
 from handlers.sessions.sweeper import Sweeper
@@ -39,13 +38,14 @@ class Service:
         self._long_requests = LongRequests(turns, self._settings.long_steps, self._settings.max_long_steps)
         self._sweeper = Sweeper(context.store, context.settings, context.telemetry, clock())
 
-    def task(self, request: Request | CellstateError, encode: Callable[[Result], Any], caller: Caller = ANYONE) -> Task:
-        """Make the task of one request of `caller`; `encode` turns its result into the reply. A refused request is an error already."""
+    def task(self, request: Request | CellstateError, call: ReplyEncoder, caller: Caller = ANYONE) -> Task:
+        """Make the task of one request of `caller`; `call` turns its result into the reply. A refused request is an error already."""
         if isinstance(request, CellstateError):
-            return Task(Request(), encode, caller, error=request)
+            return Task(Request(), call, caller, error=request)
         if request.session is None:
-            return Task(request, encode, caller)
-        return Task(request, encode, caller, request.session.id or secrets.token_urlsafe(16), request.request_hash())
+            return Task(request, call, caller)
+        id = request.session.id or secrets.token_urlsafe(16)
+        return Task(request, call, caller, id, request.request_hash(), touched(request.session, caller.tenant, id))
 
     def serve(self, tasks: Sequence[Task]) -> None:
         """Give every task its reply or error. Raises nothing: a defect of the service is the error of the tasks that it concerns."""

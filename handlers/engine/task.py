@@ -1,18 +1,18 @@
 """One request on its way through the service."""
 
-from collections.abc import Callable, Collection, Iterable
-from typing import Any
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Protocol
 
 from msgspec import Struct
 
 from handlers.arrays import Array, Floats, Vector
-from handlers.engine.request import Request, Result
+from handlers.engine.request import Request, Result, StepResults
 from handlers.errors import CellstateError
 from handlers.forecasting.memory import EMPTY, StreamMemory
 from handlers.keys import ANYONE, Caller
 from handlers.sessions.machine import Transition
 from handlers.sessions.record import Record
-from handlers.sessions.reference import SessionRef
+from handlers.sessions.reference import AnyRef
 from handlers.sessions.tenancy import session_name
 
 
@@ -34,43 +34,45 @@ class ModelRun(Struct):
     future: Floats | None = None  # [horizon, K], the inputs known in advance, where the service derives some
 
 
-class Task(Struct):
-    """One request. It ends with a `reply` or an `error`.
+class ReplyEncoder(Protocol):
+    """Turns results into replies, before anything is committed. Raises TooLarge where a reply cannot be sent."""
 
-    `encode` is the codec's: it turns the result into the reply, before anything is committed, and raises TooLarge where the reply cannot be
-    sent.
-    """
+    def encode(self, result: Result) -> Any: ...
+
+    @staticmethod
+    def encode_steps(calls: Sequence[Any], results: StepResults) -> Sequence[Any]:
+        """Encode the result of one step of each of the calls, which are of this class."""
+
+
+class Task(Struct):
+    """One request. It ends with a `reply` or an `error`. `call` is what the request came with, and encodes its reply."""
 
     request: Request
-    encode: Callable[[Result], Any]
+    call: ReplyEncoder
     caller: Caller = ANYONE
     id: str = ""  # the session's, made by the server where the client gave none
     request_hash: bytes = b""
+    names: tuple[str, ...] = ()  # of the sessions that the request touches: its own, then the one that a fork makes
     reply: Any = None
     error: CellstateError | None = None
     transition: Transition | None = None  # what happened to the session
     run: ModelRun | None = None  # what is still to run
-    names: tuple[str, ...] = ()  # of the sessions that the request touches: its own, then the one that a fork makes
-    depends_on: tuple[str, ...] = ()  # names of the sessions whose commit must succeed for the reply to be valid
-
-    def __post_init__(self) -> None:
-        session, tenant = self.request.session, self.caller.tenant
-        if session is None:
-            self.names = ()
-        elif session.to is None:
-            self.names = (session_name(tenant, self.id),)
-        else:
-            self.names = (session_name(tenant, self.id), session_name(tenant, session.to))
-        self.depends_on = self.names
+    depends_on: tuple[str, ...] | None = None  # the sessions whose commit must succeed for the reply to be valid; None: all of `names`
 
     @property
-    def ref(self) -> SessionRef:
+    def ref(self) -> AnyRef:
         assert self.request.session is not None  # only asked of requests that name a session
         return self.request.session
 
     def reset(self) -> None:
         """Forget an attempt that lost: another worker changed the session first."""
-        self.reply, self.error, self.transition, self.run, self.depends_on = None, None, None, None, self.names
+        self.reply, self.error, self.transition, self.run, self.depends_on = None, None, None, None, None
+
+
+def touched(ref: AnyRef, tenant: str, id: str) -> tuple[str, ...]:
+    """Return the names of the sessions that a request of `tenant` touches: its own, called `id`, then the one that a fork makes."""
+    own = session_name(tenant, id)
+    return (own,) if ref.to is None else (own, session_name(tenant, ref.to))
 
 
 def fail(tasks: Iterable[Task], error: CellstateError) -> None:
@@ -81,4 +83,4 @@ def fail(tasks: Iterable[Task], error: CellstateError) -> None:
 
 def depending_on(tasks: Iterable[Task], names: Collection[str]) -> list[Task]:
     """Return the tasks whose reply is valid only if the commit of one of these sessions succeeds."""
-    return [task for task in tasks if any(name in names for name in task.depends_on)]
+    return [task for task in tasks if any(name in names for name in task.depends_on or task.names)]

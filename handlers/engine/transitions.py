@@ -96,7 +96,8 @@ def _replay(batch: Batch, task: Task, session: LoadedSession) -> None:
         batch.sessions.put(session.name, record)
     time = memory.decode(record.state.forecast, 0).time if batch.context.timeline else None
     at = times(batch.context, time, task.request.horizon)
-    task.reply = task.encode(Result(_version(batch, record), arrays, state, status(task.id, record, replayed=True), at, imputed, intervals))
+    after = status(task.id, record, replayed=True)
+    task.reply = task.call.encode(Result(_version(batch, record), arrays, state, after, at, imputed, intervals))
 
 
 def _describe(batch: Batch, task: Task, session: LoadedSession) -> None:
@@ -107,7 +108,7 @@ def _describe(batch: Batch, task: Task, session: LoadedSession) -> None:
 def _export(batch: Batch, task: Task, session: LoadedSession) -> None:
     """Answer with the state, and with the version of the model that made it, which may be another than this one."""
     record = _recorded(session)
-    task.reply = task.encode(Result(_version(batch, record), {}, record.state, status(task.id, record)))
+    task.reply = task.call.encode(Result(_version(batch, record), {}, record.state, status(task.id, record)))
 
 
 def _confirm(batch: Batch, task: Task, session: LoadedSession) -> None:
@@ -174,7 +175,7 @@ def _close(batch: Batch, task: Task, session: LoadedSession) -> None:
 
 
 def _answer(batch: Batch, task: Task, session: SessionStatus, state: State | None = None) -> None:
-    task.reply = task.encode(Result(batch.context.signature.version, {}, state, session))
+    task.reply = task.call.encode(Result(batch.context.signature.version, {}, state, session))
 
 
 TRANSITIONS: dict[Transition, Callable[[Batch, Task, LoadedSession], None]] = {

@@ -77,6 +77,38 @@ def run(
     return _BatchRun(backend, signature, inputs, states, want_output).run(max_batch, deadline)
 
 
+@dataclass(slots=True)
+class AlikeRun:
+    """What B rows of one length give."""
+
+    y: Floats  # [B, O], or [B, T, O] per step
+    states: Floats  # [B, S], after the last step
+    finite: npt.NDArray[np.bool_]  # [B], whether every value of the row is a number
+
+    def of(self, rows: npt.NDArray[np.bool_]) -> "AlikeRun":
+        """Return some of the rows."""
+        return AlikeRun(self.y[rows], self.states[rows], self.finite[rows])
+
+
+def run_alike(backend: Backend, signature: Signature, x: Array, states: Floats, max_batch: int, deadline: float = math.inf) -> AlikeRun:
+    """Run rows of one length, `max_batch` at once. `x` is `[B, T, …]`, `states` are `[B, S]`, `deadline` is monotonic seconds.
+
+    Raises:
+        BackendError: the runtime failed on a batch, or the deadline passed before the last one.
+    """
+    y, after = [], np.empty(states.shape, np.float32)
+    for start in range(0, len(x), max_batch):
+        if time.monotonic() > deadline:
+            raise DeadlineExceeded("the batch took too long")
+        rows = slice(start, start + max_batch)
+        given = backend.run(x[rows], split(states[rows], signature), False)
+        join(given.states, after[rows])
+        y.append(given.y)
+    whole = _joined(y)
+    finite = _finite(after, whole)
+    return AlikeRun(whole, after, np.ones(len(x), np.bool_) if finite is True else np.asarray(finite))
+
+
 class _BatchRun:
     """The rows of one call of `run`, and what they have given so far."""
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from handlers.engine.request import Request, Result
+from handlers.engine.request import Request, Result, StepResults
 from handlers.errors import CellstateError
 
 JSON = "application/json"
@@ -50,6 +50,14 @@ class Call(Protocol):
 
         Raises:
             TooLarge: the reply cannot be sent.
+        """
+
+    @staticmethod
+    def encode_steps(calls: Sequence[Any], results: StepResults) -> Sequence[Any]:
+        """Encode the results of steps as `encode` does, one for each of the calls, which are of this class.
+
+        Raises:
+            TooLarge: one of the replies cannot be sent.
         """
 
     def respond(self, replies: Sequence[Any]) -> HttpResponse:

@@ -12,9 +12,10 @@ from handlers.keys import ANYONE, PREDICT, Caller, KeyRing
 from handlers.protocols.access_log import AccessLog
 from handlers.protocols.base import Call, HttpRequest, HttpResponse
 from handlers.protocols.compression import HEADER, decompressed
-from handlers.protocols.kserve_v1 import KServeV1Codec
+from handlers.protocols.kserve_v1 import INSTANCES, KServeV1Codec
 from handlers.protocols.native.codec import NativeCodec
-from handlers.protocols.open_inference.codec import OpenInferenceCodec
+from handlers.protocols.open_inference.binary import HEADER_LENGTH
+from handlers.protocols.open_inference.codec import DATATYPE, OpenInferenceCodec
 
 NOT_DECODED = "the service failed to decode this request; nothing was applied"
 AnyCodec = NativeCodec | OpenInferenceCodec | KServeV1Codec
@@ -45,7 +46,7 @@ class Frontend:
         with self._telemetry.timing("decode"):
             calls = self._decode_batch(requests)
             task = self.service.task
-            groups = [[task(request, call.encode, caller) for request in call.requests] for call, caller in calls]
+            groups = [[task(request, call, caller) for request in call.requests] for call, caller in calls]
         self.service.serve([task for group in groups for task in group])
         responses = [_respond(call, group) for (call, _), group in zip(calls, groups, strict=True)]
         try:
@@ -91,10 +92,10 @@ class Frontend:
         return decoded, found
 
     def _codec(self, request: HttpRequest) -> AnyCodec:
-        for codec in self._recognised:
-            if codec.recognises(request):
-                return codec
-        return self._native
+        body = request.body
+        if not request.path and HEADER_LENGTH not in request.headers and DATATYPE not in body and INSTANCES not in body:
+            return self._native  # the usual case: nothing that any of the others looks for
+        return next((codec for codec in self._recognised if codec.recognises(request)), self._native)
 
     def _callers(self, requests: Sequence[HttpRequest]) -> Sequence[Caller | CellstateError]:
         keys = self._keys

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from handlers.engine.request import Request, Result
+from handlers.engine.request import Request, Result, StepResults
 from handlers.errors import CellstateError, InvalidInput, MalformedJson, TooLarge
 from handlers.protocols import validation
 from handlers.protocols.base import HttpRequest, HttpResponse, error_text
@@ -20,6 +20,7 @@ from handlers.protocols.validation import json_type
 from handlers.settings import Settings
 from handlers.signature import Signature
 
+INSTANCES = b'"instances"'  # in every body
 WINDOWS = re.compile(rb'\s*\{\s*"instances"\s*:\s*\[\s*[^\s{\]]')  # the first instance is no object
 OBJECTS = re.compile(rb'\s*\{\s*"instances"\s*:\s*\[\s*\{')
 
@@ -37,6 +38,11 @@ class KServeV1Call:
         if len(prediction) > self.max_row_bytes:
             raise TooLarge(f"reply: {len(prediction)} bytes, at most {self.max_row_bytes} here: send fewer steps or instances")
         return prediction
+
+    @staticmethod
+    def encode_steps(calls: Sequence["KServeV1Call"], results: StepResults) -> list[bytes]:
+        """Encode one prediction for each call. The protocol knows no sessions, so that there are no steps in fact."""
+        return [call.encode(results.result(i)) for i, call in enumerate(calls)]
 
     def respond(self, replies: Sequence[bytes | CellstateError]) -> HttpResponse:
         """Answer with `{"predictions": [...]}`, or with the first error."""

@@ -13,7 +13,7 @@ from handlers.errors import InvalidInput, TooLarge
 from handlers.forecasting.intervals import MAX_LEVEL, MIN_LEVEL
 from handlers.forecasting.observations import Timeline
 from handlers.protocols.validation import join_names
-from handlers.sessions.reference import Action, SessionRef
+from handlers.sessions.reference import Action, AnyRef
 from handlers.settings import Settings
 from handlers.signature import Signature
 
@@ -169,7 +169,7 @@ class RequestRules:
         if rows != horizon:
             raise InvalidInput(f"future: expected {horizon} lists of {columns} numbers, one a step of the horizon, got {got}")
 
-    def check_session(self, ref: SessionRef) -> None:
+    def check_session(self, ref: AnyRef) -> None:
         """Check which fields of a session go together."""
         action = ref.action
         if ref.id is None and (ref.step or action not in (Action.STEP, Action.IMPORT)):

@@ -12,6 +12,7 @@ import orjson
 
 from handlers.arrays import Array, Floats
 from handlers.errors import InvalidInput, MalformedJson, UnknownField
+from handlers.sessions.reference import MAX_STEP
 from handlers.signature import Signature
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -19,8 +20,8 @@ NUMBERS = frozenset({int, float})
 MANY_NUMBERS = 100  # from which on an array finds the largest sooner
 GZIP_MAGIC = b"\x1f\x8b"
 MAX_NAMES = 8  # in a message
-MAX_STEP = 2**53  # the largest integer that every JSON client keeps exact
 ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
+IDS = re.compile(rf"(?:{ID.pattern}\n)*")
 
 
 def reject_unknown_fields(document: Mapping[str, Any], known: Collection[str], where: str) -> None:
@@ -121,6 +122,12 @@ def session_id(value: Any, where: str) -> str:
 def join_names(names: Sequence[str]) -> str:
     """Return names for a message, the first few of many."""
     return ", ".join([*names[:MAX_NAMES], "…"] if len(names) > MAX_NAMES else names)
+
+
+def are_session_ids(values: Sequence[str]) -> bool:
+    """Whether all of the texts are session ids."""
+    text = "\n".join(values) + "\n"
+    return text.count("\n") == len(values) and IDS.fullmatch(text) is not None
 
 
 def matrices(values: Sequence[list[Any]], columns: int, limit: float = FLOAT32_MAX) -> list[Floats] | None:

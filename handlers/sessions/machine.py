@@ -4,15 +4,19 @@ Code, tests and docs/sessions.md read the same `TABLE`. A request that the table
 phase and the session, and changes nothing.
 """
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any, NoReturn
 
 import numpy as np
+import numpy.typing as npt
 from msgspec import Struct
 
 from handlers import errors
+from handlers.arrays import Array
 from handlers.sessions.record import Record
-from handlers.sessions.reference import Action, SessionRef
+from handlers.sessions.reference import Action, AnyRef
+from handlers.sessions.state import MAX_POSITION
 from handlers.versions import version_order
 
 
@@ -33,6 +37,7 @@ class Phase(Word):
     EXPIRED = "expired"
 
 
+UNSAID = -1  # in a column of steps or generations: the request does not say
 ALIVE = (Phase.LIVE, Phase.REWARMABLE, Phase.MISMATCH)
 
 
@@ -147,7 +152,7 @@ class PhaseRules(Struct, frozen=True):
         return (recent.shape[1:], recent.dtype.type) == expected
 
 
-def operation(ref: SessionRef, request_hash: bytes, record: Record | None, phase: Phase) -> Operation:
+def operation(ref: AnyRef, request_hash: bytes, record: Record | None, phase: Phase) -> Operation:
     """Return what a request asks of the session that it names. Without `step` a request is never taken for a repeat: it applies again."""
     if ref.action is not Action.STEP:
         return _action(ref, request_hash, record, phase)
@@ -164,11 +169,25 @@ def operation(ref: SessionRef, request_hash: bytes, record: Record | None, phase
     return Operation.START if ref.step == 0 else Operation.WRONG_STEP
 
 
-def _is_repeated(ref: SessionRef, request_hash: bytes, record: Record) -> bool:
+def next_steps(rules: PhaseRules, records: Array, refs: Sequence[AnyRef], length: int, now: float) -> npt.NDArray[np.bool_]:
+    """Return which of many steps of `length` inputs are the next of live sessions, which the table lets through.
+
+    `records` are rows of `columns.read_alike`, `refs` refer to their sessions for a step. Of a step that is left out `operation` and
+    `phase` tell what it is; left out are, too, the next steps of sessions to which none was applied since a rewind or their making.
+    """
+    position, generation = records["position"].astype(np.int64), records["generation"].astype(np.int64)
+    asked = np.array([UNSAID if ref.step is None else ref.step for ref in refs], np.int64)
+    believed = np.array([UNSAID if ref.generation is None else ref.generation for ref in refs], np.int64)
+    is_live = (records["expires_at"] >= now) & (records["digest"] == np.frombuffer(rules.model_digest, "<u8")).all(axis=1)
+    is_next = ((asked == UNSAID) | (asked == position)) & ((believed == UNSAID) | (believed == generation))
+    return np.asarray(is_live & is_next & (records["last_step"] != position) & (position + length <= MAX_POSITION))
+
+
+def _is_repeated(ref: AnyRef, request_hash: bytes, record: Record) -> bool:
     return request_hash == record.last_hash and ref.generation in (None, record.last_generation)
 
 
-def _action(ref: SessionRef, request_hash: bytes, record: Record | None, phase: Phase) -> Operation:
+def _action(ref: AnyRef, request_hash: bytes, record: Record | None, phase: Phase) -> Operation:
     asked = OPERATIONS[ref.action]
     if asked is Operation.CREATE_FROM_STATE:
         return creation(request_hash, record, phase)
@@ -188,7 +207,7 @@ def creation(request_hash: bytes, record: Record | None, phase: Phase) -> Operat
     return Operation.REPEAT_ACTION
 
 
-def decide(asked: Operation, phase: Phase, id: str, ref: SessionRef, record: Record | None) -> Transition:
+def decide(asked: Operation, phase: Phase, id: str, ref: AnyRef, record: Record | None) -> Transition:
     """Look up what happens.
 
     Raises:
@@ -200,7 +219,7 @@ def decide(asked: Operation, phase: Phase, id: str, ref: SessionRef, record: Rec
     return outcome
 
 
-def raise_refused(error: type[errors.SessionError], phase: Phase, id: str, ref: SessionRef, record: Record | None) -> NoReturn:
+def raise_refused(error: type[errors.SessionError], phase: Phase, id: str, ref: AnyRef, record: Record | None) -> NoReturn:
     """Raise `error`, naming the request, the phase and the session."""
     details: dict[str, Any] = {"session": id}
     position = ""

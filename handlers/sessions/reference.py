@@ -1,8 +1,12 @@
 """How a request refers to a session: which one, where the client believes it to be, and what to do with it."""
 
 from enum import StrEnum
+from typing import Annotated, ClassVar
 
-from msgspec import Struct
+from msgspec import Meta, Struct
+
+MAX_STEP = 2**53  # the largest integer that every JSON client keeps exact
+Count = Annotated[int, Meta(ge=0, le=MAX_STEP)]
 
 
 class Action(StrEnum):
@@ -35,3 +39,18 @@ class SessionRef(Struct):
     from_step: int | None = None
     generation: int | None = None
     restart: bool = False
+
+
+class StepRef(Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """A reference to a session for a step, as most requests have it; it can be read as a `SessionRef`."""
+
+    id: str
+    step: Count | None = None
+    generation: Count | None = None
+    action: ClassVar[Action] = Action.STEP
+    to: ClassVar[str | None] = None
+    from_step: ClassVar[int | None] = None
+    restart: ClassVar[bool] = False
+
+
+AnyRef = SessionRef | StepRef

@@ -5,7 +5,6 @@ from collections.abc import Collection, Iterable, Sequence
 from msgspec import Struct
 
 from handlers.errors import Overloaded, SessionUnreadable
-from handlers.sessions.alike import decode_many
 from handlers.sessions.kept import pack_kept, unpack_kept
 from handlers.sessions.record import Record
 from handlers.sessions.state import CorruptState, State
@@ -42,8 +41,10 @@ class UnitOfWork:
     def __init__(self, store: Store, namespace: str, tombstone_ttl: float, random: int) -> None:
         self._store, self._prefix = store, f"{namespace}/".encode("ascii")
         self._tombstone_ttl, self._random = tombstone_ttl, random
-        self._sessions: dict[str, LoadedSession] = {}
+        self._entries: dict[str, Entry | None] = {}
+        self._sessions: dict[str, LoadedSession] = {}  # those whose entries were decoded
         self._changed: dict[str, LoadedSession] = {}
+        self._encoded: dict[str, Change] = {}
         self._has_copies = False  # of changed sessions
 
     def read(self, names: Iterable[str]) -> None:
@@ -53,19 +54,14 @@ class UnitOfWork:
             StoreUnavailable: the store does not answer.
         """
         wanted = sorted(names)  # a store reads neighbours faster
-        keys = [self._prefix + name.encode("ascii") for name in wanted]
-        entries = self._store.get_many(keys)
-        records = iter(decode_many([entry.value for entry in entries if entry is not None]))
-        for name, key, entry in zip(wanted, keys, entries, strict=True):
-            session = self._sessions[name] = LoadedSession(name, key)
-            if entry is not None:
-                session.version, record = entry.version, next(records)
-                if isinstance(record, Record):
-                    session.record = record
-                    if record.kept:
-                        session.stored = record.stored
-                else:
-                    session.problem = str(record)
+        self._entries = dict(zip(wanted, self._store.get_many([self._key(name) for name in wanted]), strict=True))
+
+    def _key(self, name: str) -> bytes:
+        return self._prefix + name.encode("ascii")
+
+    def stored(self, names: Iterable[str]) -> list[bytes | None]:
+        """Return the sessions' records as they were read, encoded; None for a session that is not in the store."""
+        return [None if entry is None else entry.value for entry in map(self._entries.__getitem__, names)]
 
     def __getitem__(self, name: str) -> LoadedSession:
         """Return a session.
@@ -73,9 +69,21 @@ class UnitOfWork:
         Raises:
             SessionUnreadable: the stored bytes are corrupt or of a newer release. They are left as they are.
         """
-        session = self._sessions[name]
+        session = self._sessions.get(name) or self._load(name)
         if session.problem:
             raise session.unreadable(session.problem)
+        return session
+
+    def _load(self, name: str) -> LoadedSession:
+        session, entry = LoadedSession(name, self._key(name)), self._entries[name]
+        self._sessions[name] = session
+        if entry is not None:
+            session.version = entry.version
+            try:
+                session.record = Record.decode(entry.value)
+                session.stored = session.record.stored if session.record.kept else ()
+            except CorruptState as e:
+                session.problem = str(e)
         return session
 
     def state_at(self, name: str, position: int) -> State | None:
@@ -116,10 +124,18 @@ class UnitOfWork:
         if source is not None and source in self._changed:
             session.copied_from, self._has_copies = source, True
 
+    def put_encoded(self, names: Sequence[str], values: Sequence[bytes], expires_at: float) -> None:
+        """Change sessions that are in the store and keep no earlier states, whose new records are encoded; nothing else touches them."""
+        purge_at, rise = expires_at + self._tombstone_ttl, self._rise
+        for name, value in zip(names, values, strict=True):
+            entry = self._entries[name]
+            assert entry is not None  # only what is there goes on
+            self._encoded[name] = Change(self._key(name), entry.version, Entry(entry.version + rise, purge_at, value))
+
     @property
     def changed(self) -> Collection[str]:
         """The sessions that `commit` would write."""
-        return self._changed.keys()
+        return self._changed.keys() | self._encoded.keys()
 
     def commit(self) -> Collection[str]:
         """Commit what changed, and return the names of the sessions that another worker changed first. Of those nothing was applied.
@@ -131,7 +147,7 @@ class UnitOfWork:
             StoreUnavailable: the store failed; sessions committed until then are no longer `changed`.
         """
         waiting, lost = list(self._changed.values()), set[str]()
-        while waiting:
+        while waiting or self._encoded:
             names = {session.name for session in waiting} if self._has_copies else ()
             ready = [session for session in waiting if session.copied_from not in names]
             waiting = [session for session in waiting if session.copied_from in names]
@@ -140,17 +156,26 @@ class UnitOfWork:
         return lost
 
     def _commit(self, sessions: Sequence[LoadedSession], lost: set[str]) -> None:
-        applied = self._store.commit_many(self._changes(sessions))
-        for session, done in zip(sessions, applied, strict=True):
-            if done:
+        """Commit sessions, and all those that are encoded; add the names of those that lost."""
+        names = [*self._encoded, *[session.name for session in sessions]]
+        applied = self._store.commit_many([*self._encoded.values(), *self._changes(sessions)])
+        lost.update([name for name, done in zip(names, applied, strict=True) if not done])
+        self._encoded = {}
+        for session in sessions:
+            if session.name not in lost:
                 del self._changed[session.name]
-            else:
-                lost.add(session.name)
+
+    @property
+    def _rise(self) -> int:
+        """By how much versions rise.
+
+        It is a random amount: after a failover that lost writes, a plain counter could reuse a version for other contents, and
+        compare-and-set would wrongly succeed.
+        """
+        return 1 + self._random % VERSION_STEPS
 
     def _changes(self, sessions: Sequence[LoadedSession]) -> list[Change]:
-        # Versions rise by a random amount: after a failover that lost writes, a plain counter could reuse a version for other contents, and
-        # compare-and-set would wrongly succeed.
-        first, rise, changes = self._random, 1 + self._random % VERSION_STEPS, []
+        first, rise, changes = self._random, self._rise, []
         for session in sessions:
             record, version = session.record, session.version
             assert record is not None  # `put` set it

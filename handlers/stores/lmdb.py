@@ -84,8 +84,9 @@ class EmbeddedStore:
         return self._guard(lambda: self._get_many(keys))
 
     def _get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
-        with self._env.begin(buffers=True) as transaction:
-            return [None if value is None else _decode(value) for value in map(transaction.get, keys)]
+        with self._env.begin() as transaction, transaction.cursor() as cursor:
+            found = dict(cursor.getmulti(keys))
+        return [None if (value := found.get(key)) is None else _decode(value) for key in keys]
 
     def get_parts(self, key: bytes, numbers: Sequence[int]) -> list[bytes | None]:
         return self._guard(lambda: self._get_parts(key, numbers))
@@ -112,7 +113,12 @@ class EmbeddedStore:
         if self._parts is None and any(change.parts is not None for change in changes):
             self._parts = self._env.open_db(PARTS)
         with self._env.begin(write=True, buffers=True) as transaction:  # an exception aborts it: all of the batch or nothing
-            applied = [_commit(transaction, change) for change in changes]
+            get, put, pack = transaction.get, transaction.put, HEADER.pack
+            applied = [
+                _version(get(change.key)) == change.expected
+                and put(change.key, pack(change.entry.version, change.entry.purge_at) + change.entry.value)
+                for change in changes
+            ]
             for change, done in zip(changes, applied, strict=True):
                 if done and change.parts is not None:
                     self._change_parts(transaction, change.key, change.parts)
@@ -218,7 +224,7 @@ class EmbeddedStore:
             if not (cursor.set_range(first) if first else cursor.first()):
                 return []
             found = ((bytes(key), value) for key, value in itertools.islice(_entries(cursor), PAGE))
-            return [(key, _decode(value)) for key, value in itertools.takewhile(lambda item: item[0].startswith(prefix), found)]
+            return [(key, _decode(bytes(value))) for key, value in itertools.takewhile(lambda item: item[0].startswith(prefix), found)]
 
     def check(self) -> list[str]:
         problems = []
@@ -244,15 +250,9 @@ def _entries(cursor: lmdb.Cursor) -> Iterator[tuple[Any, Any]]:
     return ((key, value) for key, value in cursor.iternext() if key != PARTS)
 
 
-def _commit(transaction: lmdb.Transaction, change: Change) -> bool:
-    key, entry = change.key, change.entry
-    if _version(transaction.get(key)) != change.expected:
-        return False
-    return bool(transaction.put(key, HEADER.pack(entry.version, entry.purge_at) + entry.value))
-
-
 def _version(value: Any) -> int | None:
-    return None if value is None else _head(value)[0]
+    """Return the version of a stored value, 0 of foreign bytes."""
+    return None if value is None else HEADER.unpack_from(value)[0] if len(value) >= HEADER_BYTES else 0
 
 
 def _head(value: Any) -> tuple[int, float]:
@@ -260,7 +260,5 @@ def _head(value: Any) -> tuple[int, float]:
     return HEADER.unpack_from(value) if len(value) >= HEADER_BYTES else (0, math.inf)
 
 
-def _decode(value: memoryview) -> Entry:
-    """Copy an entry out of the file's pages, which are as they are only within the transaction."""
-    version, purge_at = _head(value)
-    return Entry(version, purge_at, bytes(value[HEADER_BYTES:]))
+def _decode(value: bytes) -> Entry:
+    return Entry(*_head(value), value[HEADER_BYTES:])

@@ -13,8 +13,7 @@ from openapi_spec_validator import validate
 from handlers.errors import CellstateError
 from handlers.protocols.base import HttpRequest
 from handlers.protocols.native.decode import Parser
-from handlers.protocols.validation import MAX_STEP
-from handlers.sessions.reference import Action
+from handlers.sessions.reference import MAX_STEP, Action
 from handlers.settings import Settings
 from openapi import errors, examples
 from openapi.document import as_yaml

@@ -181,7 +181,7 @@ def test_a_body_that_a_defect_of_the_service_cannot_decode_is_a_500_of_its_own(t
         check(self, request)
 
     monkeypatch.setattr(RequestRules, "check", defective)
-    good, bad, also = ask(service, step("a", 0, x), step("bad", 0, x), step("b", 0, x))
+    good, bad, also = ask(service, step("a", 0, x), step("bad", 0, x) | {"commit": True}, step("b", 0, x))
     assert (good[0], also[0]) == (200, 200)
     assert (bad[0], bad[1]["error"]["code"]) == (500, "internal_error")
     assert "nothing was applied" in bad[1]["error"]["message"]

@@ -9,7 +9,7 @@ from handlers.engine.task import Task
 
 
 def task(steps, horizon=0, paths=0):
-    return Task(Request(np.zeros((steps, 1), np.float32), horizon=horizon, paths=paths), bytes)
+    return Task(Request(np.zeros((steps, 1), np.float32), horizon=horizon, paths=paths), None)
 
 
 @pytest.mark.parametrize("path", ["", "turns"])

@@ -26,7 +26,9 @@ def described(item: Request | CellstateError) -> object:
         return item.body()
     assert item.inputs is None or item.inputs.dtype.isnative
     values = None if item.inputs is None else item.inputs.tobytes()
-    return values, item.returns, item.session, item.horizon, item.commit, item.missing
+    ref = item.session
+    session = ref and (ref.id, ref.step, ref.action, ref.to, ref.from_step, ref.generation, ref.restart)
+    return values, item.request_hash(), item.returns, session, item.horizon, item.commit, item.missing
 
 
 @given(st.lists(st.one_of(bodies(steps), bodies(requests())), min_size=1, max_size=4))

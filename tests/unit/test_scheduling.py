@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from handlers.engine.request import Request
 from handlers.engine.scheduling import waves
-from handlers.engine.task import Task, depending_on
+from handlers.engine.task import Task, depending_on, touched
+from handlers.keys import DEFAULT_TENANT
 from handlers.sessions.reference import Action, SessionRef
 
 ids = st.sampled_from("abc")
@@ -19,7 +20,7 @@ refs = st.one_of(
 
 
 def task(ref):
-    return Task(Request(session=ref), bytes, id=ref.id if ref else "")
+    return Task(Request(session=ref), None, names=touched(ref, DEFAULT_TENANT, ref.id) if ref else ())
 
 
 @given(st.lists(refs, max_size=8))

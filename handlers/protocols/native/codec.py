@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from handlers.engine.request import Request, Result
+from handlers.engine.request import Request, Result, StepResults
 from handlers.errors import CellstateError, TooLarge
 from handlers.protocols.base import HttpRequest, HttpResponse
 from handlers.protocols.native.decode import Parser
@@ -29,6 +29,11 @@ class NativeCall(Struct):
                 f"reply: {len(fields)} bytes, at most {self.max_reply_bytes} here: send fewer steps or instances, or ask for less in return"
             )
         return self.encoder.response(fields, result)
+
+    @staticmethod
+    def encode_steps(calls: Sequence["NativeCall"], results: StepResults) -> list[bytes]:
+        """Encode one response object for each call."""
+        return calls[0].encoder.steps(results, min({call.max_reply_bytes for call in calls}))
 
     def respond(self, replies: Sequence[bytes | CellstateError]) -> HttpResponse:
         """Answer with the one response object, or with `{"predictions": [...]}`."""

@@ -6,10 +6,10 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from msgspec import UNSET, to_builtins
+from msgspec import to_builtins
 
 from handlers.arrays import Array, Floats
-from handlers.engine.request import SAMPLES, Request
+from handlers.engine.request import PREDICTION_ALONE, SAMPLES, Request
 from handlers.errors import CellstateError, InvalidInput, MalformedJson
 from handlers.protocols import validation
 from handlers.protocols.native import usual
@@ -18,15 +18,15 @@ from handlers.protocols.native.usual import UsualRequest
 from handlers.protocols.rules import RequestRules
 from handlers.protocols.validation import json_type
 from handlers.sessions import state as state_format
-from handlers.sessions.reference import NAMED_ACTIONS, Action, SessionRef
+from handlers.sessions.reference import NAMED_ACTIONS, Action, SessionRef, StepRef
 from handlers.sessions.state import State
 from handlers.settings import Settings
 from handlers.signature import Signature
 
 FIELDS = ("inputs", "observations", "return", "state", "session", "horizon", "future", "levels", "paths", "commit")
+USUAL_FIELDS = frozenset({"inputs", "return", "session"})
 SESSION_FIELDS = ("id", "step", "action", "to", "from", "generation")
 ACTIONS = tuple(action.value for action in (Action.STEP, *NAMED_ACTIONS))
-PREDICTION = ("prediction",)
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Parser:
         object.__setattr__(self, "rules", RequestRules(self.signature, self.limits))
         object.__setattr__(self, "observations", ObservationParser(self.rules))
         object.__setattr__(self, "returns", self.rules.returns)
-        object.__setattr__(self, "is_usual", not self.signature.tokens and len(self.signature.features) > 1)
+        object.__setattr__(self, "is_usual", not self.signature.tokens)
 
     def bodies(self, bodies: Sequence[bytes]) -> list[tuple[Sequence[Request | CellstateError], bool]]:
         """Decode the bodies of a batch, each into its requests and whether they came as `instances`.
@@ -53,7 +53,9 @@ class Parser:
         """
         read = [self._read(body) for body in bodies]
         items = [item for parts, _ in read for item in parts]
-        requests = iter(list(map(self._decode, items, self._matrices(items))))
+        arrays = self._matrices(items)
+        steps: Sequence[Request | CellstateError] | None = self._usual_steps(items, arrays)
+        requests = iter(steps or list(map(self._decode, items, arrays)))
         return [(list(islice(requests, len(parts))), is_batch) for parts, is_batch in read]
 
     def body(self, data: bytes) -> tuple[Sequence[Request | CellstateError], bool]:
@@ -120,17 +122,27 @@ class Parser:
         except CellstateError as e:
             return e
 
+    def _usual_steps(self, items: Sequence[Any], arrays: Sequence[Floats | None]) -> list[Request] | None:
+        """Return the requests of steps that have nothing but numbers and a session, which is all there is to check; None for any others."""
+        if self.rules.columns or not self.signature.streaming:
+            return None
+        found = [item.session for item in items if type(item) is UsualRequest and item.returns is None]
+        refs = [StepRef(ref) if isinstance(ref, str) else ref for ref in found if ref is not None]
+        if len(refs) < len(items) or not validation.are_session_ids([ref.id for ref in refs]):
+            return None
+        steps = [Request(x, PREDICTION_ALONE, None, ref, is_usual_step=True) for x, ref in zip(arrays, refs, strict=True) if x is not None]
+        return steps if len(steps) == len(items) else None
+
     def _usual_request(self, item: UsualRequest, inputs: Array) -> Request:
-        found, ref = item.session, None
-        if found is not UNSET:
-            step = None if found.step is UNSET else found.step
-            generation = None if found.generation is UNSET else found.generation
-            ref = SessionRef(validation.session_id(found.id, "session.id"), step, generation=generation)
+        ref = StepRef(item.session) if isinstance(item.session, str) else item.session
+        if ref is not None:
+            validation.session_id(ref.id, "session" if item.session is ref.id else "session.id")
             self.rules.check_session(ref)
-        request = Request(inputs, PREDICTION, None, ref)
-        if item.returns is not UNSET:
+        request = Request(inputs, PREDICTION_ALONE, None, ref)
+        if item.returns is not None:
             request.returns = self._returns(item.returns)
             request.paths = self.rules.paths(None, SAMPLES in request.returns, 0)
+        request.is_usual_step = ref is not None and request.returns == PREDICTION_ALONE
         self.rules.check(request)
         return request
 
@@ -150,7 +162,7 @@ class Parser:
         if "observations" in document:
             observed = self.observations.read(document)
             inputs, missing, times, known = observed.inputs, observed.missing, observed.times, observed.known_in_advance
-        returns = self._returns(document["return"]) if "return" in document else PREDICTION
+        returns = self._returns(document["return"]) if "return" in document else PREDICTION_ALONE
         levels = self._levels(document["levels"], horizon) if "levels" in document else ()
         request = Request(
             inputs,
@@ -166,6 +178,8 @@ class Parser:
             paths=self._paths(document, bool(levels) or SAMPLES in returns, horizon),
         )
         self.rules.check(request)
+        is_step = session is not None and session.id is not None and session.action is Action.STEP and returns == PREDICTION_ALONE
+        request.is_usual_step = is_step and not missing and USUAL_FIELDS.issuperset(document)
         return request
 
     def _inputs(self, value: Any) -> tuple[Array, int]:

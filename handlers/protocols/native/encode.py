@@ -6,8 +6,8 @@ import numpy as np
 import orjson
 
 from handlers.arrays import Floats
-from handlers.engine.request import LABEL, OPAQUE, Result
-from handlers.errors import CellstateError
+from handlers.engine.request import LABEL, OPAQUE, PREDICTION, Result, StepResults
+from handlers.errors import CellstateError, TooLarge
 from handlers.sessions import state as state_format
 from handlers.sessions.status import SessionStatus, timestamp
 from handlers.signature import Signature
@@ -44,6 +44,22 @@ class Encoder:
         session = b"" if result.session is None else b"," + encode_session(result.session)
         return b"{%b%b%b%b}" % (fields, b"," if fields else b"", model, session)
 
+    def steps(self, results: StepResults, max_bytes: int) -> list[bytes]:
+        """Encode the response objects of many steps, as `fields` and `response` do for each.
+
+        Raises:
+            TooLarge: the fields of one are more than `max_bytes`.
+        """
+        texts = _by_row(results.predictions)
+        if max(map(len, texts)) + len(PREDICTION) + 3 > max_bytes:
+            raise TooLarge("reply: a prediction is too long to be sent")
+        model, expires = self._model(results.version).decode(), timestamp(results.expires_at)
+        return [
+            f'{{"{PREDICTION}":{text},{model},"session":{{"id":"{id}","step":{step},"generation":{generation},'
+            f'"expires_at":"{expires}","replayed":false}}}}'.encode()
+            for text, id, step, generation in zip(texts, results.ids, results.steps, results.generations, strict=True)
+        ]
+
     def error(self, error: CellstateError) -> bytes:
         """Encode `{"error": {…}}`."""
         return orjson.dumps({"error": error.body()})
@@ -56,6 +72,14 @@ class Encoder:
     def _model(self, version: str) -> bytes:
         encoded = self._models[version] = orjson.dumps({"model": {"name": self.signature.name, "version": version}})[1:-1]
         return encoded
+
+
+def _by_row(array: Floats) -> list[str]:
+    """Encode the rows of an array as JSON, which are arrays themselves."""
+    depth = array.ndim - 1
+    whole = orjson.dumps(np.ascontiguousarray(array), option=ARRAYS).decode()
+    opening, closing = "[" * depth, "]" * depth
+    return [f"{opening}{row}{closing}" for row in whole[depth + 1 : -depth - 1].split(f"{closing},{opening}")]
 
 
 def encode_session(session: SessionStatus) -> bytes:

@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 import orjson
 
-from handlers.engine.request import LABEL, Request, Result
+from handlers.engine.request import LABEL, Request, Result, StepResults
 from handlers.errors import CellstateError, InvalidInput, TooLarge
 from handlers.protocols.base import HttpRequest, HttpResponse, error_text
 from handlers.protocols.open_inference.binary import HEADER_LENGTH
@@ -17,6 +17,7 @@ from handlers.protocols.open_inference.encode import (
     Wanted,
     encode_response,
     encode_row,
+    encode_rows,
     imputed_output,
     session_outputs,
     session_parameters,
@@ -28,6 +29,7 @@ from handlers.protocols.validation import short_repr
 from handlers.settings import Settings
 from handlers.signature import Signature
 
+DATATYPE = b'"datatype"'
 BINARY = "application/octet-stream"
 VERSION = re.compile(r"/v2/models/[^/]+/versions/([^/]+)/infer")
 
@@ -59,6 +61,11 @@ class OpenInferenceCall:
             )
         return row
 
+    @staticmethod
+    def encode_steps(calls: Sequence["OpenInferenceCall"], results: StepResults) -> list[Row]:
+        """Encode the elements of one row for each call."""
+        return encode_rows([(call.wanted, call.max_row_bytes) for call in calls], results)
+
     def respond(self, replies: Sequence[Row | CellstateError]) -> HttpResponse:
         """Put the rows together."""
         if not self.rows_fail_alone and (failed := next((e for e in replies if isinstance(e, CellstateError)), None)):
@@ -85,7 +92,7 @@ class OpenInferenceCodec:
     @staticmethod
     def recognises(request: HttpRequest) -> bool:
         """Whether a request is in this protocol. Every tensor has a datatype, and no field of another protocol is called so."""
-        return HEADER_LENGTH in request.headers or request.path.startswith("/v2/") or b'"datatype"' in request.body
+        return HEADER_LENGTH in request.headers or request.path.startswith("/v2/") or DATATYPE in request.body
 
     def decode(self, request: HttpRequest) -> OpenInferenceCall:
         """Decode one body."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from handlers.arrays import Array, Floats
-from handlers.engine.request import OPAQUE, SAMPLES, Request
+from handlers.engine.request import OPAQUE, PREDICTION_ALONE, SAMPLES, Request
 from handlers.errors import CellstateError, InvalidInput
 from handlers.forecasting.observations import Times
 from handlers.protocols import validation
@@ -73,13 +73,15 @@ class Decoder:
         times = self._times(infer, x)
         states, future, session = self._states(rows), self._future(rows, horizon), sessions(rows)
         commit, close = rows.flag("commit", True), rows.flag("sequence_end")
+        has_more = horizon or states or times or close or not commit or returns != PREDICTION_ALONE
 
         def request(i: int, inputs: Array, is_unusual: bool) -> Request | CellstateError:
             try:
                 inputs, missing = self._checked(inputs, i) if is_unusual else (inputs, 0)
                 state, known = states(i) if states else None, future(i) if future else None
                 ref, time = session(i) if session else None, times(i) if times else None
-                decoded = Request(inputs, returns, state, ref, horizon, known, commit, close, missing, levels, paths, time)
+                is_usual = ref is not None and not (has_more or missing or ref.restart)
+                decoded = Request(inputs, returns, state, ref, horizon, known, commit, close, missing, levels, paths, is_usual, time)
                 if ref is not None:
                     self.rules.check_session(ref)
                 self.rules.check(decoded)

@@ -13,9 +13,9 @@ import numpy as np
 import orjson
 from msgspec import Struct
 
-from handlers.arrays import Array
-from handlers.engine.request import IMPUTED, OPAQUE, Result
-from handlers.errors import CellstateError
+from handlers.arrays import Array, Floats
+from handlers.engine.request import IMPUTED, OPAQUE, PREDICTION, Result, StepResults
+from handlers.errors import CellstateError, TooLarge
 from handlers.protocols.base import error_text
 from handlers.protocols.open_inference import binary
 from handlers.protocols.open_inference.binary import BYTES
@@ -85,6 +85,38 @@ def encode_row(result: Result, wanted: Sequence[Wanted], key: bytes) -> Row:
             pieces[output.name] = Piece(array.shape, chunks)
             size += sum(map(len, chunks))
     return Row(result, pieces, size)
+
+
+def encode_rows(calls: Sequence[tuple[Sequence[Wanted], int]], results: StepResults) -> list[Row]:
+    """Encode the elements of steps as `encode_row` does, each with what its call wants, and the bytes that it may have.
+
+    Raises:
+        TooLarge: the elements of one are more.
+    """
+    shape = results.predictions.shape[1:]
+    chunks: dict[bool, list[bytes]] = {}  # in binary, or in JSON
+    rows = []
+    for i, (wanted, max_bytes) in enumerate(calls):
+        pieces, size = {}, 0
+        for output in wanted:
+            if output.source == PREDICTION:
+                of_all = chunks.get(output.binary) or chunks.setdefault(output.binary, _chunks(results.predictions, output.binary))
+                pieces[output.name] = Piece(shape, [of_all[i]])
+                size += len(of_all[i])
+        if size > max_bytes:
+            raise TooLarge("reply: a prediction is too long to be sent")
+        rows.append(Row(results.result(i), pieces, size))
+    return rows
+
+
+def _chunks(array: Floats, in_binary: bool) -> list[bytes]:
+    """Encode the elements of each row."""
+    flat = np.ascontiguousarray(array.reshape(len(array), -1))
+    if not in_binary:
+        return orjson.dumps(flat, option=orjson.OPT_SERIALIZE_NUMPY)[2:-2].split(b"],[")
+    data = binary.write(flat, FP32)
+    size = len(data) // len(flat)
+    return [data[start : start + size] for start in range(0, len(data), size)]
 
 
 def stack(wanted: Sequence[Wanted], rows: Sequence[Row | CellstateError]) -> list[Output]:

@@ -8,8 +8,8 @@ from handlers.errors import InvalidInput
 from handlers.protocols import validation
 from handlers.protocols.open_inference.binary import BYTES
 from handlers.protocols.open_inference.tensors import InferRequest
-from handlers.protocols.validation import MAX_STEP, json_type, short_repr
-from handlers.sessions.reference import SessionRef
+from handlers.protocols.validation import json_type, short_repr
+from handlers.sessions.reference import MAX_STEP, SessionRef
 
 SESSION, STEP, GENERATION = "session", "step", "generation"
 INTEGERS = ("INT64", "INT32")
