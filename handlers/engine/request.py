@@ -122,10 +122,13 @@ class StepResults(Struct):
     generations: Sequence[int]
     expires_at: float
 
+    def status(self, i: int) -> SessionStatus:
+        """Return where the session of step i is."""
+        return SessionStatus(self.ids[i], self.steps[i], self.expires_at, self.generations[i])
+
     def result(self, i: int) -> Result:
         """Return the result of step i."""
-        session = SessionStatus(self.ids[i], self.steps[i], self.expires_at, self.generations[i])
-        return Result(self.version, {PREDICTION: self.predictions[i]}, session=session)
+        return Result(self.version, {PREDICTION: self.predictions[i]}, session=self.status(i))
 
 
 def interval_arrays(intervals: Mapping[int, Interval]) -> dict[str, Floats]:

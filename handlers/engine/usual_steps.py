@@ -52,8 +52,8 @@ def _usual(batch: Batch, tasks: Sequence[Task]) -> Sequence[Task]:
         return ()
     names = Counter([name for task in tasks for name in task.names])
     usual = [task for task in tasks if task.request.is_usual_step and names[task.names[0]] == 1]
-    length = usual[0].request.steps if usual else 0
-    return [task for task in usual if task.request.steps == length] if length <= CHUNK_STEPS else ()
+    length = len(_inputs(usual[0])) if usual else 0
+    return [task for task in usual if len(_inputs(task)) == length] if length <= CHUNK_STEPS else ()
 
 
 def _serve(batch: Batch, tasks: Sequence[Task], deadline: float) -> None:

@@ -65,7 +65,7 @@ def calls(work):
 
 @pytest.mark.parametrize(
     ("batch", "rows", "limit"),
-    [(bodies, 64, 140), (one_body, 64, 114), (one_body, 1_024, 108), (tensors, 64, 140), (tensors, 1_024, 128)],
+    [(bodies, 64, 78), (one_body, 64, 58), (one_body, 1_024, 50), (tensors, 64, 78), (tensors, 1_024, 64)],
     ids=["64 bodies", "64 in one body", "1,024 in one body", "64 as tensors", "1,024 as tensors"],
 )
 def test_a_row_makes_no_more_calls_than_it_did(two, tmp_path, batch, rows, limit):

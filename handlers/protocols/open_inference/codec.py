@@ -76,7 +76,7 @@ class OpenInferenceCall:
         if self.rows_fail_alone:
             outputs += session_outputs(replies, self.infer.binary_outputs)
         elif isinstance(replies[0], Row):
-            parameters = session_parameters(replies[0].result)
+            parameters = session_parameters(replies[0].session)
         body, header_length = encode_response(self.signature, self.infer.id, parameters, outputs)
         if header_length is None:
             return HttpResponse(200, body)

@@ -17,7 +17,7 @@ from handlers.forecasting.observations import Times
 from handlers.protocols import validation
 from handlers.protocols.open_inference.binary import BYTES
 from handlers.protocols.open_inference.observations import TIME, ObservationTensors
-from handlers.protocols.open_inference.rows import GENERATION, INTEGERS, SESSION, STEP, Rows, sessions
+from handlers.protocols.open_inference.rows import GENERATION, INTEGERS, SESSION, STEP, Rows, sessions, step_refs
 from handlers.protocols.open_inference.tensors import InferRequest, RequestedOutput, Tensor
 from handlers.protocols.rules import RequestRules
 from handlers.protocols.validation import reject_unknown_fields, short_repr
@@ -71,9 +71,12 @@ class Decoder:
         returns = self._returns(infer.outputs, horizon, levels)
         paths = self._paths(infer, bool(levels) or SAMPLES in returns, horizon)
         times = self._times(infer, x)
-        states, future, session = self._states(rows), self._future(rows, horizon), sessions(rows)
-        commit, close = rows.flag("commit", True), rows.flag("sequence_end")
+        states, future = self._states(rows), self._future(rows, horizon)
+        commit, close, unusual = rows.flag("commit", True), rows.flag("sequence_end"), self._unusual(x)
         has_more = horizon or states or times or close or not commit or returns != PREDICTION_ALONE
+        if not has_more and not unusual.any() and (steps := self._usual_steps(rows, x)):
+            return steps
+        session = sessions(rows)
 
         def request(i: int, inputs: Array, is_unusual: bool) -> Request | CellstateError:
             try:
@@ -89,7 +92,13 @@ class Decoder:
             except CellstateError as e:
                 return e
 
-        return list(map(request, range(len(x)), x, self._unusual(x).tolist()))
+        return list(map(request, range(len(x)), x, unusual.tolist()))
+
+    def _usual_steps(self, rows: Rows, x: Array) -> list[Request] | None:
+        """Return the requests of steps that have nothing but numbers in range and a session; None where there may be more to check."""
+        if self.rules.columns or not self.signature.streaming or (refs := step_refs(rows)) is None:
+            return None
+        return [Request(inputs, PREDICTION_ALONE, None, ref, is_usual_step=True) for inputs, ref in zip(x, refs, strict=True)]
 
     def _x(self, infer: InferRequest) -> Array:
         """`[N, T, F]` float32, or `[N, T]` int64; the finite range of numbers is checked row by row."""

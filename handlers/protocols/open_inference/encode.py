@@ -55,9 +55,10 @@ class Piece(Struct, frozen=True):
 class Row(Struct, frozen=True):
     """One row's result, encoded."""
 
-    result: Result
     pieces: dict[str, Piece]
     size: int  # bytes of the row's elements
+    session: SessionStatus | None = None
+    imputed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def encode_row(result: Result, wanted: Sequence[Wanted], key: bytes) -> Row:
             chunks = [_elements(part, output.datatype, output.binary) for part in parts]
             pieces[output.name] = Piece(array.shape, chunks)
             size += sum(map(len, chunks))
-    return Row(result, pieces, size)
+    return Row(pieces, size, result.session, result.imputed)
 
 
 def encode_rows(calls: Sequence[tuple[Sequence[Wanted], int]], results: StepResults) -> list[Row]:
@@ -105,7 +106,7 @@ def encode_rows(calls: Sequence[tuple[Sequence[Wanted], int]], results: StepResu
                 size += len(of_all[i])
         if size > max_bytes:
             raise TooLarge("reply: a prediction is too long to be sent")
-        rows.append(Row(results.result(i), pieces, size))
+        rows.append(Row(pieces, size, results.status(i)))
     return rows
 
 
@@ -137,7 +138,7 @@ def _stack(output: Wanted, rows: Sequence[Row | CellstateError]) -> Output:
 
 def session_outputs(rows: Sequence[Row | CellstateError], in_binary: bool) -> list[Output]:
     """What became of each row: the step and generation of its session, its status and its error."""
-    places = [_place(row) if isinstance(row, CellstateError) or row.result.session is None else row.result.session for row in rows]
+    places = [_place(row) if isinstance(row, CellstateError) or row.session is None else row.session for row in rows]
     columns: dict[str, tuple[str, Array]] = {
         STEP: (INT64, np.array([place.step for place in places], np.int64)),
         GENERATION: (INT64, np.array([place.generation for place in places], np.int64)),
@@ -151,13 +152,12 @@ def session_outputs(rows: Sequence[Row | CellstateError], in_binary: bool) -> li
 
 def imputed_output(rows: Sequence[Row | CellstateError], in_binary: bool) -> list[Output]:
     """How many missing values of each row predictions stood in for; nothing where none was missing."""
-    counts = np.array([row.result.imputed if isinstance(row, Row) else 0 for row in rows], np.int64)
+    counts = np.array([row.imputed if isinstance(row, Row) else 0 for row in rows], np.int64)
     return [Output(IMPUTED, INT64, counts.shape, _elements(counts, INT64, in_binary), in_binary)] if counts.any() else []
 
 
-def session_parameters(result: Result) -> dict[str, Any]:
+def session_parameters(session: SessionStatus | None) -> dict[str, Any]:
     """Where the one session of a response is."""
-    session = result.session
     if session is None:
         return {}
     known = {"sequence_id": session.id, STEP: session.step, GENERATION: session.generation, "replayed": session.replayed}

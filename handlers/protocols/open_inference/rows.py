@@ -1,6 +1,7 @@
 """Reads what a body of the Open Inference Protocol says of its rows beside `x`: flags, one integer or text a row, and their sessions."""
 
 from collections.abc import Callable, Sequence
+from itertools import repeat
 from typing import Any
 
 from handlers.arrays import Array
@@ -9,9 +10,10 @@ from handlers.protocols import validation
 from handlers.protocols.open_inference.binary import BYTES
 from handlers.protocols.open_inference.tensors import InferRequest
 from handlers.protocols.validation import json_type, short_repr
-from handlers.sessions.reference import MAX_STEP, SessionRef
+from handlers.sessions.reference import MAX_STEP, SessionRef, StepRef
 
 SESSION, STEP, GENERATION = "session", "step", "generation"
+SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")  # parameters that refer to the session of a single row
 INTEGERS = ("INT64", "INT32")
 
 
@@ -29,7 +31,7 @@ class Rows:
         if name in self.infer.parameters:
             return [validation.integer(self.infer.parameters, name, f"parameters.{name}")] * self.count
         values = self._column(name, INTEGERS)
-        return None if values is None else [int(value) for value in values]
+        return None if values is None else values.tolist()
 
     def texts(self, name: str) -> list[str] | None:
         """One text for each row; what is not UTF-8 is replaced, so that it is found wrong."""
@@ -70,6 +72,17 @@ def sessions(rows: Rows) -> Callable[[int], SessionRef] | None:
         return ref
 
     return session
+
+
+def step_refs(rows: Rows) -> list[StepRef] | None:
+    """The session of each row where tensors alone name them, all of them rightly; None otherwise."""
+    if not rows.infer.parameters.keys().isdisjoint(SEQUENCE) or (ids := rows.texts(SESSION)) is None:
+        return None
+    steps, generations = rows.integers(STEP), rows.integers(GENERATION)
+    numbers = [number for column in (steps, generations) if column is not None for number in (min(column), max(column))]
+    if not validation.are_session_ids(ids) or any(not 0 <= number <= MAX_STEP for number in numbers):
+        return None
+    return list(map(StepRef, ids, steps or repeat(None), generations or repeat(None)))
 
 
 def _sequence_id(value: Any) -> str | None:
