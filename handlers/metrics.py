@@ -125,6 +125,8 @@ class Telemetry:
         return tenant if tenant in self._tenants else OTHER
 
     def count(self, name: str, amount: float = 1, *labels: str) -> None:
+        if not amount:
+            return
         with self._lock:
             self._counts[name, labels] = self._counts.get((name, labels), 0.0) + amount
 

@@ -1,6 +1,5 @@
 """What the requests of one attempt at a batch share."""
 
-from collections import Counter
 from dataclasses import dataclass, field
 
 from handlers.engine.context import ServiceContext
@@ -16,7 +15,7 @@ class Batch:
     context: ServiceContext
     sessions: UnitOfWork
     now: float
-    created: Counter[str] = field(default_factory=Counter)  # sessions that the attempt adds to the store, by tenant
+    created: dict[str, int] = field(default_factory=dict)  # sessions that the attempt adds to the store, by tenant
     expires_at: float = field(init=False)  # when a session that is used now expires
 
     def __post_init__(self) -> None:
@@ -33,9 +32,10 @@ class Batch:
             return
         try:
             tenant = tenant_of(name)
-            self.context.tenant_quota.admit(tenant, self.created[tenant])
-            self.context.quota.admit(self.created.total())
-            self.created[tenant] += 1
+            already = self.created.get(tenant, 0)
+            self.context.tenant_quota.admit(tenant, already)
+            self.context.quota.admit(sum(self.created.values()))
+            self.created[tenant] = already + 1
         except StoreUnavailable:
             self.context.telemetry.count("store_errors_total", 1, "usage")
             raise

@@ -48,10 +48,11 @@ def serve(batch: Batch, tasks: Sequence[Task], deadline: float) -> Sequence[Task
 
 def _usual(batch: Batch, tasks: Sequence[Task]) -> Sequence[Task]:
     """Return the tasks that are steps of equal length, for a prediction alone, of sessions that no other task touches."""
-    if not batch.context.has_usual_steps:
+    usual = [task for task in tasks if task.request.is_usual_step]
+    if len(usual) < FEW or not batch.context.has_usual_steps:
         return ()
     names = Counter([name for task in tasks for name in task.names])
-    usual = [task for task in tasks if task.request.is_usual_step and names[task.names[0]] == 1]
+    usual = [task for task in usual if names[task.names[0]] == 1]
     length = len(_inputs(usual[0])) if usual else 0
     return [task for task in usual if len(_inputs(task)) == length] if length <= CHUNK_STEPS else ()
 

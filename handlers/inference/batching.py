@@ -25,6 +25,19 @@ class DeadlineExceeded(BackendError):
 
 
 @dataclass(slots=True)
+class AlikeRun:
+    """What B rows of one length give."""
+
+    y: Floats  # [B, O], or [B, T, O] per step
+    states: Floats  # [B, S], after the last step
+    finite: npt.NDArray[np.bool_]  # [B], whether every value of the row is a number
+
+    def of(self, rows: npt.NDArray[np.bool_]) -> "AlikeRun":
+        """Return some of the rows."""
+        return AlikeRun(self.y[rows], self.states[rows], self.finite[rows])
+
+
+@dataclass(slots=True)
 class Results:
     """What B sequences give, row by row. A row with an error has no other result."""
 
@@ -39,6 +52,12 @@ class Results:
         """Return the results of rows that have not run: nothing but a copy of their states, `[S]` each."""
         count = len(states)
         return cls([None] * count, [None] * count, np.concatenate(states).reshape(count, -1), [True] * count, [None] * count)
+
+    @classmethod
+    def of(cls, rows: "AlikeRun") -> "Results":
+        """Return the results of rows of one length."""
+        count = len(rows.y)
+        return cls(list(rows.y), [None] * count, rows.states, rows.finite.tolist(), [None] * count)
 
 
 def split(states: Floats, signature: Signature) -> tuple[Floats, ...]:
@@ -74,20 +93,15 @@ def run(
     `inputs` are `[T, F]` or `[T]` each, `states` are `[S]` each, `deadline` is monotonic seconds. Where the runtime fails on a batch, each
     of its rows runs alone, so that only the rows to blame have an error.
     """
+    length = len(inputs[0])
+    if length <= CHUNK_STEPS and not any(want_output) and all(len(each) == length for each in inputs):
+        try:
+            x = np.concatenate(inputs).reshape(len(inputs), length, *inputs[0].shape[1:])
+            before = np.concatenate(states).reshape(len(states), -1)
+            return Results.of(run_alike(backend, signature, x, before, max_batch, deadline))
+        except BackendError:
+            pass  # each row is tried by itself
     return _BatchRun(backend, signature, inputs, states, want_output).run(max_batch, deadline)
-
-
-@dataclass(slots=True)
-class AlikeRun:
-    """What B rows of one length give."""
-
-    y: Floats  # [B, O], or [B, T, O] per step
-    states: Floats  # [B, S], after the last step
-    finite: npt.NDArray[np.bool_]  # [B], whether every value of the row is a number
-
-    def of(self, rows: npt.NDArray[np.bool_]) -> "AlikeRun":
-        """Return some of the rows."""
-        return AlikeRun(self.y[rows], self.states[rows], self.finite[rows])
 
 
 def run_alike(backend: Backend, signature: Signature, x: Array, states: Floats, max_batch: int, deadline: float = math.inf) -> AlikeRun:
