@@ -1,6 +1,7 @@
 """A worker killed, kill -9, between any two of read, run, commit and reply: who sends the same steps again is where the offline run is."""
 
 import multiprocessing
+import itertools
 import os
 import signal
 from contextlib import closing
@@ -64,8 +65,10 @@ def worker(folder: Path, kind: str, place: Path, point: str, bodies: list[bytes]
     """Serve one batch as a worker does, as far as it comes."""
     signature, settings = Signature.load(folder / "signature.json"), Settings(device="cpu", store="memory://", keep_versions=2)
     if point == AMID_COMMIT:
-        put = embedded._commit
-        embedded._commit = lambda *arguments: (put(*arguments), die())  # the first record is in the transaction, the others are not
+        version, seen = embedded._version, itertools.count()
+        embedded._version = lambda value: (
+            die() if next(seen) else version(value)
+        )  # the first record is in the transaction, the others are not
         valkey._reply = die  # all was sent, and nothing heard
     store = Deadly(KINDS[kind].open(place), point)
     InProcess(ServiceContext(open_backend(folder, signature, settings), signature, store, settings), Clock()).handle_batch(bodies)

@@ -27,8 +27,9 @@ OTHER_VALUES = {
     "levels": (80,),
     "paths": 100,
     "times": np.zeros((1, 2), np.int64),
+    "is_usual_step": True,
 }
-LEFT_OUT = {"session", "commit", "close", "missing"}
+LEFT_OUT = {"session", "commit", "close", "missing", "is_usual_step"}
 OTHER_REFERENCES = {"id": "b", "step": 6, "action": Action.FORK, "to": "c", "from_step": 8, "generation": 2, "restart": True}
 LEFT_OUT_OF_A_STEP = {"id", "step", "to", "from_step", "generation", "restart"}
 LEFT_OUT_OF_A_REWIND = {"to", "restart"}
