@@ -1,7 +1,7 @@
 """A worker killed, kill -9, between any two of read, run, commit and reply: who sends the same steps again is where the offline run is."""
 
-import multiprocessing
 import itertools
+import multiprocessing
 import os
 import signal
 from contextlib import closing
