@@ -106,6 +106,8 @@ class KServeV1Codec:
             if self.signature.tokens:
                 return Request(validation.tokens(item, self.signature))
             inputs, missing = validation.measurements(item, self.signature)
-            return Request(inputs, missing=missing)
+            request = Request(inputs, missing=missing)
+            self.rules.check(request)
+            return request
         except CellstateError as e:
             return e

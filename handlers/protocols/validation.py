@@ -41,8 +41,11 @@ def parse_json(data: bytes, remedy: str = "send one JSON object in UTF-8 (NaN an
         document = orjson.loads(data)
     except orjson.JSONDecodeError as e:
         raise MalformedJson(f"body: {_not_json(data, e)}; {remedy}") from e
-    if data.count(b":") != _count_keys(document):  # a colon in a text, or a field that is given twice
-        _reject_duplicate_fields(data)
+    try:
+        if data.count(b":") != _count_keys(document):  # a colon in a text, or a field that is given twice
+            _reject_duplicate_fields(data)
+    except RecursionError as e:  # orjson reads values that are nested deeper than Python's stack may be
+        raise MalformedJson(f"body: nested too deeply; {remedy}") from e
     return document
 
 

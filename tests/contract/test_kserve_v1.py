@@ -1,5 +1,7 @@
 """The KServe V1 protocol over the service: windows in, predictions out, the native protocol's numbers to the digit."""
 
+from dataclasses import replace
+
 import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -81,6 +83,14 @@ def test_on_its_own_route_every_error_has_the_protocol_s_form(two, body, status,
 def test_on_its_own_route_instances_that_are_objects_are_native_requests(two):
     [response] = make_service(two).frontend.handle_batch([HttpRequest(b'{"instances": [{"inputs": 5}]}', path="/v1/")])
     assert orjson.loads(response.body)["predictions"][0]["error"]["code"] == "invalid_input"
+
+
+def test_an_instance_must_hold_what_its_features_may_be(two):
+    """An id outside its table, for example, would end the run of the whole batch."""
+    limited = replace(two, signature=replace(two.signature, ids={"hour": 24}))
+    status, reply = post(make_service(limited), {"instances": [[[1, 23, 3]], [[1, 24, 3]]]})
+    assert status == 422
+    assert reply["error"].startswith("instances[1]: invalid_input: inputs[0][1]: expected an id from 0 to 23 for hour, got 24")
 
 
 def test_predictions_that_are_too_large_are_refused(exported):

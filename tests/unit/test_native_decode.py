@@ -68,6 +68,18 @@ def test_a_body_that_is_no_request_says_why(body, kind, parts):
         assert part in error.message
 
 
+DEEP = {"lists": (b"[", b"]"), "objects": (b'{"a":', b"}"), "both": (b'[{"a":', b"}]")}
+
+
+@pytest.mark.parametrize("depth", [300, 480, 500, 900, 960, 1_000, 1_020, 100_000])
+@pytest.mark.parametrize(("opening", "closing"), DEEP.values(), ids=DEEP.keys())
+def test_values_nested_to_any_depth_are_refused(opening, closing, depth):
+    """Python's own stack ends before the depth that the JSON parser allows."""
+    value = opening * depth + b"1" + closing * depth
+    [error], _ = Parser(TRAFFIC, Settings()).body(b'{"inputs": %b, "session": "a:b"}' % value)
+    assert error.code in ("malformed_json", "invalid_input")
+
+
 def session(**fields):
     return STEP | {"session": fields}
 
