@@ -10,6 +10,8 @@ from handlers.engine.request import Request, Result, StepResults
 from handlers.errors import CellstateError
 
 JSON = "application/json"
+INSTANCES = b'"instances"'  # in every body of KServe V1, and of the native protocol where there are many
+KSERVE = "/v"  # all that a server may know of a path: that it is one of KServe's protocols, `/v1/…` or `/v2/…`
 
 
 class HttpRequest(Struct):

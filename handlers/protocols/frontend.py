@@ -10,9 +10,9 @@ from handlers.engine.task import Task
 from handlers.errors import AccessError, CellstateError, InternalError
 from handlers.keys import ANYONE, PREDICT, Caller, KeyRing
 from handlers.protocols.access_log import AccessLog
-from handlers.protocols.base import Call, HttpRequest, HttpResponse
+from handlers.protocols.base import INSTANCES, Call, HttpRequest, HttpResponse
 from handlers.protocols.compression import HEADER, decompressed
-from handlers.protocols.kserve_v1 import INSTANCES, KServeV1Codec
+from handlers.protocols.kserve_v1 import KServeV1Codec
 from handlers.protocols.native.codec import NativeCodec
 from handlers.protocols.open_inference.binary import HEADER_LENGTH
 from handlers.protocols.open_inference.codec import DATATYPE, OpenInferenceCodec

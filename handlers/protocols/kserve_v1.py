@@ -14,13 +14,12 @@ import orjson
 from handlers.engine.request import Request, Result, StepResults
 from handlers.errors import CellstateError, InvalidInput, MalformedJson, TooLarge
 from handlers.protocols import validation
-from handlers.protocols.base import HttpRequest, HttpResponse, error_text
+from handlers.protocols.base import KSERVE, HttpRequest, HttpResponse, error_text
 from handlers.protocols.rules import RequestRules
 from handlers.protocols.validation import json_type
 from handlers.settings import Settings
 from handlers.signature import Signature
 
-INSTANCES = b'"instances"'  # in every body
 WINDOWS = re.compile(rb'\s*\{\s*"instances"\s*:\s*\[\s*[^\s{\]]')  # the first instance is no object
 OBJECTS = re.compile(rb'\s*\{\s*"instances"\s*:\s*\[\s*\{')
 
@@ -68,7 +67,7 @@ class KServeV1Codec:
     @staticmethod
     def recognises(request: HttpRequest) -> bool:
         """Whether the instances of a request are windows, or should be."""
-        if request.path.startswith("/v1/"):
+        if request.path == KSERVE or request.path.startswith("/v1/"):  # what has instances is not of version 2
             return OBJECTS.match(request.body) is None
         return WINDOWS.match(request.body) is not None
 

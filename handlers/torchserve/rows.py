@@ -4,27 +4,24 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from handlers.protocols.base import HttpRequest, HttpResponse
+from handlers.protocols.base import KSERVE, HttpRequest, HttpResponse
 
 
 def read_request(row: Mapping[str, Any], context: Any, i: int) -> HttpRequest:
     """Return row i of a batch as it came over HTTP."""
     headers = {name.lower(): value for name, value in context.get_all_request_header(i).items()}
-    body = _body(row)
-    return HttpRequest(body, headers, _path(headers, body), context.get_request_id(i) or "")
+    return HttpRequest(_body(row), headers, _path(headers), context.get_request_id(i) or "")
 
 
-def _path(headers: Mapping[str, str], body: bytes) -> str:
+def _path(headers: Mapping[str, str]) -> str:
     """Return what TorchServe tells of the URL's path, which is little.
 
-    Of `/predictions/{model}/{version}/…` it tells what follows the version, in a header. On the routes of KServe's protocols that header
-    is missing; the two differ in their bodies. Source: `InferenceRequestHandler.java` of TorchServe 0.12.0.
+    Of `/predictions/{model}/{version}/…` it tells what follows the version, in a header. On the routes of KServe's protocols, `/v1/…` and
+    `/v2/…`, that header is missing. Source: `InferenceRequestHandler.java` of TorchServe 0.12.0.
     """
     if "url_path" in headers:
         return f"/{headers['url_path']}" if headers["url_path"] else ""
-    if "explain" in headers:
-        return "/v1/" if b'"instances"' in body else "/v2/"
-    return ""
+    return KSERVE if "explain" in headers else ""
 
 
 def _body(row: Mapping[str, Any]) -> bytes:

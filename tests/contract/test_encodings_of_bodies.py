@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from handlers.keys import KeyRing, dump
-from handlers.protocols.base import HttpRequest
+from handlers.protocols.base import KSERVE, HttpRequest
 from handlers.protocols.frontend import Frontend
 from tests.conftest import answer, make_service, refusal
 
@@ -40,12 +40,13 @@ def test_a_compressed_body_is_answered_as_the_body_itself(two, service, encoding
 def test_compressed_bodies_of_other_protocols_are_decoded_too(two, service):
     rows = two.sequence(2)
     tensor = {"name": "x", "datatype": "FP32", "shape": [1, *rows.shape], "data": rows.ravel().tolist()}
-    for path, document in (
-        ("/v2/models/two/infer", {"inputs": [tensor]}),
-        ("/v1/models/two:predict", {"instances": [rows.tolist()]}),
+    for paths, document, field in (
+        (("/v2/models/two/infer", KSERVE), {"inputs": [tensor]}, "outputs"),
+        (("/v1/models/two:predict", KSERVE), {"instances": [rows.tolist()]}, "predictions"),
     ):
-        status, reply = send(service, gzip.compress(orjson.dumps(document)), GZIP, path)
-        assert status == 200, reply
+        for path in paths:
+            status, reply = send(service, gzip.compress(orjson.dumps(document)), GZIP, path)
+            assert (status, field in reply) == (200, True), reply
 
 
 def test_a_body_that_grows_beyond_the_limit_is_refused_and_not_decoded_further(service):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from handlers.protocols.base import HttpRequest
+from handlers.protocols.base import KSERVE, HttpRequest
 from tests.conftest import ask, make_service
 from tests.support.json_strategies import ANYTHING, matrices
 
@@ -80,8 +80,9 @@ def test_on_its_own_route_every_error_has_the_protocol_s_form(two, body, status,
     assert (response.status, orjson.loads(response.body)["error"][: len(error)]) == (status, error)
 
 
-def test_on_its_own_route_instances_that_are_objects_are_native_requests(two):
-    [response] = make_service(two).frontend.handle_batch([HttpRequest(b'{"instances": [{"inputs": 5}]}', path="/v1/")])
+@pytest.mark.parametrize("path", ["/v1/", KSERVE])
+def test_on_its_own_route_instances_that_are_objects_are_native_requests(two, path):
+    [response] = make_service(two).frontend.handle_batch([HttpRequest(b'{"instances": [{"inputs": 5}]}', path=path)])
     assert orjson.loads(response.body)["predictions"][0]["error"]["code"] == "invalid_input"
 
 
@@ -91,6 +92,15 @@ def test_an_instance_must_hold_what_its_features_may_be(two):
     status, reply = post(make_service(limited), {"instances": [[[1, 23, 3]], [[1, 24, 3]]]})
     assert status == 422
     assert reply["error"].startswith("instances[1]: invalid_input: inputs[0][1]: expected an id from 0 to 23 for hour, got 24")
+
+
+def test_where_the_version_of_kserve_s_protocol_is_not_known_the_instances_tell_it(two):
+    bodies = [orjson.dumps({name: []}) for name in ("instances", "inputs")]
+    responses = make_service(two).frontend.handle_batch([HttpRequest(body, path=KSERVE) for body in bodies])
+    assert [orjson.loads(response.body)["error"] for response in responses] == [
+        "invalid_input: instances: expected a list of at least one window, got an empty list",
+        "invalid_input: inputs: expected at least one tensor",
+    ]
 
 
 def test_predictions_that_are_too_large_are_refused(exported):

@@ -22,9 +22,8 @@ def context(headers):
             b"{}",
             "/v2/models/two/infer",
         ),  # /predictions/two/1.0/v2/models/two/infer
-        ({"explain": "False"}, b'{"inputs": []}', "/v2/"),
-        ({"explain": "False"}, b'{"instances": []}', "/v1/"),
-        ({"explain": "False"}, b"", "/v2/"),
+        ({"explain": "False"}, b'{"inputs": []}', "/v"),  # /v2/models/two/infer
+        ({"explain": "False"}, b'{"instances": []}', "/v"),  # /v1/models/two:predict
     ],
 )
 def test_the_path_is_what_torchserve_tells_of_it(headers, body, path):

@@ -9,7 +9,7 @@ import orjson
 
 from handlers.engine.request import LABEL, Request, Result, StepResults
 from handlers.errors import CellstateError, InvalidInput, TooLarge
-from handlers.protocols.base import HttpRequest, HttpResponse, error_text
+from handlers.protocols.base import INSTANCES, KSERVE, HttpRequest, HttpResponse, error_text
 from handlers.protocols.open_inference.binary import HEADER_LENGTH
 from handlers.protocols.open_inference.decode import FORECAST, LOWER, TIMES, UPPER, Decoder
 from handlers.protocols.open_inference.encode import (
@@ -92,6 +92,8 @@ class OpenInferenceCodec:
     @staticmethod
     def recognises(request: HttpRequest) -> bool:
         """Whether a request is in this protocol. Every tensor has a datatype, and no field of another protocol is called so."""
+        if request.path == KSERVE and INSTANCES not in request.body:
+            return True
         return HEADER_LENGTH in request.headers or request.path.startswith("/v2/") or DATATYPE in request.body
 
     def decode(self, request: HttpRequest) -> OpenInferenceCall:
