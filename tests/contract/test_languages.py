@@ -45,6 +45,7 @@ LANGUAGES = [native, sequence, raw_sequence, among_others, instance]
 @pytest.mark.parametrize("seed", range(4))
 def test_a_step_is_applied_once_in_whatever_languages_it_is_sent(two, seed):
     service, draw, x, at = make_service(two), random.Random(seed), two.sequence(STEPS, seed=seed), 0
+    x[::3, 1] = -0.0  # which is 0, for every parser to read alike
     while at < STEPS:
         rows = x[at : at + draw.randint(1, 4)]
         deliveries = [draw.choice(LANGUAGES)(service, at, rows) for _ in range(draw.randint(1, 4))]

@@ -228,7 +228,10 @@ class Decoder:
 
 
 def _floats(tensor: Tensor, expected: str) -> Floats:
+    """Return the numbers as float32, 0 for -0.0 as in the native protocol: a retry through either must be the same request."""
     if tensor.datatype == BYTES:
         raise InvalidInput(f"{tensor.name}: expected {expected}, got {BYTES}")
     with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, and is found out of range
-        return np.array(tensor.array, np.float32, order="C")  # a copy: the raw bytes of a body cannot be written to
+        array = np.array(tensor.array, np.float32, order="C")  # a copy: the raw bytes of a body cannot be written to
+    array += np.float32(0)
+    return array
