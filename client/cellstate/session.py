@@ -27,11 +27,10 @@ class Session:
 
     def __init__(self, caller: Caller, model: str, id: str | None, position: int | None, create: bool) -> None:
         self.model, self.id = model, id or new_id()
-        self.path = wire.path(model)
+        self.path = wire.path(model)  # or that of the version that has the state, once the service has told it
         self._caller, self._create = caller, create
         self.position = 0 if id is None else position
         self.generation: int | None = None
-        self._version_path = ""  # of the version that has the state, once the service has told it
 
     def resume(self) -> Exchange[SessionInfo | None]:
         """Ask where the session is, and go on from there. None when it is absent: then the position is 0.
@@ -121,18 +120,24 @@ class Session:
         """Return the request of an action."""
         return {"session": {"id": self.id, "action": action, **fields}}
 
+    def follow(self, error: ModelChanged) -> bool:
+        """Go on at the version that has the session's state; False where none is told, or `model` names a version."""
+        if error.version is None or "/" in self.model:
+            return False
+        before, self.path = self.path, wire.path(f"{self.model}/{error.version}")
+        return self.path != before
+
     def _act(self, action: str, **fields: Any) -> Exchange[Result]:
         return Result((yield from self._post(self.action(action, **fields))))
 
     def _post(self, document: Json) -> Exchange[Json]:
         """Post to the model, or to the version of it that has the session's state."""
         try:
-            return (yield from self._caller.post(self._version_path or self.path, document))
+            return (yield from self._caller.post(self.path, document))
         except ModelChanged as e:
-            if e.version is None or self._version_path or "/" in self.model:
+            if not self.follow(e):
                 raise
-            self._version_path = wire.path(f"{self.model}/{e.version}")
-            return (yield from self._caller.post(self._version_path, document))
+        return (yield from self._caller.post(self.path, document))
 
     def _generation(self) -> Json:
         return {} if self.generation is None else {"generation": self.generation}
@@ -151,7 +156,7 @@ def predict(caller: Caller, model: str, document: Json) -> Exchange[Result]:
 def batch(caller: Caller, rows: Sequence[tuple[Session, Json]]) -> Exchange[list[Result | CellstateError]]:
     """Step many sessions of one model in one body. No session moves before every row has its final answer."""
     sessions = [session for session, _ in rows]
-    if len({session.path for session in sessions}) > 1:
+    if len({session.model for session in sessions}) > 1:
         raise ValueError("a batch goes to one model: make a batch for each")
     if len({session.id for session in sessions}) < len(sessions):
         raise ValueError("a session is in the batch twice: send its steps as one input of several rows")
@@ -179,9 +184,24 @@ def _locate(caller: Caller, sessions: Sequence[Session]) -> Exchange[dict[str, C
 
 
 def _post_rows(caller: Caller, rows: Sequence[tuple[Session, Json]]) -> Exchange[dict[str, Result | CellstateError]]:
-    """The answer to each session's document, by id."""
-    if not rows:
-        return {}
-    replies = yield from caller.post_rows(rows[0][0].path, [document for _, document in rows])
-    outcomes = [reply if isinstance(reply, CellstateError) else Result(reply) for reply in replies]
-    return {session.id: outcome for (session, _), outcome in zip(rows, outcomes, strict=True)}
+    """The answer to each session's document, by id: in one body, and one more for each version that has the state of some.
+
+    Raises the error of a body when no row was answered before.
+    """
+    answers: dict[str, Result | CellstateError] = {}
+    waiting = list(rows)
+    while waiting:
+        path = waiting[0][0].path
+        here, waiting = [row for row in waiting if row[0].path == path], [row for row in waiting if row[0].path != path]
+        try:
+            replies = yield from caller.post_rows(path, [document for _, document in here])
+        except CellstateError as e:
+            if not answers:
+                raise
+            replies = [e] * len(here)
+        for row, reply in zip(here, replies, strict=True):
+            session = row[0]
+            has_moved = isinstance(reply, ModelChanged) and session.id not in answers and session.follow(reply)
+            answers[session.id] = reply if isinstance(reply, CellstateError) else Result(reply)
+            waiting += [row] if has_moved else []
+    return answers

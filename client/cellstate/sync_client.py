@@ -73,7 +73,9 @@ class Client:
         return stream
 
     def batch(self, rows: Iterable[tuple["Stream", ArrayLike]], **options: Unpack[Options]) -> list[Result | CellstateError]:
-        """Step many streams of one model in one request: pairs of a stream and its inputs. The options are the same for all.
+        """Step many streams of one model in one request, and one more for each earlier version that has the states of some.
+
+        `rows` are pairs of a stream and its inputs. The options are the same for all.
 
         Returns one result or error for each row, in order; a row fails alone, and can be sent again alone or in another batch. Raises the
         error of the whole request when no row was answered.

@@ -65,3 +65,35 @@ def test_two_versions_that_both_refuse_are_an_error(versions, client, two):
     versions.hosts["1.0"] = versions.hosts["2.0"]
     with pytest.raises(cellstate.ModelChanged):
         stream.step(two.sequence(1))
+
+
+def test_rows_of_a_batch_go_on_at_the_versions_that_have_their_states(versions, client, two):
+    x = two.sequence(4)
+    old, new = ([client.stream("two", f"{age}-{n}") for n in range(2)] for age in ("old", "new"))
+    client.batch([(stream, x[:2]) for stream in old])
+    versions.default = "2.0"
+    versions.paths.clear()
+    results = client.batch([(stream, x[:2] if stream in new else x[2:3]) for stream in (new[0], *old, new[1])])
+    assert [result.model.version for result in results] == ["2.0", "1.0", "1.0", "2.0"]
+    assert versions.paths == ["/predictions/two"] * 2 + ["/predictions/two/1.0"], "one asks where the new ones are"
+    results = client.batch([(stream, x[3:]) for stream in (*old, *new)])
+    assert versions.paths[3:] == ["/predictions/two/1.0", "/predictions/two"]
+    assert_close(results[0].prediction, eager.run(two.model, x).prediction, "prediction across the change")
+
+
+def test_a_version_that_does_not_answer_is_the_error_of_its_own_rows(versions, client, two):
+    old, new = client.stream("two", "old", position=0), client.stream("two", "new", position=0)
+    client.batch([(old, two.sequence(2))])
+    versions.default = "2.0"
+    versions.hosts["1.0"].faults.append(httpx.Response(413, json={"code": 413, "type": "", "message": "too large"}))
+    results = client.batch([(old, two.sequence(1)), (new, two.sequence(1))])
+    assert [type(result).__name__ for result in results] == ["TooLarge", "Result"]
+    assert (old.position, new.position) == (2, 1)
+
+
+def test_rows_that_two_versions_refuse_are_errors(versions, client, two):
+    streams = [client.stream("two", name, position=0) for name in "ab"]
+    client.batch([(stream, two.sequence(2)) for stream in streams])
+    versions.default = "2.0"
+    versions.hosts["1.0"] = versions.hosts["2.0"]
+    assert {type(result) for result in client.batch([(stream, two.sequence(1)) for stream in streams])} == {cellstate.ModelChanged}
