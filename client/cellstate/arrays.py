@@ -1,6 +1,6 @@
 """Arrays to JSON values and back: NumPy arrays where NumPy is installed, nested lists where it is not."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
@@ -17,21 +17,28 @@ else:
 
 
 class HasToList(Protocol):
-    """A NumPy array, a torch tensor, a pandas series."""
+    """A NumPy array, a torch tensor, a pandas Series."""
 
     def tolist(self) -> Any: ...
 
 
-ArrayLike: TypeAlias = Sequence[Any] | HasToList
+class HasToNumpy(Protocol):
+    """A DataFrame of pandas or polars."""
+
+    def to_numpy(self) -> Any: ...
+
+
+ArrayLike: TypeAlias = Sequence[Any] | HasToList | HasToNumpy
 
 
 def to_json(value: ArrayLike) -> Any:
-    """Numbers as JSON takes them: nested lists of int and float."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    if isinstance(value, str | bytes):
-        raise TypeError(f"expected numbers, got {type(value).__name__}")
-    return [to_json(item) if hasattr(item, "tolist") or isinstance(item, Sequence) else item for item in value]
+    """Numbers as JSON takes them: nested lists of int and float. Of a table, such as a pandas DataFrame, the rows."""
+    rows: Any = value.to_numpy() if hasattr(value, "to_numpy") else value  # iterating over a DataFrame gives the names of its columns
+    if hasattr(rows, "tolist"):
+        return rows.tolist()
+    if isinstance(rows, str | bytes | Mapping):
+        raise TypeError(f"expected numbers, got {type(rows).__name__}")
+    return [to_json(item) if hasattr(item, "tolist") or isinstance(item, Sequence) else item for item in rows]
 
 
 def from_json(value: Any) -> Array:

@@ -80,7 +80,7 @@ class AsyncClient:
             return None
         try:
             answer = await self._http.post(self._url + event.path, content=event.content, headers=event.headers, timeout=event.timeout)
-        except httpx.RequestError as e:
+        except transport.FAILURES as e:
             return transport.connection_failed(e)
         return transport.response(answer)
 
@@ -119,9 +119,10 @@ class AsyncStream:
         future: ArrayLike | None = None,
         returns: Sequence[str] = wire.PREDICTION,
         levels: Sequence[int] = (),
+        paths: int = 0,
     ) -> Result:
         """Send the next observations, and forecast `horizon` steps from there."""
-        return await self.step(inputs, horizon=horizon, future=future, returns=returns, levels=levels)
+        return await self.step(inputs, horizon=horizon, future=future, returns=returns, levels=levels, paths=paths)
 
     async def what_if(self, inputs: ArrayLike, **options: Unpack[Options]) -> Result:
         """Answer as `step` would, and leave the session where it is."""

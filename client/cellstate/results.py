@@ -32,6 +32,7 @@ class SessionInfo:
     last_step: int | None = None  # of `describe`: the position at which the last request began
     model_digest: str | None = None  # of `describe`: the model that made the state
     time: str | None = None  # of `describe`: of the last step, in ISO 8601; of a stream that has times
+    scores: Mapping[str, Any] | None = None  # of `describe`: of the session's own predictions; of a calibrated model
 
     @classmethod
     def parse(cls, value: Any) -> "SessionInfo":
@@ -77,6 +78,17 @@ class Result:
     def samples(self) -> Array:
         """The sampled paths of the forecast, `[paths, horizon, P]`; of a model that predicts distributions."""
         return self["samples"]
+
+    @property
+    def label(self) -> str | list[str]:
+        """The name of the class, or one for each step of a model that predicts at every step; of a classifier."""
+        label: str | list[str] = self._field("label")
+        return label
+
+    @property
+    def probabilities(self) -> Array:
+        """The probability of each class, `[O]`, or `[T, O]` of a model that predicts at every step; of a classifier."""
+        return self["probabilities"]
 
     @property
     def times(self) -> list[str]:

@@ -52,9 +52,10 @@ class Client:
         `model` is a name, or "name/version". `inputs` is `[T, F]` in the data's units, or `[T]` when F is 1 or for token ids. NaN
         is a measurement that is missing; it is allowed in the columns that the model predicts.
 
-        Options: `returns` names what to return: prediction, output, h_n, c_n, state. `state` is where to start from: the opaque string or
-        the arrays of an earlier result. `horizon` rolls the model forward that many steps, with `future` `[horizon, K]` for the K inputs
-        that are known in advance.
+        Options: `returns` names what to return: prediction, output, h_n, c_n, state; of a classifier also label, probabilities; of a model
+        of distributions also parameters, samples. `state` is where to start from: the opaque string or the arrays of an earlier result.
+        `horizon` rolls the model forward that many steps, with `future` `[horizon, K]` for the K inputs that are known in advance; `levels`
+        asks for intervals of the forecast, in percent, and `paths` says along how many paths a model of distributions is sampled.
         """
         return self.run(session.predict(self._caller, model, wire.request(inputs, **options)))
 
@@ -106,7 +107,7 @@ class Client:
             return None
         try:
             answer = self._http.post(self._url + event.path, content=event.content, headers=event.headers, timeout=event.timeout)
-        except httpx.RequestError as e:
+        except transport.FAILURES as e:
             return transport.connection_failed(e)
         return transport.response(answer)
 
@@ -153,13 +154,14 @@ class Stream:
         future: ArrayLike | None = None,
         returns: Sequence[str] = wire.PREDICTION,
         levels: Sequence[int] = (),
+        paths: int = 0,
     ) -> Result:
         """Send the next observations, and forecast `horizon` steps from there: `result.forecast` is `[horizon, O]`.
 
         The position advances by `inputs` alone. `future` is `[horizon, K]`: row i has the inputs known in advance for the time of
-        `forecast[i]`.
+        `forecast[i]`. `levels` asks for intervals, and `paths` says along how many paths a model of distributions is sampled for them.
         """
-        return self.step(inputs, horizon=horizon, future=future, returns=returns, levels=levels)
+        return self.step(inputs, horizon=horizon, future=future, returns=returns, levels=levels, paths=paths)
 
     def what_if(self, inputs: ArrayLike, **options: Unpack[Options]) -> Result:
         """Answer as `step` would, and leave the session where it is."""

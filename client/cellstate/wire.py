@@ -25,7 +25,7 @@ class Options(TypedDict, total=False):
     future: ArrayLike | None  # [horizon, K], the inputs known in advance
     levels: Sequence[int]  # with a horizon: percentages for which the forecast has intervals
     paths: int  # with levels or samples of a model of distributions: along how many the forecast is sampled
-    returns: Sequence[str]  # of prediction, output, h_n, c_n, state; of a model of distributions also parameters, samples
+    returns: Sequence[str]  # of prediction, output, h_n, c_n, state; parameters, samples (distributions); label, probabilities (classes)
     state: State | None  # where to start from; of a session: with its first step only
 
 
@@ -47,8 +47,10 @@ def path(model: str) -> str:
 
 
 def request(inputs: ArrayLike, **options: Unpack[Options]) -> Json:
-    """A request object. Fields that keep their default are left out."""
-    document: Json = {"observations": inputs} if _are_observations(inputs) else {"inputs": to_json(inputs)}
+    """A request object. Fields that keep their default are left out. Raises TypeError for an option that there is not."""
+    if unknown := options.keys() - Options.__annotations__.keys():
+        raise TypeError(f"unknown options: {', '.join(sorted(unknown))}; known: {', '.join(Options.__annotations__)}")
+    document: Json = {"inputs": to_json(inputs)} if (rows := _observations(inputs)) is None else {"observations": rows}
     if horizon := options.get("horizon", 0):
         document["horizon"] = horizon
     if (future := options.get("future")) is not None:
@@ -64,9 +66,11 @@ def request(inputs: ArrayLike, **options: Unpack[Options]) -> Json:
     return document
 
 
-def _are_observations(inputs: ArrayLike) -> bool:
-    """Whether inputs are objects of a time and named values."""
-    return isinstance(inputs, list | tuple) and bool(inputs) and all(isinstance(item, Mapping) for item in inputs)
+def _observations(inputs: ArrayLike) -> list[Json] | None:
+    """Inputs that are objects of a time and named values; None of any others."""
+    if not isinstance(inputs, list | tuple) or not inputs or not all(isinstance(item, Mapping) for item in inputs):
+        return None
+    return [dict(item) for item in inputs]
 
 
 def encode(document: Json) -> bytes:
@@ -78,15 +82,25 @@ def encode(document: Json) -> bytes:
 
 
 def _dumps(document: Any) -> bytes:
-    return json.dumps(document, allow_nan=False, separators=(",", ":")).encode()
+    return json.dumps(document, allow_nan=False, separators=(",", ":"), default=_plain).encode()
+
+
+def _plain(value: Any) -> Any:
+    """Return the JSON value of a scalar that is none of Python's own: a number of NumPy's, a time."""
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"expected numbers, texts and times, got {type(value).__name__}")
 
 
 def _with_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {name: _with_nulls(item) for name, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_with_nulls(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    number = value.tolist() if hasattr(value, "tolist") else value
+    return None if isinstance(number, float) and math.isnan(number) else number
 
 
 # Answers.
@@ -108,15 +122,20 @@ def decode(outcome: Response | ConnectionFailed | None) -> Json:
 def decode_rows(document: Json, count: int) -> list[Json | CellstateError]:
     """Answers and errors of the rows of one body. Raises UnexpectedReply when they are not as many as the rows."""
     rows = document.get("predictions")
-    if not isinstance(rows, list) or len(rows) != count or not all(isinstance(row, dict) for row in rows):
+    if not isinstance(rows, list) or len(rows) != count or not all(map(_is_row, rows)):
         raise UnexpectedReply(f"expected {count} predictions, got {document!r:.200}")
     return [api_error(row["error"]) if "error" in row else row for row in rows]
+
+
+def _is_row(row: Any) -> bool:
+    """Whether this is a result, or an error that has a code."""
+    return isinstance(row, dict) and ("error" not in row or (isinstance(row["error"], dict) and "code" in row["error"]))
 
 
 def _document(content: bytes) -> Json | None:
     try:
         document = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return document if isinstance(document, dict) else None
 

@@ -73,9 +73,56 @@ def test_a_key_that_is_replaced_is_read_again(host, two, tmp_path):
     assert http.is_closed
 
 
-def test_a_url_that_is_none_is_an_error_at_once():
-    with Client("ftp://cellstate.test") as client, pytest.raises(cellstate.ConnectionFailed, match="UnsupportedProtocol"):
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [("ftp://cellstate.test", "UnsupportedProtocol"), ("localhost:8080", "UnsupportedProtocol"), ("http://a:b", "InvalidURL")],
+)
+def test_a_url_that_is_none_is_an_error_at_once(url, said):
+    with Client(url) as client, pytest.raises(cellstate.ConnectionFailed, match=said):
         client.predict("two", [[1.0]])
+
+    async def ask():
+        async with AsyncClient(url) as client:
+            await client.predict("two", [[1.0]])
+
+    with pytest.raises(cellstate.ConnectionFailed, match=said):
+        asyncio.run(ask())
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again():
+    """A connection that ends in the middle of a body, whatever announced its length."""
+    good = b'{"prediction":[1.0],"model":{"name":"two","version":"1.0"}}'
+    replies = [b"Content-Length: %d\r\n\r\n" % len(good) + good[:20], b"Transfer-Encoding: chunked\r\n\r\n3b\r\n" + good[:9]]
+    replies.append(b"Content-Length: %d\r\n\r\n" % len(good) + good)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            for reply in replies:
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(65_536)
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n" + reply)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        retries = []
+        policy = RetryPolicy(deadline=10.0, first_pause=0.0, on_retry=retries.append)
+        with Client(f"http://127.0.0.1:{server.getsockname()[1]}/", policy=policy) as client:
+            assert client.predict("two", [[1.0]]).prediction.tolist() == [1.0]
+        thread.join()
+    assert [type(retry.cause) for retry in retries] == [cellstate.ConnectionFailed] * 2
+
+
+def test_a_server_may_be_below_a_path():
+    paths = []
+
+    def answer(request):
+        paths.append(request.url.path)
+        return httpx.Response(200, json={"prediction": [1.0]})
+
+    with httpx.Client(transport=httpx.MockTransport(answer)) as http:
+        Client("http://cellstate.test/team/a/", policy=POLICY, http=http).predict("two/1.0", [[1.0]])
+    assert paths == ["/team/a/predictions/two/1.0"]
 
 
 def test_nobody_listens_until_the_deadline():

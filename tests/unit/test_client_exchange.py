@@ -1,12 +1,16 @@
 """What the client sends, how long it waits, and what it makes of each answer: exchanges driven by hand, on a clock of their own."""
 
+import copy
 import json
+import pickle
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from types import MappingProxyType
 
+import numpy as np
 import pytest
 
-from cellstate import errors
+from cellstate import errors, wire
 from cellstate.exchange import Caller, RetryPolicy, Send, Wait
 from cellstate.tokens import TokenSource
 from cellstate.wire import Response
@@ -137,6 +141,16 @@ def leaves(kind):
     return below or [kind]
 
 
+@pytest.mark.parametrize("kind", leaves(errors.CellstateError), ids=lambda kind: kind.__name__)
+def test_an_error_passes_between_processes(kind):
+    if issubclass(kind, errors.ApiError):
+        error = kind("as it says", status=418, code="code", details={"expected": 3}, retryable=True, retry_after=2.0)
+    else:
+        error = kind("as it says")
+    for same in (pickle.loads(pickle.dumps(error)), copy.deepcopy(error)):
+        assert (type(same), str(same), same.args, vars(same)) == (kind, str(error), error.args, vars(error))
+
+
 @pytest.mark.parametrize("kind", [*leaves(served.RequestError), *leaves(served.SessionError), *leaves(served.ServiceError)])
 def test_every_error_of_the_service_has_an_exception_with_its_status_and_a_remedy(kind):
     error = kind("as it says", expected=7)
@@ -168,6 +182,8 @@ def test_a_code_of_a_later_service_is_still_an_api_error():
         (REFUSED, errors.Unauthenticated),
         (Response(200, {}, b"<html>"), errors.UnexpectedReply),
         (Response(200, {}, b"[1]"), errors.UnexpectedReply),
+        (Response(200, {}, b"[" * 100_000), errors.UnexpectedReply),
+        (Response(307, {"location": "https://elsewhere.test/"}, b""), errors.HostError),
         (errors.ConnectionFailed("UnsupportedProtocol", retryable=False), errors.ConnectionFailed),
     ],
     ids=lambda value: getattr(value, "__name__", None),
@@ -184,6 +200,32 @@ def test_infinity_is_refused_before_anything_is_sent():
     with pytest.raises(ValueError, match="Out of range float values"):
         draw.run(draw.caller.post("/", {"inputs": [float("inf")]}))
     assert not draw.sent
+
+
+def test_numbers_and_times_of_other_libraries_are_sent_as_json_s_own():
+    observation = MappingProxyType({"time": datetime(2018, 9, 29, 23), "load": np.float32(1.5), "hour": np.int64(3)})
+    sent = json.loads(wire.encode(wire.request([observation], horizon=np.int64(2), levels=np.array([80, 95]))))
+    expected = {"time": "2018-09-29T23:00:00", "load": 1.5, "hour": 3}
+    assert sent == {"observations": [expected], "horizon": 2, "levels": [80, 95]}
+    sent = json.loads(wire.encode(wire.request((dict(observation, load=np.float32("nan")),))))
+    assert sent == {"observations": [expected | {"load": None}]}
+    with pytest.raises(TypeError, match="expected numbers, texts and times, got set"):
+        wire.encode({"inputs": {1}})
+
+
+def test_inputs_are_the_rows_of_a_table_and_never_the_names_of_its_columns():
+    class Table(dict):
+        def to_numpy(self):
+            return np.array(list(self.values())).T
+
+    assert wire.request(Table({0: [1.0, 2.0], 1: [3.0, 4.0]})) == {"inputs": [[1.0, 3.0], [2.0, 4.0]]}
+    with pytest.raises(TypeError, match="expected numbers, got dict"):
+        wire.request({0: [1.0, 2.0]})
+
+
+def test_an_option_that_there_is_not_is_an_error_and_not_left_out():
+    with pytest.raises(TypeError, match="unknown options: commit, horizn; known: horizon, future, levels, paths, returns, state"):
+        wire.request([1.0], horizn=3, commit=False)
 
 
 def test_a_missing_measurement_is_null():
@@ -290,7 +332,17 @@ def test_an_error_of_the_whole_body_is_raised_when_no_row_was_answered_and_told_
     assert isinstance(found[1], errors.TooLarge)
 
 
-@pytest.mark.parametrize("reply", [{}, {"predictions": []}, {"predictions": [1, 2]}, {"predictions": {"a": 1, "b": 2}}])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {},
+        {"predictions": []},
+        {"predictions": [1, 2]},
+        {"predictions": {"a": 1, "b": 2}},
+        {"predictions": [{"y": 0}, {"error": "a text"}]},
+        {"predictions": [{"y": 0}, {"error": {"message": "no code"}}]},
+    ],
+)
 def test_an_answer_with_other_rows_than_were_sent_is_unexpected(reply):
     with pytest.raises(errors.UnexpectedReply):
         rows(Draw(), 2, ok(**reply))
