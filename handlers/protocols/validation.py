@@ -264,7 +264,7 @@ def json_type(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return "a string"
+        return "a string" if value else "an empty string"
     if isinstance(value, list):
         return f"a list of {len(value)}" if value else "an empty list"
     return "an object" if isinstance(value, dict) else "a number"

@@ -1,11 +1,13 @@
 """Sessions through the Open Inference Protocol: sequences as Triton's clients send them, exactly once, and many in one request."""
 
 import numpy as np
+import orjson
 import pytest
 
+from handlers.protocols.base import HttpRequest
 from tests.conftest import answer, make_service, refusal
 from tests.contract.test_open_inference import EVERYTHING, OUTPUTS, as_float32, both_forms
-from tests.support.open_inference_client import infer, texts
+from tests.support.open_inference_client import infer, request, texts
 from tests.support.requests import step
 
 
@@ -191,6 +193,34 @@ def test_without_one_good_row_only_what_became_of_them_is_answered(two, service)
     assert found.status == 200
     assert list(found.outputs) == ["step", "generation", "status", "error"]
     assert found.outputs["status"].tolist() == [404]
+
+
+@both_forms
+def test_what_became_of_the_rows_may_be_asked_for_by_name(two, service, binary):
+    x = np.stack([two.sequence(2, seed=i) for i in range(2)])
+    rows = {"inputs": {"x": x, "session": texts("a", "b"), "step": np.array([0, 9])}}
+    named = infer(service, binary, outputs=["status", "y", "error"], **rows)
+    assert list(named.outputs) == ["y", "step", "generation", "status", "error"]
+    assert named.outputs["status"].tolist() == [200, 404]
+    assert list(infer(service, binary, outputs=["status"], **rows).outputs) == ["step", "generation", "status", "error"]
+    refused = infer(service, binary, inputs={"x": x}, outputs=["y", "status"])
+    assert (refused.status, refused.error) == (422, "invalid_input: outputs: status goes with the input session")
+
+
+def test_each_output_is_answered_as_raw_bytes_or_not_as_it_was_asked_for(two, service):
+    document = orjson.loads(request(inputs={"x": two.sequence(1)[None], "session": texts("a"), "step": np.array([0])}).body)
+    document["outputs"] = [{"name": "y"}, {"name": "step", "parameters": {"binary_data": True}}]
+    [response] = service.frontend.handle_batch([HttpRequest(orjson.dumps(document))])
+    length = int(response.headers["Inference-Header-Content-Length"])
+    found = {output["name"]: "data" in output for output in orjson.loads(response.body[:length])["outputs"]}
+    assert found == {"y": True, "step": False, "generation": True, "status": True, "error": True}
+    assert response.body[length:] == (1).to_bytes(8, "little")
+
+
+def test_a_step_is_a_parameter_or_a_tensor(two, service):
+    rows = {"inputs": {"x": two.sequence(1)[None], "session": texts("a"), "step": np.array([0])}}
+    refused = infer(service, step=0, **rows)
+    assert (refused.status, refused.error[:70]) == (422, "invalid_input: step: send it as a parameter, for all rows, or as a ten")
 
 
 def test_one_session_twice_in_a_request_steps_twice(two, service):

@@ -11,7 +11,7 @@ from handlers.engine.request import LABEL, Request, Result, StepResults
 from handlers.errors import CellstateError, InvalidInput, TooLarge
 from handlers.protocols.base import INSTANCES, KSERVE, HttpRequest, HttpResponse, error_text
 from handlers.protocols.open_inference.binary import HEADER_LENGTH
-from handlers.protocols.open_inference.decode import FORECAST, LOWER, TIMES, UPPER, Decoder
+from handlers.protocols.open_inference.decode import FORECAST, LOWER, TIMES, UNASKED, UPPER, Decoder
 from handlers.protocols.open_inference.encode import (
     Row,
     Wanted,
@@ -71,10 +71,10 @@ class OpenInferenceCall:
         if not self.rows_fail_alone and (failed := next((e for e in replies if isinstance(e, CellstateError)), None)):
             return HttpResponse(failed.status, orjson.dumps({"error": error_text(failed)}), headers=failed.headers)
         outputs = stack(self.wanted, replies)
-        outputs += imputed_output(replies, self.infer.binary_outputs)
+        outputs += imputed_output(replies, self.infer)
         parameters = {}
         if self.rows_fail_alone:
-            outputs += session_outputs(replies, self.infer.binary_outputs)
+            outputs += session_outputs(replies, self.infer)
         elif isinstance(replies[0], Row):
             parameters = session_parameters(replies[0].session)
         body, header_length = encode_response(self.signature, self.infer.id, parameters, outputs)
@@ -125,10 +125,13 @@ class OpenInferenceCodec:
 
     def _wanted(self, infer: InferRequest) -> list[Wanted]:
         """The client's choice; without one the prediction and what there is of a forecast. Times, where there are some, in any case."""
-        y, default = self._decoder.y, infer.binary_outputs
-        chosen = [(output.name, output.binary) for output in infer.outputs] or [(name, default) for name in (y, FORECAST, LOWER, UPPER)]
-        if TIMES not in (name for name, _ in chosen):
-            chosen.append((TIMES, default))
+        y = self._decoder.y
+        chosen = [output.name for output in infer.outputs if output.name not in UNASKED] if infer.outputs else [y, FORECAST, LOWER, UPPER]
+        if TIMES not in chosen:
+            chosen.append(TIMES)
         states = {entry.output for entry in self._signature.state}
         labels = {LABEL: self._signature.labels}
-        return [Wanted(name, "prediction" if name == y else name, binary, name in states, labels.get(name, ())) for name, binary in chosen]
+        return [
+            Wanted(name, "prediction" if name == y else name, infer.in_binary(name), name in states, labels.get(name, ()))
+            for name in chosen
+        ]

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from handlers.arrays import Array, Floats
-from handlers.engine.request import OPAQUE, PREDICTION_ALONE, SAMPLES, Request
+from handlers.engine.request import IMPUTED, OPAQUE, PREDICTION_ALONE, SAMPLES, Request
 from handlers.errors import CellstateError, InvalidInput
 from handlers.forecasting.observations import Times
 from handlers.protocols import validation
 from handlers.protocols.open_inference.binary import BYTES
 from handlers.protocols.open_inference.observations import TIME, ObservationTensors
-from handlers.protocols.open_inference.rows import GENERATION, INTEGERS, SESSION, STEP, Rows, sessions, step_refs
-from handlers.protocols.open_inference.tensors import InferRequest, RequestedOutput, Tensor
+from handlers.protocols.open_inference.rows import GENERATION, INTEGERS, OF_SESSIONS, SESSION, STEP, Rows, sessions, step_refs
+from handlers.protocols.open_inference.tensors import InferRequest, Tensor
 from handlers.protocols.rules import RequestRules
 from handlers.protocols.validation import reject_unknown_fields, short_repr
 from handlers.sessions import state as state_format
@@ -28,6 +28,7 @@ from handlers.signature import Signature
 
 X, Y, FUTURE, FORECAST = "x", "y", "future", "forecast"
 LEVELS, PATHS, LOWER, UPPER, TIMES = "levels", "paths", "lower", "upper", "times"
+UNASKED = (IMPUTED, *OF_SESSIONS)  # outputs that are answered wherever there are some, as the times are, and may be named
 IGNORED = ("priority", "timeout")  # how Triton's scheduler is told; there is one queue here
 PARAMETERS = ("sequence_id", "sequence_start", "sequence_end", STEP, GENERATION, "horizon", LEVELS, PATHS, "commit", *IGNORED)
 PERCENTAGES = re.compile(r"\d{1,9}( *, *\d{1,9})*")
@@ -54,7 +55,7 @@ class Decoder:
         object.__setattr__(self, "x", x)
         object.__setattr__(self, "y", y)
         object.__setattr__(self, "inputs", (x, *(entry.input for entry in state), OPAQUE, TIME, FUTURE, SESSION, STEP, GENERATION))
-        object.__setattr__(self, "outputs", (y, *self.rules.returns[1:], FORECAST, LOWER, UPPER, TIMES))
+        object.__setattr__(self, "outputs", (y, *self.rules.returns[1:], FORECAST, LOWER, UPPER, TIMES, *UNASKED))
 
     def requests(self, infer: InferRequest) -> Sequence[Request | CellstateError]:
         """Decode the rows of one body.
@@ -68,7 +69,7 @@ class Decoder:
         rows = Rows(infer, len(x))
         horizon = self._horizon(infer)
         levels = self._levels(infer, horizon)
-        returns = self._returns(infer.outputs, horizon, levels)
+        returns = self._returns(infer, horizon, levels)
         paths = self._paths(infer, bool(levels) or SAMPLES in returns, horizon)
         times = self._times(infer, x)
         states, future = self._states(rows), self._future(rows, horizon)
@@ -142,9 +143,9 @@ class Decoder:
             validation.raise_token(int(outside[0]), int(inputs[outside[0]]), self.signature)
         return inputs, 0
 
-    def _returns(self, outputs: Sequence[RequestedOutput], horizon: int, levels: tuple[int, ...]) -> tuple[str, ...]:
+    def _returns(self, infer: InferRequest, horizon: int, levels: tuple[int, ...]) -> tuple[str, ...]:
         """What the requests return, in the order of the answer; without a choice of the client's the prediction."""
-        names = [output.name for output in outputs]
+        names = [output.name for output in infer.outputs]
         for name in names:
             validation.choice(name, self.outputs, "outputs")
         if len(set(names)) < len(names):
@@ -153,6 +154,8 @@ class Decoder:
             raise InvalidInput(f"outputs: {FORECAST} goes with the parameter horizon")
         if not levels and (bounds := [name for name in names if name in (LOWER, UPPER)]):
             raise InvalidInput(f"outputs: {bounds[0]} goes with the parameter levels")
+        if SESSION not in infer.inputs and (places := [name for name in names if name in OF_SESSIONS]):
+            raise InvalidInput(f"outputs: {places[0]} goes with the input {SESSION}")
         wanted = {"prediction" if name == self.y else name for name in names or (self.y,)}
         return tuple(name for name in self.rules.returns if name in wanted)
 

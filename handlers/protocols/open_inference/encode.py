@@ -20,7 +20,8 @@ from handlers.protocols.base import error_text
 from handlers.protocols.open_inference import binary
 from handlers.protocols.open_inference.binary import BYTES
 from handlers.protocols.open_inference.decode import LOWER, TIMES, UPPER
-from handlers.protocols.open_inference.rows import GENERATION, STEP
+from handlers.protocols.open_inference.rows import ERROR, GENERATION, STATUS, STEP
+from handlers.protocols.open_inference.tensors import InferRequest
 from handlers.sessions import state as state_format
 from handlers.sessions.status import SessionStatus
 from handlers.signature import Signature
@@ -136,24 +137,27 @@ def _stack(output: Wanted, rows: Sequence[Row | CellstateError]) -> Output:
     return Output(output.name, output.datatype, shape, (b"" if output.binary else b",").join(in_order), output.binary)
 
 
-def session_outputs(rows: Sequence[Row | CellstateError], in_binary: bool) -> list[Output]:
+def session_outputs(rows: Sequence[Row | CellstateError], infer: InferRequest) -> list[Output]:
     """What became of each row: the step and generation of its session, its status and its error."""
     places = [_place(row) if isinstance(row, CellstateError) or row.session is None else row.session for row in rows]
     columns: dict[str, tuple[str, Array]] = {
         STEP: (INT64, np.array([place.step for place in places], np.int64)),
         GENERATION: (INT64, np.array([place.generation for place in places], np.int64)),
-        "status": (INT32, np.array([row.status if isinstance(row, CellstateError) else 200 for row in rows], np.int32)),
-        "error": (BYTES, _texts([error_text(row).encode() if isinstance(row, CellstateError) else b"" for row in rows])),
+        STATUS: (INT32, np.array([row.status if isinstance(row, CellstateError) else 200 for row in rows], np.int32)),
+        ERROR: (BYTES, _texts([error_text(row).encode() if isinstance(row, CellstateError) else b"" for row in rows])),
     }
-    return [
-        Output(name, datatype, array.shape, _elements(array, datatype, in_binary), in_binary) for name, (datatype, array) in columns.items()
-    ]
+    return [_output(name, datatype, array, infer) for name, (datatype, array) in columns.items()]
 
 
-def imputed_output(rows: Sequence[Row | CellstateError], in_binary: bool) -> list[Output]:
+def imputed_output(rows: Sequence[Row | CellstateError], infer: InferRequest) -> list[Output]:
     """How many missing values of each row predictions stood in for; nothing where none was missing."""
     counts = np.array([row.imputed if isinstance(row, Row) else 0 for row in rows], np.int64)
-    return [Output(IMPUTED, INT64, counts.shape, _elements(counts, INT64, in_binary), in_binary)] if counts.any() else []
+    return [_output(IMPUTED, INT64, counts, infer)] if counts.any() else []
+
+
+def _output(name: str, datatype: str, array: Array, infer: InferRequest) -> Output:
+    in_binary = infer.in_binary(name)
+    return Output(name, datatype, array.shape, _elements(array, datatype, in_binary), in_binary)
 
 
 def session_parameters(session: SessionStatus | None) -> dict[str, Any]:

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from handlers.engine.request import ALL_OUTPUTS, LABEL, OPAQUE, PROBABILITIES, SAMPLES
+from handlers.engine.request import ALL_OUTPUTS, IMPUTED, LABEL, OPAQUE, PROBABILITIES, SAMPLES
 from handlers.protocols.open_inference.binary import BYTES
 from handlers.protocols.open_inference.decode import FORECAST, FUTURE, LOWER, TIMES, UPPER, X, Y
 from handlers.protocols.open_inference.encode import FP32, INT32, INT64
 from handlers.protocols.open_inference.observations import TIME
-from handlers.protocols.open_inference.rows import GENERATION, SESSION, STEP
+from handlers.protocols.open_inference.rows import ERROR, GENERATION, SESSION, STATUS, STEP
 from handlers.signature import Signature
 
 PLATFORMS = {"onnxruntime": "onnxruntime_onnx", "torchscript": "pytorch_torchscript"}  # by backend, in the words of the protocol
@@ -28,8 +28,9 @@ def model_metadata(signature: Signature, versions: Sequence[str], backend: str) 
         inputs += [_tensor(entry.input, FP32, entry.rows, ANY, entry.size) for entry in signature.state]
         inputs += [_tensor(OPAQUE, BYTES, ANY), _tensor(SESSION, BYTES, ANY), _tensor(STEP, INT64, ANY), _tensor(GENERATION, INT64, ANY)]
         outputs += [_tensor(OPAQUE, BYTES, ANY), _tensor(STEP, INT64, ANY), _tensor(GENERATION, INT64, ANY)]
-        outputs += [_tensor("status", INT32, ANY), _tensor("error", BYTES, ANY)]
+        outputs += [_tensor(STATUS, INT32, ANY), _tensor(ERROR, BYTES, ANY)]
     if signature.streaming and signature.feedback:
+        outputs.append(_tensor(IMPUTED, INT64, ANY))
         outputs.append(_tensor(FORECAST, FP32, ANY, ANY, len(signature.predictions)))
         if signature.future_columns:
             inputs.append(_tensor(FUTURE, FP32, ANY, ANY, len(signature.future_columns)))

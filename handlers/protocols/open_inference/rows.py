@@ -12,7 +12,8 @@ from handlers.protocols.open_inference.tensors import InferRequest
 from handlers.protocols.validation import json_type, short_repr
 from handlers.sessions.reference import MAX_STEP, SessionRef, StepRef
 
-SESSION, STEP, GENERATION = "session", "step", "generation"
+SESSION, STEP, GENERATION, STATUS, ERROR = "session", "step", "generation", "status", "error"
+OF_SESSIONS = (STEP, GENERATION, STATUS, ERROR)  # outputs, beside the input `session`
 SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")  # parameters that refer to the session of a single row
 INTEGERS = ("INT64", "INT32")
 
@@ -29,6 +30,8 @@ class Rows:
     def integers(self, name: str) -> list[int] | None:
         """One integer for each row, from the tensor or the parameter of that name; None where there is neither."""
         if name in self.infer.parameters:
+            if name in self.infer.inputs:
+                raise InvalidInput(f"{name}: send it as a parameter, for all rows, or as a tensor, for each of them")
             return [validation.integer(self.infer.parameters, name, f"parameters.{name}")] * self.count
         values = self._column(name, INTEGERS)
         return None if values is None else values.tolist()

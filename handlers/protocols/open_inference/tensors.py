@@ -54,6 +54,10 @@ class InferRequest:
     id: str | None = None
     model_version: str | None = None
 
+    def in_binary(self, name: str) -> bool:
+        """Whether the client wants an output as raw bytes."""
+        return next((output.binary for output in self.outputs if output.name == name), self.binary_outputs)
+
 
 def read_request(body: bytes, headers: Mapping[str, str]) -> InferRequest:
     """Read one body; the names of `headers` are in lower case. Raises MalformedJson, UnknownField, InvalidInput."""
