@@ -1,5 +1,8 @@
 """The other protocols through a real TorchServe: their routes, headers and statuses, and bodies that lie."""
 
+import gzip
+import json
+
 import httpx
 import numpy as np
 import pytest
@@ -48,6 +51,23 @@ def test_an_error_has_its_status_and_the_protocol_s_form(served: TorchServe, x: 
 def test_kserve_v1_is_served(served: TorchServe, x: np.ndarray, connect: Connect) -> None:
     response = httpx.post(f"{served.url}/v1/models/two:predict", json={"instances": x.tolist()}, headers=served.headers())
     assert response.json() == {"predictions": [connect(served, "two").ask(inputs=rows.tolist())["prediction"] for rows in x]}
+
+
+@pytest.mark.parametrize("path", [V2, "/v1/models/two:predict", NATIVE])
+def test_a_compressed_body_is_known_by_what_it_holds(served: TorchServe, x: np.ndarray, path: str) -> None:
+    windows = json.dumps({"instances": x.tolist()}).encode()
+    for body, field in ((windows, "predictions"), (request(inputs={"x": x}).body, "outputs")):
+        plain = post(served, path, body, {})
+        assert (plain.status_code, field in plain.json()) == (200, True)
+        assert post(served, path, gzip.compress(body), {"Content-Encoding": "gzip"}).json() == plain.json()
+
+
+def test_values_nested_beyond_python_s_stack_are_refused(served: TorchServe) -> None:
+    before = served.worker_pids("two")
+    for depth in range(800, 1_030, 10):
+        body = b'{"inputs": %b1%b, "session": "a:b"}' % (b"[" * depth, b"]" * depth)
+        assert post(served, NATIVE, body, {}).status_code in (400, 422), depth
+    assert served.worker_pids("two") == before
 
 
 def test_a_version_in_the_path_is_not_a_route_of_torchserve(served: TorchServe, x: np.ndarray) -> None:
