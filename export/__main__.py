@@ -141,6 +141,8 @@ def _build(options: argparse.Namespace) -> int:
             print(f"  distribution: {line}")
         reason = built.signature["streaming"]["reason"]
         print(f"  streaming: {'no: ' + reason if reason else 'yes: any cut of a sequence gives what the whole gives'}")
+        if measured := built.signature.get("memory"):
+            print(f"  memory: {_memory(measured)}")
         print(
             f"  -> {built.archive} ({built.archive.stat().st_size:,} bytes), model digest {built.signature['digests']['model'][:16]}",
             flush=True,
@@ -205,10 +207,18 @@ def _described(document: dict[str, Any]) -> list[str]:
         f"output    [B, T, {outputs['output_size']}]",
         *(f"state     {line}" for line in states),
         f"streaming {'yes' if streaming['possible'] else 'no: ' + streaming['reason']}",
+        *([f"memory    {_memory(document['memory'])}"] if "memory" in document else []),
         f"parity    {parity:.1e} at most, allowed {document['parity']['tolerance']:.0e} (scaled differences from the eager model)",
         f"digests   model {document['digests']['model']}, weights {document['digests']['weights']}",
         f"tools     {', '.join(f'{name} {version}' for name, version in document['tools'].items())}",
     ]
+
+
+def _memory(measured: dict[str, Any]) -> str:
+    """Say after how many steps it makes no difference from which state a stream began."""
+    if measured["steps"] is None:
+        return f"longer than {measured['limit']} steps: more inputs than that are needed to rebuild the state of a stream"
+    return f"{measured['steps']} steps, from which on streams that began from different states agree within {measured['tolerance']:.0e}"
 
 
 def _distributions(document: dict[str, Any]) -> list[str]:

@@ -19,9 +19,9 @@ from export.packaging.mar import archive_name, find_archive, handler_files, mani
 from export.packaging.model_spec import ModelSpec
 from export.packaging.signature import signature_document
 from export.report import Report
-from export.verify import parity
+from export.verify import memory, parity
 from export.verify.distribution import check_distributions
-from export.verify.runners import LABELS, open_artefact
+from export.verify.runners import LABELS, Runner, open_artefact
 from export.writers import onnx, torch_export, torchscript, tracing
 from handlers.signature import Signature
 
@@ -80,6 +80,9 @@ def build_checkpoint(loaded: Checkpoint, store: Path, options: Options = Options
         files = {backend: path for backend, path in files.items() if backend not in report.dropped}
         document = signature_document(spec, model, lifted, report, files, skipped | dict(report.dropped))
         check_distributions(Signature.from_document(document), lifted)
+        if not report.streaming_reason:
+            options.progress("measuring its memory")
+            document["memory"] = memory.measure(lifted, _served(files))
         if options.calibration is not None:
             options.progress("measuring its forecasts")
             document["intervals"] = _measured(document, files, lifted, options.calibration)
@@ -99,10 +102,14 @@ def build_checkpoint(loaded: Checkpoint, store: Path, options: Options = Options
 
 def _measured(document: dict[str, Any], files: dict[str, Path], lifted: Lift, calibration: Calibration) -> dict[str, Any]:
     """Return the errors of the model on the calibration series. Raises CalibrationError."""
-    backend = "onnxruntime" if "onnxruntime" in files else "torchscript"
-    runner = open_artefact(backend, files[backend])
     signature = Signature.from_document(document)
-    return calibrate(calibration.series, signature, runner, lifted.initial.numpy(), calibration.horizon, calibration.season)
+    return calibrate(calibration.series, signature, _served(files), lifted.initial.numpy(), calibration.horizon, calibration.season)
+
+
+def _served(files: dict[str, Path]) -> Runner:
+    """Open the artefact that servers run by default."""
+    backend = "onnxruntime" if "onnxruntime" in files else "torchscript"
+    return open_artefact(backend, files[backend])
 
 
 def _write(lifted: Lift, folder: Path, options: Options) -> tuple[dict[str, Path], dict[str, str], list[str]]:

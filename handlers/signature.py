@@ -68,6 +68,7 @@ class Signature:
     feedback: Mapping[str, str] = field(default_factory=dict)  # output name -> feature name
     frequency: str = ""
     calendar: Mapping[str, Any] = field(default_factory=dict)  # time zone, gaps and derived features; empty: the model knows no times
+    memory: Mapping[str, Any] = field(default_factory=dict)  # how far back a stream's state depends on its inputs; empty: not measured
     intervals: Mapping[str, Any] = field(default_factory=dict)  # errors on a calibration series: handlers/forecasting/intervals.py
     tensors: Mapping[str, str] = field(default_factory=dict)  # x and y -> what clients of the Open Inference Protocol call them
     distribution: tuple[Mapping[str, Any], ...] = ()  # what the outputs are parameters of: handlers/forecasting/distributions.py
@@ -136,6 +137,17 @@ class Signature:
         fed = {feature for _, feature in self.feedback_columns}
         return tuple(i for i in range(len(self.features)) if i not in fed)
 
+    @property
+    def memory_steps(self) -> int | None:
+        """After how many steps it makes no difference from which state a stream began; None: longer than was measured, or not measured."""
+        steps: int | None = self.memory.get("steps")
+        return steps
+
+    def agreement(self, steps: int) -> float | None:
+        """Return the scaled difference, at most, of a state that is rebuilt from the last `steps` inputs; None: not known."""
+        known: list[float | None] = [value for measured, value in self.memory.get("agreement", ()) if measured <= steps]
+        return known[-1] if known else None
+
     @classmethod
     def load(cls, path: Path) -> "Signature":
         """Read `signature.json`. Raises ConfigurationError when it is missing, broken or of a newer format."""
@@ -178,6 +190,7 @@ class Signature:
             feedback=document.get("feedback", {}),
             frequency=document.get("frequency", ""),
             calendar=document.get("calendar", {}),
+            memory=document.get("memory", {}),
             intervals=document.get("intervals", {}),
             tensors=document.get("tensors", {}),
             distribution=tuple(document.get("distribution", ())),

@@ -75,3 +75,15 @@ def test_no_document_and_a_broken_one_refuse_to_start(tmp_path):
 def test_a_newer_format_is_refused_by_its_number(tmp_path):
     with pytest.raises(ConfigurationError, match="signature format 2, this release reads 1"):
         Signature.load(written(tmp_path, DOCUMENT | {"format": 2}))
+
+
+def test_the_memory_tells_how_close_a_rebuilt_state_is():
+    measured = {"steps": 40, "limit": 512, "tolerance": 2e-5, "agreement": [[1, None], [2, 0.5], [32, 1e-4], [40, 1.8e-5]]}
+    signature = Signature.from_document(DOCUMENT | {"memory": measured})
+    assert signature.memory_steps == 40
+    assert [signature.agreement(steps) for steps in (0, 1, 2, 31, 39, 40, 99)] == [None, None, 0.5, 0.5, 1e-4, 1.8e-5, 1.8e-5]
+
+
+def test_archives_of_earlier_releases_tell_no_memory():
+    signature = Signature.from_document(DOCUMENT)
+    assert (signature.memory_steps, signature.agreement(100)) == (None, None)
