@@ -197,13 +197,13 @@ def assign_roles(
     first: int,
     axes: Axes,
     states: Mapping[int, StateLink],
-    packed: Sequence[Sequence[int]],
+    lengths: Collection[int] = (),
     static: Collection[int] = (),
 ) -> Arguments:
     """Give every leaf its role; `first` is the position of x. Raises LiftError for a leaf that fits none.
 
-    `states` are the links of state leaves by position; `packed` the lengths by which the model packed sequences; `static` the
-    positions of leaves that are not series though their shape allows it.
+    `states` are the links of state leaves by position; `lengths` the positions of lengths; `static` those of leaves that are not series
+    though their shape allows it.
     """
     x: Tensor = values[first]
     batch, steps = x.shape[axes.batch], x.shape[axes.time]
@@ -215,8 +215,10 @@ def assign_roles(
             found.append(Leaf("state", value, position, states[position]))
         elif not isinstance(value, Tensor):
             found.append(Leaf("constant", value, position))
+        elif position in lengths:
+            found.append(Leaf("lengths", value, position))
         else:
-            role = "static" if position in static else _role(value, batch, steps, axes, packed, position)
+            role = "static" if position in static else _role(value, batch, steps, axes, position)
             found.append(Leaf(role, value, position, axes=_series_axes(value, batch, steps, axes) or axes))
     result = Arguments(tuple(found), spec, axes)
     for leaf in [] if result.tokens else result.riding:
@@ -243,11 +245,8 @@ def _series_axes(value: Tensor, batch: int, steps: int, axes: Axes) -> Axes | No
     return None
 
 
-def _role(value: Tensor, batch: int, steps: int, axes: Axes, packed: Sequence[Sequence[int]], position: int) -> str:
-    whole = not value.is_floating_point()
+def _role(value: Tensor, batch: int, steps: int, axes: Axes, position: int) -> str:
     shape = tuple(value.shape)
-    if whole and value.shape == (batch,) and (bool((value == steps).all()) or sorted(value.tolist()) in [sorted(p) for p in packed]):
-        return "lengths"
     if _series_axes(value, batch, steps, axes):
         return "series"
     if value.dim() and shape[0] == batch:

@@ -12,6 +12,7 @@ from export.lift import arguments
 from export.lift.arguments import Arguments, StateLink
 from export.lift.convention import Given, given_from_example, leaf_names
 from export.lift.dataflow import Origins
+from export.lift.lengths import find_lengths
 from export.lift.probe import Observation, observe, tensors
 from export.lift.recorder import Call
 
@@ -36,7 +37,7 @@ def infer_arguments(model: nn.Module, example: Any, axes: str = "", x: str = "")
     unclear = LiftError(_no_batch(base.calls, values, values[candidates[0]]))
     for position in candidates:
         scored: dict[int, list[Arguments]] = {}
-        for found, error in _ways(values, spec, position, axes, base):
+        for found, error in _ways(model, values, spec, position, axes, base):
             unclear = error or unclear
             score = _score(model, found, base) if found else 0
             if found and score == 3:
@@ -57,7 +58,7 @@ def infer_arguments(model: nn.Module, example: Any, axes: str = "", x: str = "")
 
 
 def _ways(
-    values: Sequence[Any], spec: Any, position: int, axes: str, base: Observation
+    model: nn.Module, values: Sequence[Any], spec: Any, position: int, axes: str, base: Observation
 ) -> Iterator[tuple[Arguments | None, LiftError | None]]:
     """Yield ways to read the arguments with x at `position`: each order of axes, and [B, T] beside x as a series and as static."""
     states = _states(base, values, position)
@@ -65,9 +66,10 @@ def _ways(
     for name, order in arguments.AXES.items():
         if (axes and name != axes) or (order.time == 2 and values[position].dim() != 3):
             continue
+        lengths = find_lengths(model, values, spec, position, order, base.packed)
         for static in [(), *([tuple(i for i in others if i not in states)] if others else [])]:
             try:
-                yield arguments.assign_roles(values, spec, position, order, states, base.packed, static), None
+                yield arguments.assign_roles(values, spec, position, order, states, lengths, static), None
             except LiftError as e:
                 yield None, e
 
