@@ -8,7 +8,7 @@ import yaml
 
 from handlers.protocols.base import JSON
 from handlers.protocols.open_inference.codec import BINARY
-from openapi import errors, examples, kserve_v1, native, open_inference
+from openapi import errors, examples, kserve_v1, links, native, open_inference
 from openapi.examples import Example
 from openapi.schema import Schema, integer, one_of, record, ref, text
 
@@ -18,8 +18,8 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 NATIVE = "Native"  # begins the names of responses that are components
 DESCRIPTION = """\
 Trained LSTMs, served with their memory. One service answers in three protocols; sessions belong to the model and not to a protocol,
-so that the retry of a step may come through another one. Limits are those of docs/settings.md unless configured otherwise. Every
-status from 400 up closes the connection.
+so that the retry of a step may come through another one. Limits are those of docs/settings.md unless configured otherwise. A body may
+be compressed, with `Content-Encoding: gzip`. Every status from 400 up closes the connection.
 """
 
 
@@ -104,7 +104,11 @@ def _native_body() -> dict[str, Any]:
 def _native_responses() -> dict[str, Any]:
     """Return the responses of the native protocol, as components."""
     schema = one_of(*(ref(name) for name in ("Reply", "BatchReply", "InferReply", "WindowsReply")))
-    reply = {"description": "The reply, in the protocol of the request.", "content": {JSON: {"schema": schema}}}
+    reply = {
+        "description": "The reply, in the protocol of the request.",
+        "content": {JSON: {"schema": schema}},
+        "links": links.of_session("predict"),
+    }
     return {f"{NATIVE}{status}": response for status, response in _responses(reply, True, examples.NATIVE).items()}
 
 

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.skipif(not PROGRAM.exists(), reason="
 def test_every_answer_is_one_that_the_description_promises(served: TorchServe) -> None:
     before = served.worker_pids("one")
     options = ["--url", served.url, "-H", f"Authorization: Bearer {served.first_key.read_text().strip()}", "--no-color"]
-    bounds = ["--max-examples", "50", "--phases", "examples,fuzzing"]
+    bounds = ["--max-examples", "50", "--phases", "examples,fuzzing,stateful"]
     done = subprocess.run(
         [
             str(PROGRAM),
