@@ -79,10 +79,14 @@ class AsyncClient:
             await asyncio.sleep(event.seconds)
             return None
         try:
-            answer = await self._http.post(self._url + event.path, content=event.content, headers=event.headers, timeout=event.timeout)
+            url, timeout = self._url + event.path, event.timeout
+            async with self._http.stream("POST", url, content=event.content, headers=event.headers, timeout=timeout) as answer:
+                body = transport.Body(answer, timeout)
+                async for part in answer.aiter_bytes():
+                    body.add(part)
         except transport.FAILURES as e:
             return transport.connection_failed(e)
-        return transport.response(answer)
+        return body.response()
 
 
 class AsyncStream:

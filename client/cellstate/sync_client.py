@@ -106,10 +106,14 @@ class Client:
             time.sleep(event.seconds)
             return None
         try:
-            answer = self._http.post(self._url + event.path, content=event.content, headers=event.headers, timeout=event.timeout)
+            url, timeout = self._url + event.path, event.timeout
+            with self._http.stream("POST", url, content=event.content, headers=event.headers, timeout=timeout) as answer:
+                body = transport.Body(answer, timeout)
+                for part in answer.iter_bytes():
+                    body.add(part)
         except transport.FAILURES as e:
             return transport.connection_failed(e)
-        return transport.response(answer)
+        return body.response()
 
 
 class Stream:

@@ -1,8 +1,10 @@
 """Threads, tasks, cancellation, tokens and connections."""
 
 import asyncio
+import contextlib
 import socket
 import threading
+import time
 
 import httpx
 import pytest
@@ -111,6 +113,36 @@ def test_an_answer_that_breaks_off_is_asked_for_again():
             assert client.predict("two", [[1.0]]).prediction.tolist() == [1.0]
         thread.join()
     assert [type(retry.cause) for retry in retries] == [cellstate.ConnectionFailed] * 2
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_an_answer_that_trickles_in_ends_at_the_deadline(kind):
+    """Each part arrives within the timeout, and the whole of it never."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url, policy = f"http://127.0.0.1:{server.getsockname()[1]}", RetryPolicy(deadline=0.3, timeout=0.3)
+
+        def serve():
+            connection, _ = server.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.recv(65_536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+                while True:
+                    connection.sendall(b" ")
+                    time.sleep(0.02)
+
+        def ask():
+            with Client(url, policy=policy) as client:
+                client.predict("two", [[1.0]])
+
+        async def ask_async():
+            async with AsyncClient(url, policy=policy) as client:
+                await client.predict("two", [[1.0]])
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(cellstate.DeadlineExceeded, match="not complete after"):
+            ask() if kind is Client else asyncio.run(ask_async())
+        thread.join()
 
 
 def test_a_server_may_be_below_a_path():
