@@ -17,6 +17,7 @@ HOST_REASONS = {
     503: "the queue is full, or no worker is up; the same step may be sent again",
     507: "the worker died with the request inside; the same step may be sent again",
 }
+OVER_ITS_LIMIT = "TorchServe: the body is over its own limit; this answer has no body"  # 413
 DETAILS = {
     "session": text("The session's id."),
     "expected": integer("The step that the session is at."),
@@ -83,6 +84,8 @@ def _response(status: int, native: bool) -> dict[str, Any]:
     if status in HOST_STATUSES:
         schema.append(ref("HostError"))
         reasons.append(f"TorchServe: {HOST_REASONS[status]}")
+    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        reasons.append(OVER_ITS_LIMIT)
     return {
         "description": f"{HTTPStatus(status).phrase}. " + "; ".join(reasons) + ".",
         **_headers(kinds, status),

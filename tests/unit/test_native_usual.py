@@ -10,8 +10,9 @@ from handlers.errors import CellstateError
 from handlers.protocols.native import usual
 from handlers.protocols.native.decode import Parser
 from handlers.settings import Settings
+from handlers.signature import Signature
 from tests.support.json_strategies import ANYTHING, IDS, NUMBERS, SMALL, bodies, requests
-from tests.support.signatures import TRAFFIC
+from tests.support.signatures import METER, TRAFFIC, WHOLE
 
 LIMITS = Settings(max_steps=4, max_instances=3)
 numbers = st.one_of(SMALL, SMALL, SMALL, NUMBERS)
@@ -28,17 +29,81 @@ def described(item: Request | CellstateError) -> object:
     values = None if item.inputs is None else item.inputs.tobytes()
     ref = item.session
     session = ref and (ref.id, ref.step, ref.action, ref.to, ref.from_step, ref.generation, ref.restart)
-    return values, item.request_hash(), item.returns, session, item.horizon, item.commit, item.missing
+    return values, item.request_hash(), item.returns, session, item.horizon, item.commit, item.missing, item.is_usual_step
+
+
+def check_decoded_alike(sent: list[bytes], signature: Signature = TRAFFIC) -> None:
+    parser = Parser(signature, LIMITS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(usual, "read", lambda body: None)
+        expected = [parser.body(body) for body in sent]
+    for (items, is_batch), (others, was_batch) in zip(parser.bodies(sent), expected, strict=True):
+        assert is_batch == was_batch
+        assert list(map(described, items)) == list(map(described, others)), sent
 
 
 @given(st.lists(st.one_of(bodies(steps), bodies(requests())), min_size=1, max_size=4))
 def test_bodies_are_decoded_as_without_it(sent: list[bytes]) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(usual, "read", lambda body: None)
-        expected = [Parser(TRAFFIC, LIMITS).body(body) for body in sent]
-    for (items, is_batch), (others, was_batch) in zip(Parser(TRAFFIC, LIMITS).bodies(sent), expected, strict=True):
-        assert is_batch == was_batch
-        assert list(map(described, items)) == list(map(described, others))
+    check_decoded_alike(sent)
+
+
+LITERALS = [
+    *(
+        "0",
+        "-0",
+        "-0.0",
+        "1.0",
+        "1e0",
+        "1E+0",
+        "1e-00",
+        "01",
+        "-01",
+        "1.",
+        ".5",
+        "+1",
+        "1e",
+        "--1",
+        "0x1",
+        "1_0",
+        "1e00001",
+        "0e999",
+        "1\x00",
+    ),
+    *(
+        "1e400",
+        "-1e400",
+        "1e-400",
+        "5e-324",
+        "1e39",
+        "3.4028235e38",
+        "3.4028235677973366e38",
+        "16777217",
+        "9007199254740993",
+        "1" + "0" * 400,
+    ),
+    *("9223372036854775808", "18446744073709551616", "-9223372036854775809", "1" * 308, "1" * 309, "1.00000005960464477539062"),
+    *("NaN", "Infinity", "-Infinity", "nan", "null", "true", '"1"', "[1]", "{}", "[]", "", " 1", "\t1", "\x0b1", "\xa01", "\ufeff1"),
+    *('"a"', '"a:b"', '"a\\u003ab"', '"\\u0061"', '"a\\/b"', '"é"', '"a\x01"', '"a\x7f"', '"a\n"', '""', '"a', '"\\ud800"', '"instances"'),
+]
+PLACES = [
+    *("%s", '{"inputs": %s}', '{"inputs": [%s]}', '{"inputs": [[1, 2, %s]]}', '{"inputs": [[1, 2, %s], [1, 2, 3]], "session": "a:b"}'),
+    *('{"inputs": [[1, 2, 3]], "session": %s}', '{"inputs": [[1, 2, 3]], "session": {"id": %s, "step": 1}}'),
+    *('{"inputs": [[1, 2, 3]], "session": {"id": "a", "step": %s}}', '{"inputs": [[1, 2, 3]], "session": {"id": "a", "generation": %s}}'),
+    *(
+        '{"inputs": [[1, 2, 3]], "return": [%s]}',
+        '{"inputs": [[1, 2, 3]], %s: 1}',
+        '{"inputs": [[1, 2, 3]], "session": {"id": "a", %s: 1}}',
+    ),
+    *('{"instances": [{"inputs": [[1, 2, %s]]}, {"inputs": [[1, 2, 3]], "session": "a"}]}', '{"instances": [%s]}'),
+    *('{"inputs": [[1, 2, 3]]}%s', '%s{"inputs": [[1, 2, 3]]}', '{"inputs": [[1, 2, 3],%s]}', '{"inputs": [[1, 2, 3]],%s}'),
+]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("signature", [TRAFFIC, METER, WHOLE], ids=lambda signature: signature.name)
+def test_texts_that_parsers_read_differently_are_decoded_as_without_it(place: str, signature: Signature) -> None:
+    for literal in LITERALS:
+        check_decoded_alike([(place % literal).encode()], signature)
 
 
 USUAL = {
