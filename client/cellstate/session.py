@@ -26,7 +26,7 @@ class Session:
     """
 
     def __init__(self, caller: Caller, model: str, id: str | None, position: int | None, create: bool) -> None:
-        self.model, self.id = model, id or new_id()
+        self.model, self.id = model, new_id() if id is None else id
         self.path = wire.path(model)  # or that of the version that has the state, once the service has told it
         self._caller, self._create = caller, create
         self.position = 0 if id is None else position
@@ -106,7 +106,7 @@ class Session:
 
     def fork(self, to: str | None) -> Exchange["Session"]:
         """Start another session where this one is."""
-        forked = Session(self._caller, self.model, to or new_id(), None, self._create)
+        forked = Session(self._caller, self.model, new_id() if to is None else to, None, self._create)
         forked.acknowledge((yield from self._act("fork", to=forked.id)))
         return forked
 

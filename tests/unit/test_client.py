@@ -81,6 +81,15 @@ def test_a_stream_without_an_id_makes_one_and_asks_nothing(client, host, two):
     assert host.sessions == [{"id": stream.id, "step": 0}]
 
 
+def test_an_empty_id_is_refused_and_not_replaced(client, two):
+    with pytest.raises(cellstate.InvalidInput, match=r"session\.id: expected 1 to 128 of the characters"):
+        client.stream("two", "").step(two.sequence(1))
+    stream = client.stream("two", "a")
+    stream.step(two.sequence(1))
+    with pytest.raises(cellstate.InvalidInput, match=r"session\.to: expected 1 to 128 of the characters"):
+        stream.fork("")
+
+
 def test_leaving_the_block_leaves_the_session(client, two):
     x = two.sequence(5)
     with client.stream("two", "a") as stream:
