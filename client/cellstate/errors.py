@@ -203,7 +203,7 @@ class SessionUnreadable(ServiceError):
 
 class InternalError(ServiceError):
     code, status = "internal_error", 500
-    remedy = "Tell the operator; nothing was applied."
+    remedy = "Tell the operator. The message says whether the request may have been applied; the same step can be sent again."
 
 
 class HostError(ApiError):

@@ -80,10 +80,11 @@ def _reject_duplicate_fields(data: bytes) -> None:
 
 
 def _reject_duplicates(pairs: list[tuple[str, Any]]) -> None:
-    names = [name for name, _ in pairs]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise MalformedJson(f"body: the field {short_repr(twice)} is given twice in one object; send it once")
+    seen = set[str]()
+    for name, _ in pairs:  # once: a body may have some hundred thousand of them
+        if name in seen:
+            raise MalformedJson(f"body: the field {short_repr(name)} is given twice in one object; send it once")
+        seen.add(name)
 
 
 def boolean(document: Mapping[str, Any], name: str, default: bool) -> bool:

@@ -80,6 +80,13 @@ def test_values_nested_to_any_depth_are_refused(opening, closing, depth):
     assert error.code in ("malformed_json", "invalid_input")
 
 
+def test_of_very_many_fields_the_one_that_is_there_twice_is_found():
+    """Counting each of them among all others would keep a worker busy for an hour."""
+    fields = b",".join(b'"%d":0' % i for i in range(400_000))
+    [error], _ = Parser(TRAFFIC, Settings(max_body=10_000_000)).body(b"{%b,%b}" % (fields, b'"399999":0'))
+    assert error.message == "body: the field '399999' is given twice in one object; send it once"
+
+
 def session(**fields):
     return STEP | {"session": fields}
 
