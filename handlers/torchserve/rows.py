@@ -8,8 +8,11 @@ from handlers.protocols.base import KSERVE, HttpRequest, HttpResponse
 
 
 def read_request(row: Mapping[str, Any], context: Any, i: int) -> HttpRequest:
-    """Return row i of a batch as it came over HTTP."""
-    headers = {name.lower(): value for name, value in context.get_all_request_header(i).items()}
+    """Return row i of a batch as it came over HTTP.
+
+    TorchServe puts the fields of a form among the headers, with an object each: a field may have any header's name, and is left out.
+    """
+    headers = {name.lower(): value for name, value in context.get_all_request_header(i).items() if isinstance(value, str)}
     return HttpRequest(_body(row), headers, _path(headers), context.get_request_id(i) or "")
 
 

@@ -193,6 +193,10 @@ def mislabelled() -> Iterator[Odd]:
     for content_type in CONTENT_TYPES:
         for what, body in bodies.items():
             yield Odd(f"{what}, as {str(content_type)[:40]}", body, content_type)
+    for name in (b"content-encoding", b"Inference-Header-Content-Length", b"traceparent", b"explain", b"authorization"):
+        part = b'--x\r\nContent-Disposition: form-data; name="%b"\r\n\r\ngzip\r\n--x--\r\n' % name
+        yield Odd(f"a form field that is called as the header {name.decode()}", name + b"=gzip", FORM)
+        yield Odd(f"a part that is called as the header {name.decode()}", part, MULTIPART)
     yield Odd("a part of an unknown encoding", PART % b"x\r\nContent-Transfer-Encoding: none", MULTIPART)
     yield Odd("a part of a length that is no number", PART % b"x\r\nContent-Length: none", MULTIPART)
 

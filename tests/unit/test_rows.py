@@ -12,6 +12,12 @@ def context(headers):
     return made
 
 
+def test_a_field_of_a_form_is_no_header():
+    fields = {name: {"content-type": b"text/plain"} for name in ("data", "Content-Encoding", "inference-header-content-length", "url_path")}
+    request = rows.read_request({"data": b"{}"}, context(fields | {"Accept": "*/*"}), 0)
+    assert (request.headers, request.path, request.body) == ({"accept": "*/*"}, "", b"{}")
+
+
 @pytest.mark.parametrize(
     ("headers", "body", "path"),
     [
