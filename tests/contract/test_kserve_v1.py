@@ -95,11 +95,14 @@ def test_an_instance_must_hold_what_its_features_may_be(two):
 
 
 def test_where_the_version_of_kserve_s_protocol_is_not_known_the_instances_tell_it(two):
-    bodies = [orjson.dumps({name: []}) for name in ("instances", "inputs")]
+    bodies = [orjson.dumps(document) for document in ({"instances": []}, {"inputs": []}, {"inputs": [[1, 2, 3]]}, {})]
     responses = make_service(two).frontend.handle_batch([HttpRequest(body, path=KSERVE) for body in bodies])
+    tensors = "expected a list of tensors, objects with name, shape, datatype and data (KServe V1 has instances)"
     assert [orjson.loads(response.body)["error"] for response in responses] == [
         "invalid_input: instances: expected a list of at least one window, got an empty list",
         "invalid_input: inputs: expected at least one tensor",
+        f"invalid_input: inputs: {tensors}, got a list of 1",
+        f"invalid_input: inputs: {tensors}, got null",
     ]
 
 

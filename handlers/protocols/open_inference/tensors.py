@@ -85,7 +85,7 @@ def _document(header: bytes) -> dict[str, Any]:
 
 def _inputs(value: Any, data: memoryview) -> dict[str, Tensor]:
     chunks, tensors = Chunks(data), dict[str, Tensor]()
-    for i, item in enumerate(_objects(value, "inputs")):
+    for i, item in enumerate(_objects(value, "inputs", "tensors, objects with name, shape, datatype and data (KServe V1 has instances)")):
         tensor = _input(item, f"inputs[{i}]", chunks)
         if tensor.name in tensors:
             raise InvalidInput(f"inputs[{i}].name: {short_repr(tensor.name)} is there twice")
@@ -114,7 +114,7 @@ def _input(item: dict[str, Any], where: str, chunks: Chunks) -> Tensor:
 
 def _outputs(value: Any, binary_outputs: bool) -> list[RequestedOutput]:
     outputs = []
-    for i, item in enumerate(_objects([] if value is None else value, "outputs")):
+    for i, item in enumerate(_objects([] if value is None else value, "outputs", "objects with a name")):
         where = f"outputs[{i}]"
         reject_unknown_fields(item, OUTPUT_FIELDS, where)
         parameters = _parameters(item, f"{where}.parameters")
@@ -168,9 +168,9 @@ def _object_array(items: list[bytes]) -> Array:
     return array
 
 
-def _objects(value: Any, where: str) -> list[dict[str, Any]]:
+def _objects(value: Any, where: str, expected: str) -> list[dict[str, Any]]:
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise InvalidInput(f"{where}: expected a list of objects, got {json_type(value)}")
+        raise InvalidInput(f"{where}: expected a list of {expected}, got {json_type(value)}")
     return value
 
 
