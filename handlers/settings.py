@@ -19,6 +19,7 @@ PREFIX = "CELLSTATE_"
 # https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
 KUBERNETES = re.compile(r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 SECRET = frozenset({"state_key", "host_key_sha256"})
+AUTO = "auto"  # `rewarm_steps`: as many as the model remembers, where they are no larger than its state
 CHOICES = {
     "backend": ("onnxruntime", "torchscript"),
     "device": ("auto", "cpu", "cuda"),
@@ -60,7 +61,7 @@ class Settings:
     session_ttl: float = 86_400.0  # idle time after which a session expires
     tombstone_ttl: float = 3_600.0  # how long a closed or expired session still answers 410
     keep_versions: int = 0  # earlier states that a session keeps to be rewound to
-    rewarm_steps: int = 0  # recent inputs that a session keeps, to rebuild its state when the model has changed
+    rewarm_steps: int | str = AUTO  # recent inputs that a session keeps, to rebuild its state when the model has changed
     max_sessions: int = 0  # in the store, above which no session is created; 0: no quota
     max_sessions_per_tenant: int = 0  # of one model, but for the default tenant; 0: no quota
     max_stored_bytes: int = 0  # the same for what they take; 0: seven eighths of what the store has room for
@@ -103,6 +104,8 @@ class Settings:
         if unknown:
             raise ConfigurationError(f"unknown setting {', '.join(sorted(unknown))}; known: {', '.join(sorted(known))}")
         parsed = {f.name: _parse(values[f.name], f.default) for f in fields(cls) if f.name in values}
+        if parsed.get("rewarm_steps", AUTO) != AUTO:
+            parsed["rewarm_steps"] = _parse(values["rewarm_steps"], 0)
         settings = cls(**parsed)
         settings._check()
         return settings

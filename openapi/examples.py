@@ -11,6 +11,7 @@ MODEL = {"name": "meter", "version": "1.0"}
 HIDDEN = [-0.0405, 0.0615, 0.0347, -0.0032, -0.0736, -0.1133, 0.0226, 0.0013]
 CELL = [-0.0753, 0.1316, 0.0875, -0.0064, -0.1772, -0.1966, 0.0445, 0.0025]
 CREATED_AT, EXPIRES_AT = "2026-11-25T12:00:00Z", "2026-11-26T12:00:00Z"
+REWARM = "off: 25 inputs take 100 bytes, more than its state (64)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,7 @@ NATIVE = (
         {"session": {"id": "meter-7", "action": "describe"}},
         {
             "model": MODEL,
-            "session": _session("meter-7", 5, created_at=CREATED_AT, last_step=4, model_digest="00" * 16),
+            "session": _session("meter-7", 5, created_at=CREATED_AT, last_step=4, model_digest="00" * 16, rewarm=REWARM),
         },
     ),
     Example(

@@ -8,7 +8,7 @@ from handlers.protocols.rules import MAX_LEVELS
 from handlers.protocols.validation import ID
 from handlers.sessions.reference import MAX_STEP, NAMED_ACTIONS, Action
 from handlers.settings import Settings
-from openapi.schema import BOOLEAN, NUMBER, TEXT, Schema, array, constant, integer, matrix, one_of, record, ref, text
+from openapi.schema import BOOLEAN, NUMBER, REBUILT, TEXT, Schema, array, constant, integer, matrix, one_of, record, ref, text
 
 LIMITS = Settings()
 RETURNS = "^(prediction|label|probabilities|parameters|output|state|samples|.*_n)$"
@@ -154,9 +154,11 @@ def _session_status() -> Schema:
             "replayed": BOOLEAN | {"description": "Whether the request was applied before, and is answered again."},
             "closed": BOOLEAN,
             "rewarmed": BOOLEAN | {"description": "Whether the state was rebuilt from recent inputs, by another version of the model."},
+            "rebuilt": REBUILT,
             "created_at": time,
             "last_step": integer("The position before the last step."),
             "model_digest": text("Of the model that the state belongs to.", pattern="^[0-9a-f]+$"),
+            "rewarm": text("How many recent inputs the session has to be rebuilt from by another version, or why it keeps none."),
             "time": text("ISO 8601; of the last step, where the stream has times."),
             "scores": ref("Scores"),
         },

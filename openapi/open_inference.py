@@ -15,7 +15,7 @@ from handlers.protocols.open_inference.tensors import (
 from handlers.protocols.validation import ID
 from handlers.sessions.reference import MAX_STEP
 from handlers.settings import Settings
-from openapi.schema import BOOLEAN, TEXT, Schema, array, choice, integer, one_of, record, ref, text
+from openapi.schema import BOOLEAN, REBUILT, TEXT, Schema, array, choice, integer, one_of, record, ref, text
 
 LIMITS = Settings()
 ELEMENT: Schema = {"type": ["number", "string", "boolean", "null"]}
@@ -110,6 +110,7 @@ def _reply() -> Schema:
             "replayed": BOOLEAN,
             "sequence_end": BOOLEAN,
             "rewarmed": BOOLEAN,
+            "rebuilt": REBUILT,
         },
         ["sequence_id", "step", "generation", "replayed"],
         "Where the session of `sequence_id` is.",

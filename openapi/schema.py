@@ -57,3 +57,9 @@ def one_of(*schemas: Schema, description: str = "") -> Schema:
 def matrix(description: str) -> Schema:
     """Return the schema of `[n, k]` numbers."""
     return array(array(NUMBER), description)
+
+
+REBUILT = text(
+    "How close a rebuilt state is to that of the whole stream: `exact within the tolerance`, `within` a difference relative to the scale "
+    "of the values, or `unknown`."
+)

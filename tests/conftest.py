@@ -76,6 +76,10 @@ SPECS = {
     "learned": Spec(Learned, {"hidden_size": 8}, NUMERIC, seed=10),
     "bidirectional": Spec(Forecaster, SCALES | {"bidirectional": True}, NUMERIC, seed=6),
     "projected-bidirectional": Spec(Forecaster, SCALES | {"bidirectional": True, "proj_size": 5}, WHOLE, seed=7),
+    "meter": Spec(Forecaster, SCALES | {"mean": [3.0], "std": [2.0], "hidden_size": 24}, METER, seed=11),
+    "meter-2": Spec(Forecaster, SCALES | {"mean": [3.0], "std": [2.0], "hidden_size": 24}, METER, seed=12, name="meter", version="2.0"),
+    "road": Spec(Forecaster, SCALES | {"hidden_size": 24}, NUMERIC, seed=14),
+    "road-2": Spec(Forecaster, SCALES | {"hidden_size": 24}, NUMERIC, seed=13, name="road", version="2.0"),
     "words": Spec(
         TokenClassifier,
         {"vocabulary": 11, "classes": 3, "embedding_size": 4, "hidden_size": 8},
@@ -83,7 +87,8 @@ SPECS = {
         seed=8,
     ),
 }
-MODELS = tuple(name for name in SPECS if name != "retrained")
+VERSIONS = ("retrained", "meter", "meter-2", "road", "road-2")  # for tests of what happens when a model changes
+MODELS = tuple(name for name in SPECS if name not in VERSIONS)
 STREAMING = tuple(name for name in MODELS if "bidirectional" not in name)
 
 

@@ -27,10 +27,12 @@ class SessionInfo:
     replayed: bool = False  # the request had been applied before, and this is that answer again
     closed: bool = False
     rewarmed: bool = False  # the state was rebuilt from the session's recorded inputs by another model version
+    rebuilt: str | None = None  # how close to the stream's own: "exact within the tolerance", "within 0.0001" of the scale, or "unknown"
     expires_at: datetime | None = None
     created_at: datetime | None = None  # of `describe`
     last_step: int | None = None  # of `describe`: the position at which the last request began
     model_digest: str | None = None  # of `describe`: the model that made the state
+    rewarm: str | None = None  # of `describe`: how many inputs the session has to be rebuilt from, or why it keeps none
     time: str | None = None  # of `describe`: of the last step, in ISO 8601; of a stream that has times
     scores: Mapping[str, Any] | None = None  # of `describe`: of the session's own predictions; of a calibrated model
 

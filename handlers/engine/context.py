@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from handlers.errors import ConfigurationError
+from handlers.engine.rewarming import Rewarming
 from handlers.forecasting.distributions import distributions
 from handlers.forecasting.intervals import Intervals
 from handlers.forecasting.observations import Timeline
@@ -11,7 +11,6 @@ from handlers.inference.backends.base import Backend
 from handlers.metrics import Telemetry
 from handlers.sessions.machine import PhaseRules
 from handlers.sessions.quota import Quota
-from handlers.sessions.record import MAX_COLUMNS
 from handlers.sessions.tenant_quota import TenantQuota
 from handlers.settings import Settings
 from handlers.signature import Signature
@@ -33,11 +32,7 @@ class ServiceContext:
     telemetry: Telemetry = field(default_factory=Telemetry)
 
     def __post_init__(self) -> None:
-        _ = self.timeline, self.intervals, distributions(self.signature)  # what is wrong in them refuses to start
-        if self.settings.rewarm_steps and len(self.signature.features) > MAX_COLUMNS:
-            raise ConfigurationError(
-                f"rewarm_steps: a session keeps inputs of up to {MAX_COLUMNS} features, this model has {len(self.signature.features)}"
-            )
+        _ = self.timeline, self.intervals, self.rewarming, distributions(self.signature)  # what is wrong in them refuses to start
 
     @cached_property
     def timeline(self) -> Timeline | None:
@@ -48,6 +43,11 @@ class ServiceContext:
     def intervals(self) -> Intervals | None:
         """Gives forecasts their intervals; None for a model that was not calibrated."""
         return Intervals.of(self.signature)
+
+    @cached_property
+    def rewarming(self) -> Rewarming:
+        """Decides which recent inputs a session keeps."""
+        return Rewarming.of(self.signature, self.timeline, self.settings)
 
     @cached_property
     def quota(self) -> Quota:
@@ -61,12 +61,13 @@ class ServiceContext:
 
     @cached_property
     def has_usual_steps(self) -> bool:
-        """Whether a step that asks for its prediction alone changes nothing but the state and the answer, and what feeds back."""
+        """Whether a step that asks for its prediction alone changes nothing but state, recent inputs, answer, and what feeds back."""
         learns = self.timeline is not None or self.intervals is not None
-        return self.signature.streaming and not (learns or self.settings.keep_versions or self.settings.rewarm_steps)
+        return self.signature.streaming and not (learns or self.settings.keep_versions)
 
     @cached_property
     def rules(self) -> PhaseRules:
         """What the phase of a session depends on."""
-        settings, signature = self.settings, self.signature
-        return PhaseRules(signature.digest, settings.tombstone_ttl, settings.rewarm_steps, len(signature.features), signature.version)
+        signature, rewarming = self.signature, self.rewarming
+        steps, layouts, columns = rewarming.needed, frozenset(rewarming.layouts), len(signature.features)
+        return PhaseRules(signature.digest, self.settings.tombstone_ttl, steps, layouts, columns, signature.version)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from handlers.arrays import Array, Floats, Vector
+from handlers.arrays import Floats, Vector
 from handlers.engine.batch import Batch
 from handlers.engine.context import ServiceContext
 from handlers.engine.request import ALL_OUTPUTS, IMPUTED, LABEL, OPAQUE, PROBABILITIES, SAMPLES, Request, Result, interval_arrays
@@ -20,6 +20,7 @@ from handlers.forecasting.sampling import sample_intervals, seed
 from handlers.inference import batching
 from handlers.inference.backends.base import BackendError
 from handlers.inference.batching import DeadlineExceeded
+from handlers.sessions.recent import Recent
 from handlers.sessions.record import Record, pack_arrays
 from handlers.sessions.state import MAX_POSITION, State
 from handlers.sessions.status import SessionStatus, status
@@ -133,6 +134,7 @@ class FinishedRuns:
             recorded = recorded | interval_arrays(intervals)
         if imputed:
             recorded = recorded | {IMPUTED: np.array(imputed, np.float32)}
+        state.recent = _recent(batch.context, task, run)
         record = Record(
             state,
             old.created_at if old else batch.now,
@@ -145,13 +147,14 @@ class FinishedRuns:
             generation=old.generation if old else run.generation,
         )
         if settings.keep_versions and not run.rewarmed:
-            _keep_earlier(record, run, settings.keep_versions)
-        if settings.rewarm_steps:
-            record.recent = _recent(run, settings.rewarm_steps, record)
+            _keep_earlier(record, run, settings.keep_versions, batch.context.rewarming.begun(request.state is None))
         if request.close:
             record = record.tombstone(batch.now)
         after = status(id, record) if request.commit else _unmoved(id, record, old)
-        after.rewarmed = run.rewarmed > 0
+        if run.rewarmed:
+            assert old is not None  # its inputs were run again
+            assert old.state.recent is not None
+            after.rewarmed, after.rebuilt = True, batch.context.rewarming.closeness(old.state.recent)
         task.reply = task.call.encode(Result(version, arrays, state if opaque else None, after, at, imputed, intervals))
         if request.commit:
             batch.sessions.put(task.names[0], record)
@@ -224,19 +227,25 @@ def _unmoved(id: str, record: Record, old: Record | None) -> SessionStatus:
     return SessionStatus(id, 0, record.expires_at)
 
 
-def _keep_earlier(record: Record, run: ModelRun, keep: int) -> None:
-    """Keep the state before the run and earlier ones, `keep` in all. After a rewarming they are of another model, and are not kept."""
+def _keep_earlier(record: Record, run: ModelRun, keep: int, begun: Recent | None) -> None:
+    """Keep the state before the run and earlier ones, `keep` in all. After a rewarming they are of another model, and are not kept.
+
+    `begun` are the recent inputs of a stream at its start.
+    """
     old = run.record
-    before = old.state if old else State(run.state, 0, record.state.digest)
+    before = old.state if old else State(run.state, 0, record.state.digest, recent=begun)
     record.kept = (before.position, *(old.kept if old else ()))[:keep]
     record.unstored = (before, *(old.unstored if old else ()))[:keep]
 
 
-def _recent(run: ModelRun, keep: int, record: Record) -> Array:
-    """The last `keep` inputs, and as many before the earliest state that is kept, so that a rewind leaves enough.
-
-    Rewarming ran the earlier ones already; they are part of the run's inputs.
-    """
-    earlier = [run.record.recent] if run.record and run.record.recent is not None and not run.rewarmed else []
-    oldest = record.kept[-1] if record.kept else record.state.position
-    return np.concatenate([*earlier, run.inputs])[-(keep + record.state.position - oldest) :]
+def _recent(context: ServiceContext, task: Task, run: ModelRun) -> Recent | None:
+    """Return the stream's recent inputs after the run. Those that were run again to rebuild the state are part of the run's inputs."""
+    rewarming, old, is_timed = context.rewarming, run.record, task.request.times is not None
+    if old is None:
+        return rewarming.after(rewarming.begun(task.request.state is None), run.inputs, is_timed)
+    before = old.state.recent
+    if before is None or not run.rewarmed:
+        return rewarming.after(before, run.inputs, is_timed)
+    if rewarming.needs_times and before.layout != rewarming.layout:  # whether their columns follow from times is not known
+        return rewarming.after(None, run.inputs[run.rewarmed :], is_timed)
+    return rewarming.after(rewarming.begun(before.begins), run.inputs, is_timed)

@@ -118,9 +118,14 @@ def scores(context: ServiceContext, record: Record) -> dict[str, Any] | None:
     return scoring.decode(kept, len(context.intervals.naive)).document(context.intervals)
 
 
+def stream_time(context: ServiceContext, record: Record) -> int | None:
+    """Return the time of a session's last step, as the model's calendar counts; None where the stream has no times."""
+    return None if context.timeline is None else memory.decode(record.state.forecast, len(context.signature.feedback)).time
+
+
 def last_time(context: ServiceContext, record: Record) -> str | None:
     """Return the time of a session's last step; None where the stream has no times."""
-    time = memory.decode(record.state.forecast, len(context.signature.feedback)).time
+    time = stream_time(context, record)
     return None if time is None or context.timeline is None else context.timeline.calendar.format(time)
 
 

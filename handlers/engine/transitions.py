@@ -11,10 +11,9 @@ import numpy as np
 from handlers.arrays import Array, Vector
 from handlers.engine.batch import Batch
 from handlers.engine.request import IMPUTED, OPAQUE, Result, take_intervals
-from handlers.engine.streams import last_time, prepare, scores, times
+from handlers.engine.streams import last_time, prepare, scores, stream_time, times
 from handlers.engine.task import ModelRun, Task
 from handlers.errors import InvalidInput, SessionUnreadable
-from handlers.forecasting import memory
 from handlers.sessions import machine
 from handlers.sessions.machine import Transition
 from handlers.sessions.record import Record, unpack_arrays
@@ -77,9 +76,10 @@ def _apply(batch: Batch, task: Task, session: LoadedSession) -> None:
 def _rewarm(batch: Batch, task: Task, session: LoadedSession) -> None:
     """Run the recent inputs through this model from the start of a stream, then the request's."""
     record = _recorded(session)
-    assert record.recent is not None  # the phase demands it
-    inputs = np.concatenate([record.recent, _inputs(task)])
-    task.run = ModelRun(inputs, _initial(batch, None), record.state.position, record, rewarmed=len(record.recent))
+    recent = record.state.recent
+    assert recent is not None  # the phase demands it
+    inputs = np.concatenate([batch.context.rewarming.inputs(recent, stream_time(batch.context, record)), _inputs(task)])
+    task.run = ModelRun(inputs, _initial(batch, None), record.state.position, record, rewarmed=recent.known)
 
 
 def _replay(batch: Batch, task: Task, session: LoadedSession) -> None:
@@ -94,7 +94,7 @@ def _replay(batch: Batch, task: Task, session: LoadedSession) -> None:
     if task.request.close and not record.closed:
         record = record.tombstone(batch.now)
         batch.sessions.put(session.name, record)
-    time = memory.decode(record.state.forecast, 0).time if batch.context.timeline else None
+    time = stream_time(batch.context, record)
     at = times(batch.context, time, task.request.horizon)
     after = status(task.id, record, replayed=True)
     task.reply = task.call.encode(Result(_version(batch, record), arrays, state, after, at, imputed, intervals))
@@ -102,7 +102,9 @@ def _replay(batch: Batch, task: Task, session: LoadedSession) -> None:
 
 def _describe(batch: Batch, task: Task, session: LoadedSession) -> None:
     record = _recorded(session)
-    _answer(batch, task, described(task.id, record, scores(batch.context, record), last_time(batch.context, record)))
+    context = batch.context
+    rewarm = context.rewarming.described(record.state.recent)
+    _answer(batch, task, described(task.id, record, scores(context, record), last_time(context, record), rewarm))
 
 
 def _export(batch: Batch, task: Task, session: LoadedSession) -> None:
@@ -143,7 +145,7 @@ def _fork(batch: Batch, task: Task, session: LoadedSession) -> None:
     if task.transition is Transition.CONFIRM:
         _answer(batch, task, status(target_id, _recorded(target), replayed=True))
         return
-    _put_new(batch, task, target, target_id, source.state, source.version, source.recent, copied_from=session.name)
+    _put_new(batch, task, target, target_id, source.state, source.version, copied_from=session.name)
     task.depends_on = (target.name,)  # a source that loses its own commit takes the copy along
 
 
@@ -159,11 +161,10 @@ def _put_new(
     id: str,
     state: State,
     version: str,
-    recent: Array | None = None,
     copied_from: str | None = None,
 ) -> None:
     batch.admit(session.name)
-    record = Record(state, batch.now, batch.expires_at, state.position, task.request_hash, version=version, recent=recent)
+    record = Record(state, batch.now, batch.expires_at, state.position, task.request_hash, version=version)
     _answer(batch, task, status(id, record))
     batch.sessions.put(session.name, record, copied_from)
 

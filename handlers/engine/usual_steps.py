@@ -72,7 +72,7 @@ def _serve(batch: Batch, tasks: Sequence[Task], deadline: float) -> None:
         columns = context.signature.prediction_columns
         predictions = run.y if columns is None else np.take(run.y, columns, axis=-1)
     with telemetry.timing("encode"):
-        records = _records(batch, tasks, before, x.shape[1], run, predictions)
+        records = _records(batch, tasks, before, x, run, predictions)
         results = StepResults(
             context.signature.version,
             [task.id for task in tasks],
@@ -95,23 +95,32 @@ def _inputs(task: Task) -> Array:
 def _read(batch: Batch, tasks: Sequence[Task]) -> tuple[Sequence[Task], Array]:
     """Return the tasks that are the next steps of live sessions with records that are alike, and those records."""
     chosen, records = read_alike(batch.sessions.stored([task.names[0] for task in tasks]))
-    if not chosen:
+    if not chosen or not _has_own_inputs(batch, records):
         return (), records
     tasks = [tasks[i] for i in chosen] if len(chosen) < len(tasks) else tasks
     is_next = next_steps(batch.context.rules, records, [task.ref for task in tasks], tasks[0].request.steps, batch.now)
     return (tasks, records) if is_next.all() else (_chosen(tasks, is_next), records[is_next])
 
 
+def _has_own_inputs(batch: Batch, records: Array) -> bool:
+    """Whether the recent inputs in the records are those that this model keeps."""
+    rewarming, has_inputs = batch.context.rewarming, "recent" in (records.dtype.names or ())
+    if not rewarming.steps or not has_inputs:
+        return rewarming.steps == 0 and not has_inputs
+    return bool(len(records["recent"][0]) == rewarming.steps and (records["layout"] == np.void(rewarming.layout)).all())
+
+
 def _chosen(tasks: Sequence[Task], mask: npt.NDArray[np.bool_]) -> Sequence[Task]:
     return [task for task, is_chosen in zip(tasks, mask.tolist(), strict=True) if is_chosen]
 
 
-def _records(batch: Batch, tasks: Sequence[Task], before: Array, length: int, run: batching.AlikeRun, predictions: Floats) -> NewRecords:
+def _records(batch: Batch, tasks: Sequence[Task], before: Array, x: Array, run: batching.AlikeRun, predictions: Floats) -> NewRecords:
     """Return the sessions' records after the steps."""
-    signature, shape = batch.context.signature, predictions.shape[1:]
+    signature, shape, length = batch.context.signature, predictions.shape[1:], x.shape[1]
     outputs = [output for output, _ in signature.feedback_columns]
     memory = StreamMemory(np.zeros(len(outputs), np.float32)).encode() if outputs else b""
-    state = State(signature.initial_state, 0, signature.digest, memory)
+    recent = batch.context.rewarming.begun(begins=False)
+    state = State(signature.initial_state, 0, signature.digest, memory, recent)
     answer = pack_arrays({PREDICTION: np.zeros(shape, np.float32)})
     records = NewRecords(Record(state, 0.0, batch.expires_at, 0, answer=answer, version=signature.version), len(tasks))
     rows = records.rows
@@ -123,7 +132,18 @@ def _records(batch: Batch, tasks: Sequence[Task], before: Array, length: int, ru
     if outputs:
         last = run.y if run.y.ndim == 2 else run.y[:, -1]
         records.floats("forecast", (len(outputs),))[...] = last[:, outputs]
+    if recent is not None:
+        _keep_inputs(rows, before, x)
     return records
+
+
+def _keep_inputs(rows: Array, before: Array, x: Array) -> None:
+    """Set the recent inputs in the new records: those before, then the inputs `x`, `[B, T, …]`."""
+    recent, room, length = rows["recent"], rows["recent"].shape[1], x.shape[1]
+    recent[:, : max(room - length, 0)] = before["recent"][:, length:]
+    recent[:, -length:] = x[:, -room:]
+    total = before["known"] + length
+    rows["known"], rows["begins"] = np.minimum(total, room), before["begins"] & (total <= room)
 
 
 def _replies(tasks: Sequence[Task], results: StepResults) -> Sequence[object]:

@@ -1,7 +1,7 @@
 """The records of many sessions as columns: read as the rows of one structured array where their bytes are alike, and written as one.
 
-Records are alike when they have one state each, belong to one model, and have versions, answers and memories of forecasts of the same
-lengths: the steps of one model leave such records. All others are for `record.Record`, which knows every form.
+Records are alike when they have one state each, belong to one model, and have versions, answers, memories of forecasts and room for recent
+inputs of the same lengths: the steps of one model leave such records. All others are for `record.Record`, which knows every form.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,8 @@ import numpy.typing as npt
 from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
 from handlers.arrays import Array, Floats
-from handlers.sessions.record import CHECKSUM_BYTES, HEADER, HEADER_BYTES, LENGTH, START, Record
+from handlers.sessions.recent import KINDS
+from handlers.sessions.record import CHECKSUM_BYTES, HEADER, HEADER_BYTES, LENGTH, START, START_RECENT, Record
 from handlers.sessions.state import MAX_POSITION
 
 
@@ -79,22 +80,26 @@ class NewRecords:
 
 
 def _layout(body: bytes) -> np.dtype[Any] | None:
-    """Return the fields of a record that has one state, an answer, perhaps a memory, and nothing else; None for another."""
-    if len(body) < HEADER_BYTES or not body.startswith(START):
+    """Return the fields of a record that has one state, an answer, perhaps recent inputs and a memory, and no more; None for another."""
+    if len(body) < HEADER_BYTES or not body.startswith((START, START_RECENT)):
         return None
-    _, _, closed, kept, _, _, _, _, _, _, _, _, size, version, answer, _, _, recent, forecasts = HEADER.unpack_from(body)
-    if closed or kept or recent or not version or not answer or 0 < forecasts <= LENGTH.size:
+    _, _, closed, kept, _, _, _, _, _, _, _, _, size, version, answer, kind, columns, rows, forecasts = HEADER.unpack_from(body)
+    if closed or kept or kind not in KINDS or not version or not answer or 0 < forecasts <= LENGTH.size:
         return None
-    layout = _fields(version, answer, size, forecasts)
+    if (rows > 0) != body.startswith(START_RECENT):  # the inputs of earlier releases have no head
+        return None
+    layout = _fields(version, answer, size, kind, columns, rows, forecasts)
     return layout if layout.itemsize == len(body) else None
 
 
 @lru_cache(maxsize=64)
-def _fields(version: int, answer: int, size: int, forecasts: int) -> np.dtype[Any]:
+def _fields(version: int, answer: int, size: int, kind: int, columns: int, rows: int, forecasts: int) -> np.dtype[Any]:
     """Return the fields of such a record before its checksum; `form` are the lengths, which are equal where records are alike."""
     fields: list[Any] = [("start", "<u8"), ("created_at", "<f8"), ("expires_at", "<f8"), ("last_step", "<u8"), ("last_hash", "V16")]
     fields += [("last_generation", "<u8"), ("rewind_hash", "V16"), ("generation", "<u8"), ("digest", "<u8", (2,)), ("form", "<u4", (5,))]
     fields += [("version", "u1", (version,)), ("answer", f"V{answer}"), ("position", "<u8"), ("values", "<f4", (size,))]
+    if rows:
+        fields += [("known", "<u4"), ("begins", "<u4"), ("layout", "V8"), ("recent", KINDS[kind], (rows, columns) if columns else (rows,))]
     if forecasts:
         fields += [("length", "<u2"), ("forecast", f"V{forecasts - LENGTH.size}")]
     return np.dtype(fields)

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from handlers import errors
 from handlers.arrays import Array
+from handlers.sessions.recent import UNKNOWN
 from handlers.sessions.record import Record
 from handlers.sessions.reference import Action, AnyRef
 from handlers.sessions.state import MAX_POSITION
@@ -126,8 +127,9 @@ class PhaseRules(Struct, frozen=True):
 
     model_digest: bytes
     tombstone_ttl: float  # seconds
-    rewarm_steps: int = 0
-    columns: int = 0  # features of the model's input; 0 for token ids
+    rewarm_steps: int = 0  # inputs that a state is rebuilt from; 0: no state is
+    layouts: frozenset[bytes] = frozenset()  # of the recent inputs that the model can run
+    columns: int = 0  # F of the model's inputs, 0 for token ids: the inputs that earlier releases kept tell no layout
     version: str = ""  # of the model
 
     def phase(self, record: Record | None, now: float) -> Phase:
@@ -143,13 +145,14 @@ class PhaseRules(Struct, frozen=True):
         return Phase.REWARMABLE if self._rewarmable(record) else Phase.MISMATCH
 
     def _rewarmable(self, record: Record) -> bool:
-        recent = record.recent
-        if not self.rewarm_steps or recent is None or not record.covers(self.rewarm_steps):
+        recent = record.state.recent
+        if not self.rewarm_steps or recent is None or not recent.covers(self.rewarm_steps):
             return False
         if version_order(record.version) > version_order(self.version):  # two versions over one store must not take turns
             return False
-        expected = ((self.columns,), np.float32) if self.columns else ((), np.int64)
-        return (recent.shape[1:], recent.dtype.type) == expected
+        if recent.layout != UNKNOWN:
+            return recent.layout in self.layouts
+        return recent.columns == self.columns
 
 
 def operation(ref: AnyRef, request_hash: bytes, record: Record | None, phase: Phase) -> Operation:

@@ -1,6 +1,6 @@
 """The record of a session: everything that is committed for it, as one value, and that value's bytes.
 
-Layout of format 3, little-endian:
+Layout of format 4, little-endian:
 
     header            `HEADER` below
     version           the version of the model that made the last answer, ASCII
@@ -8,32 +8,31 @@ Layout of format 3, little-endian:
     state             position (8 bytes), then S float32 values
     earlier states    the positions of those that are kept, newest first, 8 bytes each; the states themselves are parts of the record's
                       entry in the store (`handlers/sessions/kept.py`), so that a step writes only the one that is new
-    recent inputs     the last inputs consumed, float32 [W, F] or int64 [W]
+    recent inputs     the last inputs consumed: `handlers/sessions/recent.py`; absent where none are kept
     forecasts         what the stream's forecasts remember: length (2 bytes), then bytes; absent where that is empty
     checksum          XXH3-64 of all bytes before it
 
-Earlier releases kept earlier states within the record. Their formats are still read: format 2, which has the values of each earlier state
-after its position, and its forecasts after those of the current state, and format 1 (`handlers/sessions/record_v1.py`). A record without
-earlier states is the same in formats 2 and 3, and is written as format 2.
+The formats of earlier releases are still read: format 3, whose recent inputs are rows without a head; format 2, which also has the values
+of each earlier state after its position, and its forecasts after those of the current state; format 1 (`handlers/sessions/record_v1.py`).
+A record without recent inputs is the same in formats 3 and 4, and is written as format 3; one without earlier states either as format 2.
 """
 
 import struct
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 from xxhash import xxh3_64_digest
 
-from handlers.arrays import Array, Floats
-from handlers.sessions import record_v1
+from handlers.arrays import Floats
+from handlers.sessions import recent, record_v1
 from handlers.sessions.state import MAX_POSITION, CorruptState, State
 
-MAGIC, FORMAT = b"CSRE", 3
-INLINE = 2  # the format whose earlier states are within the record
-START, START_KEPT = MAGIC + bytes([INLINE]), MAGIC + bytes([FORMAT])
+MAGIC, FORMAT = b"CSRE", 4
+INLINE, HEADLESS = 2, 3  # the format whose earlier states are within the record, and the last one whose recent inputs have no head
+START, START_KEPT, START_RECENT = [MAGIC + bytes([version]) for version in (INLINE, HEADLESS, FORMAT)]
 PREFIX = struct.Struct("<4sBB")  # magic, format, closed: the same in every format
 # … kept states, created, expires; last step, hash and generation; rewind hash, generation, model digest, S; lengths of version and answer;
 # kind, columns and rows of the recent inputs; length of the forecasts
@@ -41,15 +40,12 @@ HEADER = struct.Struct("<4sBBHddQ16sQ16sQ16sIBIBHII")
 POSITION = struct.Struct("<Q")
 LENGTH = struct.Struct("<H")
 FLOAT32 = np.dtype("<f4")
-KINDS: dict[int, np.dtype[Any]] = {0: FLOAT32, 1: np.dtype("<i8")}  # of the recent inputs: features, token ids
 HEADER_BYTES, POSITION_BYTES, CHECKSUM_BYTES = HEADER.size, POSITION.size, 8
-MAX_COLUMNS = 2**16 - 1  # of the recent inputs
 NO_HASH = bytes(16)
-NO_INPUTS = 0, 0, 0, b""
 
 
 class Record(Struct):
-    """A session's state and position, what its last request was, and its answer; earlier states and recent inputs where configured.
+    """A session's state and position, what its last request was, and its answer; earlier states where configured.
 
     Records are replaced, never changed in place. Times are seconds since the epoch, hashes 16 bytes.
     """
@@ -66,7 +62,6 @@ class Record(Struct):
     generation: int = 0  # how often the session was rewound
     closed: bool = False
     kept: tuple[int, ...] = ()  # positions of earlier states, newest first
-    recent: Array | None = None  # the last inputs consumed, [W, F] float32 or [W] int64
     unstored: tuple[State, ...] = ()  # the first states of `kept`, which the store does not have apart from the record yet
 
     @property
@@ -74,14 +69,10 @@ class Record(Struct):
         """The positions of `kept` whose states are in the store."""
         return self.kept[len(self.unstored) :]
 
-    def covers(self, steps: int) -> bool:
-        """Whether the recent inputs reach back `steps` steps, or to the start of the stream."""
-        return self.recent is not None and len(self.recent) >= min(self.state.position, steps)
-
     def tombstone(self, now: float) -> "Record":
         """Return what remains of the session after it was closed: position and last answer, no state."""
         bare = State(np.empty(0, np.float32), self.state.position, self.state.digest, self.state.forecast)  # a replay tells the times
-        return replace(self, state=bare, expires_at=now, closed=True, kept=(), unstored=(), recent=None)
+        return replace(self, state=bare, expires_at=now, closed=True, kept=(), unstored=())
 
     def rewound(self, target: State, rewind_hash: bytes, expires_at: float) -> "Record":
         """Return the record after a rewind to `target`, a kept state. The last answer is kept where `target` is the current state."""
@@ -90,18 +81,17 @@ class Record(Struct):
             return changed
         kept = tuple([position for position in self.kept if position < target.position])
         unstored = tuple([state for state in self.unstored if state.position < target.position])
-        undone = self.state.position - target.position
-        recent = None if self.recent is None or len(self.recent) <= undone else self.recent[:-undone]
-        changed = replace(changed, state=target, last_step=target.position, last_hash=NO_HASH, answer=b"", recent=recent)
+        changed = replace(changed, state=target, last_step=target.position, last_hash=NO_HASH, answer=b"")
         return replace(changed, kept=kept, unstored=unstored)
 
     def encode(self) -> bytes:
         """Encode the record, without the earlier states."""
         state, kept, version = self.state, self.kept, self.version.encode()
-        kind, columns, rows, inputs = NO_INPUTS if self.recent is None else _pack_inputs(self.recent)
+        kind, columns, rows, inputs = recent.NONE if state.recent is None else state.recent.encode()
         forecast = LENGTH.pack(len(state.forecast)) + state.forecast if state.forecast else b""
+        form = FORMAT if inputs else HEADLESS if kept else INLINE
         header = HEADER.pack(
-            MAGIC, FORMAT if kept else INLINE, self.closed, len(kept), self.created_at, self.expires_at, self.last_step, self.last_hash,
+            MAGIC, form, self.closed, len(kept), self.created_at, self.expires_at, self.last_step, self.last_hash,
             self.last_generation, self.rewind_hash, self.generation, state.digest, state.values.size, len(version),
             len(self.answer), kind, columns, rows, len(forecast),
         )  # fmt: skip
@@ -116,7 +106,7 @@ class Record(Struct):
         Raises:
             CorruptState: the bytes are damaged, or of a newer release.
         """
-        if data.startswith((START, START_KEPT)):
+        if data.startswith((START, START_KEPT, START_RECENT)):
             return _decode(data)
         if len(data) < PREFIX.size or not data.startswith(MAGIC):
             raise CorruptState("it does not begin as a record does")
@@ -185,8 +175,8 @@ def _decode(data: bytes) -> Record:
     earlier_start = states_start + stride
     inputs_start = earlier_start + count * (stride if version == INLINE else POSITION_BYTES)
     forecasts_start = end - forecasts_length
-    inputs_bytes = KINDS[kind].itemsize * rows * max(columns, 1) if rows and kind in KINDS else 0
-    if closed > 1 or kind not in KINDS or inputs_start + inputs_bytes != forecasts_start:
+    inputs_bytes = recent.length(kind, columns, rows, version == FORMAT)
+    if closed > 1 or inputs_bytes is None or inputs_start + inputs_bytes != forecasts_start:
         raise CorruptState("its parts do not fill its length")
     state = _state(data, states_start, size, digest)
     kept: tuple[int, ...] = ()
@@ -198,14 +188,17 @@ def _decode(data: bytes) -> Record:
         kept = struct.unpack_from(f"<{count}Q", data, earlier_start)
     if forecasts_length:
         _unpack_forecasts((state, *unstored), data[forecasts_start:end])
-    recent = _unpack_inputs(data, inputs_start, kind, columns, rows) if rows else None
+    if rows and version == FORMAT:
+        state.recent = recent.decode(data, inputs_start, kind, columns, rows)
+    elif rows:
+        state.recent = recent.without_head(recent.decode_rows(data, inputs_start, kind, columns, rows), state.position)
     try:
         model_version = data[HEADER_BYTES:answer_start].decode()
     except UnicodeDecodeError as e:
         raise CorruptState("the version of its model is no text") from e
     return Record(
         state, created, expires, last_step, last_hash, last_generation, data[answer_start:states_start], model_version, rewind_hash,
-        generation, closed == 1, kept, recent, unstored,
+        generation, closed == 1, kept, unstored,
     )  # fmt: skip
 
 
@@ -240,8 +233,9 @@ def _unpack_forecasts(states: Sequence[State], data: bytes) -> None:
 def _upgraded(old: record_v1.RecordV1) -> Record:
     """Bring a record of format 1 up to date. There, the last request may have been a rewind; it left `last_step` at the position."""
     maybe_rewound = old.last_step == old.state.position
+    inputs = None if old.recent is None else recent.without_head(old.recent, old.state.position)
     return Record(
-        state=old.state,
+        state=replace(old.state, recent=inputs),
         created_at=old.created_at,
         expires_at=old.expires_at,
         last_step=old.last_step,
@@ -250,17 +244,5 @@ def _upgraded(old: record_v1.RecordV1) -> Record:
         rewind_hash=old.last_digest if maybe_rewound else NO_HASH,
         closed=old.closed,
         kept=tuple([state.position for state in old.history]),
-        recent=old.recent,
         unstored=old.history,
     )
-
-
-def _pack_inputs(recent: Array) -> tuple[int, int, int, bytes]:
-    """Return kind, columns (0 for token ids), rows and bytes."""
-    kind = 0 if recent.dtype.kind == "f" else 1
-    return kind, recent.shape[1] if recent.ndim == 2 else 0, len(recent), recent.astype(KINDS[kind], copy=False).tobytes()
-
-
-def _unpack_inputs(data: bytes, start: int, kind: int, columns: int, rows: int) -> Array:
-    values: Array = np.frombuffer(data, KINDS[kind], rows * max(columns, 1), start)
-    return values.reshape(rows, columns) if columns else values

@@ -27,6 +27,7 @@ from msgspec import Struct
 
 from handlers.arrays import Vector
 from handlers.errors import InvalidInput, ModelChanged, TooLarge
+from handlers.sessions.recent import Recent
 from handlers.signature import Signature
 
 MAGIC, FORMAT, FLOAT32, SIGNED = b"CSST", 1, 1, 1
@@ -49,6 +50,7 @@ class State(Struct):
     position: int
     digest: bytes  # 16 bytes of the model digest
     forecast: bytes = b""  # what the stream's forecasts remember at this position; a session keeps it, state bytes do not carry it
+    recent: Recent | None = None  # the stream's inputs up to this position; a session keeps them, state bytes do not carry them
 
 
 def append_mac(body: bytes, key: bytes = b"") -> bytes:

@@ -18,6 +18,7 @@ class SessionDescription(Struct):
     model_digest: bytes
     scores: Mapping[str, Any] | None = None  # of the session's own predictions, where the model was calibrated
     time: str | None = None  # of the last step, where the stream has times
+    rewarm: str = ""  # how many recent inputs the session has to be rebuilt from, or why it keeps none
 
 
 class SessionStatus(Struct):
@@ -30,6 +31,7 @@ class SessionStatus(Struct):
     replayed: bool = False  # the request was applied before, and is answered again
     closed: bool = False
     rewarmed: bool = False  # the state was rebuilt from the session's recent inputs
+    rebuilt: str = ""  # how close it then is to the state that the whole stream would have led to
     description: SessionDescription | None = None
 
 
@@ -38,10 +40,10 @@ def status(id: str, record: Record, replayed: bool = False) -> SessionStatus:
     return SessionStatus(id, record.state.position, record.expires_at, record.generation, replayed, record.closed)
 
 
-def described(id: str, record: Record, scores: Mapping[str, Any] | None = None, time: str | None = None) -> SessionStatus:
+def described(id: str, record: Record, scores: Mapping[str, Any] | None = None, time: str | None = None, rewarm: str = "") -> SessionStatus:
     """Return the status of a session with its description."""
     found = status(id, record)
-    found.description = SessionDescription(record.created_at, record.last_step, record.state.digest, scores, time)
+    found.description = SessionDescription(record.created_at, record.last_step, record.state.digest, scores, time, rewarm)
     return found
 
 

@@ -43,6 +43,10 @@ def start(folder: Path, config: Mapping[str, Any], environment: Mapping[str, str
     if settings.metrics_interval:
         MetricsReporter(telemetry, settings.metrics_interval).start()
     garbage.tune()
+    keeps = service.context.rewarming
+    log.info(
+        "recent_inputs model=%s kept=%d %s", signature.label, keeps.steps, f"off: {keeps.off}" if keeps.off else "to rebuild states from"
+    )
     log.info("started model=%s device=%s settings=%s", signature.label, backend.device, json.dumps(settings.effective()))
     return Frontend(service, _key_ring(settings))
 

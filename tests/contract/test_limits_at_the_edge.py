@@ -166,8 +166,9 @@ def test_a_record_keeps_as_many_inputs_as_are_configured_and_no_more(two, store)
     for start, stop in ((0, 2), (2, 5), (5, 12)):
         answer(service, step("a", start, two.sequence(12)[start:stop]))
         [entry] = contents(store).values()
-        recent = Record.decode(entry.value).recent
-        assert np.array_equal(recent, two.sequence(12)[max(0, stop - 4) : stop])
+        recent = Record.decode(entry.value).state.recent
+        assert len(recent.rows) == 4
+        assert np.array_equal(recent.inputs, two.sequence(12)[max(0, stop - 4) : stop])
 
 
 def test_the_hosts_own_limits_lie_above_ours():

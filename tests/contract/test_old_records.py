@@ -73,7 +73,7 @@ def test_earlier_positions_and_recent_inputs_are_still_there(service, store):
     assert answer(service, {"session": {"id": "plain", "action": "rewind", "step": 2}})["session"]["generation"] == 1
     assert answer(service, step("plain", 2, np.array([4.0], np.float32)))["prediction"] == [7, 3]
     [(_, entry)] = store.scan(b"adder/forecast")
-    assert Record.decode(entry.value).recent.tolist() == [[2.0], [0.5]]
+    assert Record.decode(entry.value).state.recent.inputs.tolist() == [[2.0], [0.5]]
 
 
 def test_a_closed_session_is_still_closed(service):

@@ -88,12 +88,12 @@ def numbers_apart(reply):
 
 
 @pytest.mark.parametrize("name", STREAMING)
-@pytest.mark.parametrize("seed", range(3))
-def test_replies_and_records_are_those_of_steps_served_alone(exported, name, seed, together, monkeypatch):
+@pytest.mark.parametrize(("seed", "rewarm_steps"), [(0, 0), (1, 0), (2, 5), (3, 1)])
+def test_replies_and_records_are_those_of_steps_served_alone(exported, name, seed, rewarm_steps, together, monkeypatch):
     monkeypatch.setattr(usual_steps, "FEW", 2)
     model, draw, clock = exported(name), random.Random(seed), Clock()
     stores = MemoryStore(), MemoryStore()
-    both, alone = (make_service(model, store=store, clock=clock) for store in stores)
+    both, alone = (make_service(model, store=store, clock=clock, rewarm_steps=rewarm_steps) for store in stores)
     at, generation = {}, {}
     for _ in range(40):
         requests = [drawn(draw, model, at, generation) for _ in range(draw.randint(1, 30))]
@@ -128,6 +128,7 @@ def compare(store, other):
         assert [getattr(record, each) for each in names] == [getattr(expected, each) for each in names]
         assert len(record.answer) == len(expected.answer)
         assert len(record.state.forecast) == len(expected.state.forecast)
+        assert record.state.recent == expected.state.recent
 
 
 def steps(model, at, count=SESSIONS, seed=0):
@@ -296,9 +297,24 @@ def test_expired_sessions_are_not_stepped(two, together):
     assert sum(together) == 0
 
 
-@pytest.mark.parametrize("settings", [{"keep_versions": 2}, {"rewarm_steps": 4}])
-def test_sessions_that_keep_more_than_their_state_are_served_alone(two, together, settings):
+@pytest.mark.parametrize("settings", [{"keep_versions": 2}, {"keep_versions": 2, "rewarm_steps": 4}])
+def test_sessions_that_keep_earlier_states_are_served_alone(two, together, settings):
     service = make_service(two, **settings)
     for at in range(3):
         assert {status for status, _ in ask(service, *steps(two, at))} == {200}
     assert together == []
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 4), (4, 0), (4, 2), (4, 6)])
+def test_sessions_whose_recent_inputs_are_kept_otherwise_are_served_alone_once(two, together, before, after):
+    store = MemoryStore()
+    for n in range(5):
+        ask(make_service(two, store=store, rewarm_steps=before), *steps(two, n))
+    together.clear()
+    service = make_service(two, store=store, rewarm_steps=after)
+    for n in (5, 6):
+        assert {status for status, _ in ask(service, *steps(two, n))} == {200}
+    assert together == [0, SESSIONS]
+    record = Record.decode(next(store.scan(b""))[1].value)
+    assert (record.state.recent.room, record.state.recent.known) == (after, min(after, 2 + min(before, 5))) if after else True
+    assert (record.state.recent is None) == (after == 0)

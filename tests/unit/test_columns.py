@@ -34,7 +34,8 @@ def compare(values: Sequence[bytes | None]) -> list[int]:
         assert value is not None
         record = Record.decode(value)
         assert not record.closed
-        assert (record.kept, record.recent) == ((), None)
+        assert record.kept == ()
+        assert record.state.recent is None or row["recent"].tobytes() == record.state.recent.rows.tobytes()
         times, state = (record.created_at, record.expires_at), record.state
         assert (row["created_at"], row["expires_at"], row["last_step"], row["generation"]) == (*times, record.last_step, record.generation)
         assert (row["position"], row["digest"].tobytes()) == (state.position, state.digest)

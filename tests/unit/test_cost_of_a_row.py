@@ -68,10 +68,11 @@ def calls(work):
     [(bodies, 64, 78), (one_body, 64, 58), (one_body, 1_024, 50), (tensors, 64, 78), (tensors, 1_024, 64)],
     ids=["64 bodies", "64 in one body", "1,024 in one body", "64 as tensors", "1,024 as tensors"],
 )
-def test_a_row_makes_no_more_calls_than_it_did(two, tmp_path, batch, rows, limit):
+@pytest.mark.parametrize("rewarm_steps", [0, 40], ids=["", "recent inputs"])
+def test_a_row_makes_no_more_calls_than_it_did(two, tmp_path, batch, rows, limit, rewarm_steps):
     x, store = np.stack([two.sequence(1, seed=i) for i in range(rows)]), EmbeddedStore(str(tmp_path), 1 << 30)
     with closing(store):
-        frontend = make_service(two, store=store, max_instances=rows).frontend
+        frontend = make_service(two, store=store, max_instances=rows, rewarm_steps=rewarm_steps).frontend
         for step in range(2):
             for response in frontend.handle_batch(batch(x, step)):
                 assert response.status == 200

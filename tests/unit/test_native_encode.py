@@ -49,11 +49,11 @@ def test_the_version_is_that_of_the_model_that_answered():
     ("status", "more"),
     [
         (SessionStatus("a", 3, 1.8e9, 2, closed=True), {"closed": True}),
-        (SessionStatus("a", 3, 1.8e9, 2, rewarmed=True), {"rewarmed": True}),
+        (SessionStatus("a", 3, 1.8e9, 2, rewarmed=True, rebuilt="within 0.1"), {"rewarmed": True, "rebuilt": "within 0.1"}),
         (SessionStatus("a", 3, 1.8e9, 2, replayed=True), {"replayed": True}),
         (
-            SessionStatus("a", 3, 1.8e9, 2, description=SessionDescription(1.8e9, 2, bytes(2))),
-            {"created_at": "2027-01-15T08:00:00Z", "last_step": 2, "model_digest": "0000"},
+            SessionStatus("a", 3, 1.8e9, 2, description=SessionDescription(1.8e9, 2, bytes(2), rewarm="off: why")),
+            {"created_at": "2027-01-15T08:00:00Z", "last_step": 2, "model_digest": "0000", "rewarm": "off: why"},
         ),
     ],
     ids=["closed", "rewarmed", "replayed", "described"],

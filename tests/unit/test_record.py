@@ -13,6 +13,7 @@ from xxhash import xxh3_64_digest
 
 from handlers.sessions import record_v1, state
 from handlers.sessions.kept import pack_kept, unpack_kept
+from handlers.sessions.recent import empty, layout, without_head
 from handlers.sessions.record import HEADER, NO_HASH, PREFIX, Record, pack_arrays, unpack_arrays, was_closed
 from handlers.sessions.record_v1 import RecordV1
 from handlers.sessions.state import CorruptState, State
@@ -23,11 +24,15 @@ DIGEST, REQUEST, ACTION = bytes(range(16)), bytes(range(16, 32)), bytes(range(32
 SIZE = 4
 
 values = st.lists(st.floats(width=32, allow_nan=False), min_size=SIZE, max_size=SIZE).map(lambda v: np.array(v, np.float32))
-states = st.builds(State, values, st.integers(0, 2**53), st.just(DIGEST), st.binary(max_size=9))
 times = st.floats(0, 1e11)
 hashes = st.binary(min_size=16, max_size=16)
 features = st.integers(1, 5).flatmap(lambda n: st.lists(values.map(lambda v: v[:3]), min_size=n, max_size=n)).map(np.stack)
 tokens = st.lists(st.integers(0, 2**31), min_size=1, max_size=5).map(lambda ids: np.array(ids, np.int64))
+recents = st.builds(
+    lambda rows, known, begins, layout: replace(without_head(rows, 0), known=min(known, len(rows)), begins=begins, layout=layout),
+    features | tokens, st.integers(0, 5), st.booleans(), st.binary(min_size=8, max_size=8),
+)  # fmt: skip
+states = st.builds(State, values, st.integers(0, 2**53), st.just(DIGEST), st.binary(max_size=9), st.none() | recents)
 shapes = st.lists(st.integers(0, 3), max_size=3).map(tuple)
 arrays = st.dictionaries(
     st.text("abc_n", min_size=1, max_size=9), shapes.map(lambda shape: np.arange(np.prod(shape), dtype=np.float32).reshape(shape))
@@ -35,13 +40,16 @@ arrays = st.dictionaries(
 records = st.builds(
     Record, states, times, times, st.integers(0, 2**53), hashes, st.integers(0, 2**53), arrays.map(pack_arrays), st.text(max_size=9),
     hashes,
-    st.integers(0, 2**53), st.booleans(), st.lists(st.integers(0, 2**53), max_size=3).map(tuple), st.one_of(st.none(), features, tokens),
+    st.integers(0, 2**53), st.booleans(), st.lists(st.integers(0, 2**53), max_size=3).map(tuple),
 )  # fmt: skip
 
 
+def kept(recent):
+    return recent and recent.encode()
+
+
 def parts(record):
-    states = [(s.values.tobytes(), s.position, s.digest, s.forecast) for s in (record.state, *record.unstored)]
-    recent = None if record.recent is None else (record.recent.dtype, record.recent.shape, record.recent.tobytes())
+    states = [(s.values.tobytes(), s.position, s.digest, s.forecast, kept(s.recent)) for s in (record.state, *record.unstored)]
     names = (
         "created_at",
         "expires_at",
@@ -54,7 +62,7 @@ def parts(record):
         "generation",
         "closed",
     )
-    return states, record.kept, recent, [getattr(record, name) for name in names]
+    return states, record.kept, [getattr(record, name) for name in names]
 
 
 @given(records)
@@ -91,7 +99,7 @@ def checked(body):
 
 @given(st.binary(max_size=300))
 def test_no_bytes_whatever_break_the_reader(junk):
-    sound_heads = (b"CSRE\1" + junk, b"CSRE\2" + junk, b"CSRE\3" + junk)
+    sound_heads = (b"CSRE\1" + junk, b"CSRE\2" + junk, b"CSRE\3" + junk, b"CSRE\4" + junk)
     for data in (junk, *sound_heads, *map(state.append_mac, (junk, *sound_heads)), *map(checked, (junk, *sound_heads))):
         with pytest.raises(CorruptState):
             Record.decode(data)
@@ -109,9 +117,9 @@ def example():
         State(np.array([0.0, -1.5, 0.25, n], np.float32), position, DIGEST, forecast)
         for n, position, forecast in ((2.0**100, 7, b"seven"), (1.0, 6, b""))
     )
-    recent = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], np.float32)
+    now.recent = without_head(np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], np.float32), now.position)
     answer = pack_arrays({"prediction": np.array([1.5], np.float32)})
-    return Record(now, 1.8e9, 1.8e9 + 60, 6, REQUEST, 2, answer, "1.0", ACTION, 3, False, (6,), recent, (before,))
+    return Record(now, 1.8e9, 1.8e9 + 60, 6, REQUEST, 2, answer, "1.0", ACTION, 3, False, (6,), (before,))
 
 
 def stored_example():
@@ -124,34 +132,67 @@ def test_format_2_is_read_as_it_was_when_it_was_fixed():
     assert parts(Record.decode(golden)) == parts(example())
 
 
-def test_a_record_without_earlier_states_is_written_so_that_the_release_before_reads_it():
-    assert replace(stored_example(), kept=()).encode()[4] == 2
+def test_a_record_without_earlier_states_and_recent_inputs_is_written_so_that_releases_before_read_it():
+    bare = replace(stored_example(), state=replace(example().state, recent=None))
+    assert bare.encode()[4] == 3
+    assert replace(bare, kept=()).encode()[4] == 2
 
 
-def test_format_3_is_read_and_written_as_it_was_when_it_was_fixed():
+def test_format_3_is_read_as_it_was_when_it_was_fixed():
     golden, kept = [bytes.fromhex((GOLDEN / name).read_text()) for name in ("record-3.hex", "kept-1.hex")]
     assert parts(Record.decode(golden)) == parts(stored_example())
-    assert example().encode() == golden
     [before] = example().unstored
     assert pack_kept(before) == kept
     read = unpack_kept(kept)
     assert (read.position, read.digest, read.values.tolist(), read.forecast) == (6, DIGEST, [0.0, -1.5, 0.25, 1.0], b"")
 
 
-def test_format_3_is_the_layout_that_its_docstring_tells():
-    record = example()
+def newest_example():
+    """The record with recent inputs of this release: room for three, of which two are known."""
+    inputs = empty(3, 3, layout(["a", "b", "c"], "1h"), begins=False).followed_by(example().state.recent.inputs)
+    return replace(example(), state=replace(example().state, recent=inputs))
+
+
+def test_format_4_and_the_earlier_states_beside_it_are_read_and_written_as_they_were_when_they_were_fixed():
+    record, golden, kept_golden = newest_example(), *[bytes.fromhex((GOLDEN / name).read_text()) for name in ("record-4.hex", "kept-2.hex")]
+    assert record.encode() == golden
+    assert parts(Record.decode(golden)) == parts(replace(record, unstored=()))
+    assert pack_kept(record.state) == kept_golden
+    assert kept(unpack_kept(kept_golden).recent) == kept(record.state.recent)
+
+
+def test_a_head_that_knows_more_inputs_than_there_are_knows_none():
+    record = newest_example()
+    record.state.recent = replace(record.state.recent, known=4, begins=True)
+    read = Record.decode(record.encode()).state.recent
+    assert (read.known, read.begins, len(read.inputs)) == (0, False, 0)
+
+
+def test_recent_inputs_are_the_last_ones_and_begin_the_stream_until_one_is_dropped():
+    inputs = empty(3, 0, layout(["4 ids"], ""), begins=True)
+    for ids, expected, begins in (([1], [1], True), ([2, 3], [1, 2, 3], True), ([4], [2, 3, 4], False), ([5, 6, 7, 8], [6, 7, 8], False)):
+        inputs = inputs.followed_by(np.array(ids, np.int64))
+        assert (inputs.inputs.tolist(), inputs.begins) == (expected, begins)
+    assert [inputs.covers(steps) for steps in (2, 3, 4)] == [True, True, False]
+
+
+def test_format_4_is_the_layout_that_its_docstring_tells():
+    record = newest_example()
     answer = b"\x0a\x01prediction" + struct.pack("<If", 1, 1.5)
     head = b"CSRE" + struct.pack(
-        "<BBHddQ16sQ16sQ16sIBIBHII", 3, 0, 1, 1.8e9, 1.8e9 + 60, 6, REQUEST, 2, ACTION, 3, DIGEST, 4, 3, len(answer), 0, 3, 2, 7
+        "<BBHddQ16sQ16sQ16sIBIBHII", 4, 0, 1, 1.8e9, 1.8e9 + 60, 6, REQUEST, 2, ACTION, 3, DIGEST, 4, 3, len(answer), 0, 3, 3, 7
     )
     states = struct.pack("<Q", 7) + record.state.values.tobytes() + struct.pack("<Q", 6)
-    assert record.encode() == checked(head + b"1.0" + answer + states + record.recent.tobytes() + b"\5\0seven")
+    recent = struct.pack("<II8s", 2, 0, record.state.recent.layout) + struct.pack("<9f", 0, 0, 0, 1, 2, 3, 4, 5, 6)
+    assert record.encode() == checked(head + b"1.0" + answer + states + recent + b"\5\0seven")
     assert len(head) == HEADER.size
 
 
 def old_example():
     new = example()
-    return RecordV1(new.state, new.created_at, new.expires_at, 6, REQUEST, {"prediction": [1.5]}, False, new.unstored, new.recent)
+    return RecordV1(
+        new.state, new.created_at, new.expires_at, 6, REQUEST, {"prediction": [1.5]}, False, new.unstored, new.state.recent.rows
+    )
 
 
 def test_format_1_is_read_as_it_was_when_it_was_fixed():
@@ -185,7 +226,7 @@ def test_the_first_bytes_that_a_sweep_sees_tell_whether_a_session_was_closed(clo
         record_v1.encode(RecordV1(*[closed if name == "closed" else getattr(old, name) for name in RecordV1.__slots__]), b""),
     )
     assert [was_closed(data[:HEAD]) for data in written] == [closed, closed]
-    assert not any(was_closed(data) for data in (b"", b"CSRE\2", b"hello" * 20, b"CSRE\4\1" + bytes(90)))
+    assert not any(was_closed(data) for data in (b"", b"CSRE\2", b"hello" * 20, b"CSRE\5\1" + bytes(90)))
     assert PREFIX.size <= HEAD
 
 
@@ -194,7 +235,6 @@ def test_a_rewind_to_an_earlier_state_forgets_what_came_after_it():
     [before] = record.unstored
     back = record.rewound(before, ACTION, 2e9)
     assert (back.state, back.kept, back.unstored, back.answer) == (before, (), (), b"")
-    assert back.recent.tolist() == [[1.0, 2.0, 3.0]]
     assert (back.last_step, back.last_hash, back.generation, back.expires_at) == (6, NO_HASH, 4, 2e9)
 
 
@@ -202,18 +242,15 @@ def test_a_rewind_to_the_current_state_keeps_the_last_answer():
     record = example()
     back = record.rewound(record.state, ACTION, 2e9)
     assert (back.answer, back.last_step, back.last_hash, back.generation) == (record.answer, 6, REQUEST, 4)
-    assert (back.kept, back.unstored, back.recent is record.recent) == (record.kept, record.unstored, True)
+    assert (back.kept, back.unstored, back.state) == (record.kept, record.unstored, record.state)
 
 
 @given(states)
 def test_an_earlier_state_comes_back_whole(state):
     read = unpack_kept(pack_kept(state))
-    assert (read.values.tobytes(), read.position, read.digest, read.forecast) == (
-        state.values.tobytes(),
-        state.position,
-        state.digest,
-        state.forecast,
-    )
+    for name in ("position", "digest", "forecast"):
+        assert getattr(read, name) == getattr(state, name)
+    assert (read.values.tobytes(), kept(read.recent)) == (state.values.tobytes(), kept(state.recent))
 
 
 @given(states, st.data())
@@ -228,6 +265,6 @@ def test_an_earlier_state_with_a_changed_byte_or_cut_short_is_corrupt(state, dat
 
 @given(st.binary(max_size=99))
 def test_no_bytes_whatever_break_the_reader_of_earlier_states(junk):
-    for data in (junk, checked(junk), checked(b"CSKS\1" + junk)):
+    for data in (junk, checked(junk), checked(b"CSKS\1" + junk), checked(b"CSKS\2" + junk)):
         with pytest.raises(CorruptState):
             unpack_kept(data)

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from handlers.errors import SessionError
 from handlers.sessions import machine
 from handlers.sessions.machine import ALIVE, OPERATIONS, REMEDY, TABLE, Operation, Phase, PhaseRules, Transition
+from handlers.sessions.recent import UNKNOWN, empty, layout
 from handlers.sessions.record import Record
 from handlers.sessions.reference import NAMED_ACTIONS, Action, SessionRef
 from handlers.sessions.state import State
@@ -17,14 +18,26 @@ from handlers.sessions.status import timestamp
 OURS, THEIRS = bytes(range(16)), bytes(range(16, 32))
 APPLIED, ANOTHER = b"a" * 16, b"b" * 16  # hashes of requests
 NOW, TTL, TOMBSTONE = 1_000.0, 60.0, 30.0
-RULES = PhaseRules(OURS, TOMBSTONE, rewarm_steps=2, columns=3, version="1.0")
+LAYOUT, OTHER = layout("abc", "1h"), layout("xyz", "1h")
+RULES = PhaseRules(OURS, TOMBSTONE, 2, frozenset({LAYOUT}), columns=3, version="1.0")
 LIVE = Record(State(np.ones(4, np.float32), 7, OURS), 900.0, NOW + TTL, 5, APPLIED, 1, version="1.0", generation=2)
 FOREIGN = replace(LIVE, state=replace(LIVE.state, digest=THEIRS))
+
+
+def recent(known, layout=LAYOUT, begins=False, columns=3):
+    inputs = empty(2, columns, layout, begins)
+    return inputs.followed_by(np.zeros((known, columns) if columns else known, np.float32 if columns else np.int64))
+
+
+def keeping(inputs):
+    """The session of another model with these recent inputs."""
+    return replace(FOREIGN, state=replace(FOREIGN.state, recent=inputs))
+
 
 RECORDS: dict[Phase, Record | None] = {
     Phase.ABSENT: None,
     Phase.LIVE: LIVE,
-    Phase.REWARMABLE: replace(FOREIGN, recent=np.zeros((2, 3), np.float32)),
+    Phase.REWARMABLE: keeping(recent(2)),
     Phase.MISMATCH: FOREIGN,
     Phase.CLOSED: replace(LIVE, closed=True, expires_at=NOW - 1),
     Phase.EXPIRED: replace(LIVE, expires_at=NOW - 1),
@@ -102,12 +115,23 @@ def test_a_phase_follows_from_the_record_the_time_and_the_model(phase):
 
 
 @pytest.mark.parametrize(
-    "recent",
-    [None, np.zeros((1, 3), np.float32), np.zeros((2, 4), np.float32), np.zeros(2, np.int64)],
-    ids=["none", "too few", "other features", "token ids"],
+    "inputs",
+    [
+        None,
+        recent(1),
+        recent(0, begins=True),
+        recent(2, OTHER),
+        recent(2, UNKNOWN, columns=4),
+        recent(2, UNKNOWN, columns=0),
+    ],
+    ids=["none", "too few", "none yet", "other features", "more features, of an earlier release", "token ids, of an earlier release"],
 )
-def test_recent_inputs_that_do_not_suffice_make_no_session_rewarmable(recent):
-    assert RULES.phase(replace(FOREIGN, recent=recent), NOW) is Phase.MISMATCH
+def test_recent_inputs_that_do_not_suffice_make_no_session_rewarmable(inputs):
+    assert RULES.phase(keeping(inputs), NOW) is Phase.MISMATCH
+
+
+def test_the_inputs_that_an_earlier_release_kept_are_as_good():
+    assert RULES.phase(keeping(recent(2, UNKNOWN)), NOW) is Phase.REWARMABLE
 
 
 def test_recent_inputs_are_of_use_only_where_rewarming_is_on():
@@ -120,8 +144,7 @@ def test_a_session_is_rewarmed_by_a_model_of_no_lower_version(ours, phase):
 
 
 def test_a_stream_shorter_than_the_window_is_rewarmable_from_its_start():
-    short = replace(RECORDS[Phase.REWARMABLE], state=State(np.ones(4, np.float32), 1, THEIRS), recent=np.zeros((1, 3), np.float32))
-    assert RULES.phase(short, NOW) is Phase.REWARMABLE
+    assert RULES.phase(keeping(recent(1, begins=True)), NOW) is Phase.REWARMABLE
 
 
 @pytest.mark.parametrize(

@@ -91,11 +91,13 @@ def encode_session(session: SessionStatus) -> bytes:
     if session.closed:
         text += ',"closed":true'
     if session.rewarmed:
-        text += ',"rewarmed":true'
+        text += f',"rewarmed":true,"rebuilt":"{session.rebuilt}"'
     if session.description is not None:
         described = session.description
         text += f',"created_at":"{timestamp(described.created_at)}","last_step":{described.last_step}'
         text += f',"model_digest":"{described.model_digest.hex()}"'
+        if described.rewarm:
+            text += f',"rewarm":"{described.rewarm}"'
         if described.time is not None:
             text += f',"time":"{described.time}"'
         if described.scores is not None:

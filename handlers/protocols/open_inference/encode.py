@@ -166,7 +166,8 @@ def session_parameters(session: SessionStatus | None) -> dict[str, Any]:
         return {}
     known = {"sequence_id": session.id, STEP: session.step, GENERATION: session.generation, "replayed": session.replayed}
     flags = {"sequence_end": session.closed, "rewarmed": session.rewarmed}
-    return known | {name: True for name, value in flags.items() if value}
+    rebuilt = {"rebuilt": session.rebuilt} if session.rewarmed else {}
+    return known | {name: True for name, value in flags.items() if value} | rebuilt
 
 
 def encode_response(
