@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cellstate import wire
-from cellstate.errors import CellstateError, ModelChanged, SessionNotFound, UnexpectedReply
+from cellstate.errors import CellstateError, DeadlineExceeded, ModelChanged, SessionNotFound, UnexpectedReply
 from cellstate.exchange import Caller, Exchange
 from cellstate.results import Result, SessionInfo
 from cellstate.wire import Json
@@ -186,22 +186,28 @@ def _locate(caller: Caller, sessions: Sequence[Session]) -> Exchange[dict[str, C
 def _post_rows(caller: Caller, rows: Sequence[tuple[Session, Json]]) -> Exchange[dict[str, Result | CellstateError]]:
     """The answer to each session's document, by id: in one body, and one more for each version that has the state of some.
 
-    Raises the error of a body when no row was answered before.
+    A body that is refused as a whole is the error of its rows. Raises it when no row of any body was answered.
     """
     answers: dict[str, Result | CellstateError] = {}
-    waiting = list(rows)
+    waiting, refusals, is_answered = list(rows), list[CellstateError](), False
     while waiting:
         path = waiting[0][0].path
         here, waiting = [row for row in waiting if row[0].path == path], [row for row in waiting if row[0].path != path]
         try:
             replies = yield from caller.post_rows(path, [document for _, document in here])
+            is_answered = True
+        except DeadlineExceeded as e:  # no time is left for the others
+            here, waiting = here + waiting, []
+            refusals.append(e)
+            replies = [e] * len(here)
         except CellstateError as e:
-            if not answers:
-                raise
+            refusals.append(e)
             replies = [e] * len(here)
         for row, reply in zip(here, replies, strict=True):
             session = row[0]
             has_moved = isinstance(reply, ModelChanged) and session.id not in answers and session.follow(reply)
             answers[session.id] = reply if isinstance(reply, CellstateError) else Result(reply)
             waiting += [row] if has_moved else []
+    if refusals and not is_answered:
+        raise refusals[0]
     return answers

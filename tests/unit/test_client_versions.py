@@ -1,10 +1,14 @@
 """A stream goes on at the version of its model that has its state, after another version became the default."""
 
+import dataclasses
+
 import httpx
 import pytest
 
 import cellstate
 from cellstate import Client
+from cellstate.exchange import Caller
+from cellstate.tokens import TokenSource
 from handlers.stores.memory import MemoryStore
 from tests.conftest import assert_close, make_service
 from tests.support import eager
@@ -89,6 +93,35 @@ def test_a_version_that_does_not_answer_is_the_error_of_its_own_rows(versions, c
     results = client.batch([(old, two.sequence(1)), (new, two.sequence(1))])
     assert [type(result).__name__ for result in results] == ["TooLarge", "Result"]
     assert (old.position, new.position) == (2, 1)
+
+
+def test_a_version_that_is_gone_touches_no_other_rows(versions, client, two):
+    old, new = client.stream("two", "old", position=0), client.stream("two", "new", position=0)
+    client.batch([(old, two.sequence(2))])
+    versions.default = "2.0"
+    client.batch([(old, two.sequence(1))])  # goes on at 1.0
+    gone = httpx.Response(404, json={"code": 404, "type": "ModelVersionNotFoundException", "message": "no version 1.0"})
+    versions.hosts["1.0"].faults.extend([gone, gone])
+    results = client.batch([(old, two.sequence(1)), (new, two.sequence(1))])
+    assert [type(result).__name__ for result in results] == ["ModelNotFound", "Result"]
+    with pytest.raises(cellstate.ModelNotFound):
+        client.batch([(old, two.sequence(1))])
+
+
+def test_a_call_of_which_the_time_is_over_tries_no_other_version(versions, two):
+    impatient = dataclasses.replace(POLICY, deadline=0.01, first_pause=1.0, uniform=lambda low, high: high)
+    with httpx.Client(transport=httpx.MockTransport(versions)) as http:
+        client = Client("http://host", policy=POLICY, http=http)
+        old, new = client.stream("two", "old", position=0), client.stream("two", "new", position=0)
+        client.batch([(old, two.sequence(2))])
+        versions.default = "2.0"
+        client.batch([(old, two.sequence(1))])
+        client._caller = Caller(TokenSource(None), impatient)
+        versions.hosts["1.0"].faults.append("unsent")
+        versions.paths.clear()
+        with pytest.raises(cellstate.DeadlineExceeded):
+            client.batch([(old, two.sequence(1)), (new, two.sequence(1))])
+        assert versions.paths == ["/predictions/two/1.0"]
 
 
 def test_rows_that_two_versions_refuse_are_errors(versions, client, two):
