@@ -56,25 +56,32 @@ class Frontend:
         return responses
 
     def _decode_batch(self, requests: Sequence[HttpRequest]) -> list[tuple[Call, Caller]]:
+        """Decode the requests together or, where a defect of ours raises, each alone, so that it fails no other request."""
+        try:
+            return self._decode_together(requests)
+        except Exception:
+            if len(requests) > 1:
+                return [self._decode_batch([request])[0] for request in requests]
+            log.exception("internal_error")
+            return [(self._codec(requests[0]).failed(InternalError(NOT_DECODED)), ANYONE)]
+
+    def _decode_together(self, requests: Sequence[HttpRequest]) -> list[tuple[Call, Caller]]:
         """Authenticate the requests, then decode them: the body of a request without a key is not looked at, but for its protocol.
 
-        Bodies of the native protocol are decoded together. Where that fails, each is decoded alone.
+        Bodies of the native protocol are decoded together.
         """
         callers = self._callers(requests)
         if any(HEADER in request.headers for request in requests):
             requests, callers = self._decompress(requests, callers)
         codecs = list(map(self._codec, requests))
         native = [i for i, codec in enumerate(codecs) if codec is self._native and isinstance(callers[i], Caller)]
-        try:
-            together: dict[int, Call] = dict(zip(native, self._native.decode_batch([requests[i] for i in native]), strict=True))
-        except Exception:
-            together = {}
+        together: dict[int, Call] = dict(zip(native, self._native.decode_batch([requests[i] for i in native]), strict=True))
         calls: list[tuple[Call, Caller]] = []
         for i, (codec, caller) in enumerate(zip(codecs, callers, strict=True)):
             if isinstance(caller, CellstateError):
                 calls.append((codec.failed(caller), Caller(caller.key, tenant="") if isinstance(caller, AccessError) else ANYONE))
             else:
-                calls.append((together.get(i) or _decode(codec, requests[i]), caller))
+                calls.append((together.get(i) or codec.decode(requests[i]), caller))
         return calls
 
     def _decompress(
@@ -107,17 +114,6 @@ def _caller(keys: KeyRing, request: HttpRequest) -> Caller | CellstateError:
         return keys.authenticate(request.headers, PREDICT)
     except AccessError as e:
         return e
-    except Exception:
-        log.exception("internal_error")
-        return InternalError(NOT_DECODED)
-
-
-def _decode(codec: AnyCodec, request: HttpRequest) -> Call:
-    try:
-        return codec.decode(request)
-    except Exception:
-        log.exception("internal_error")
-        return codec.failed(InternalError(NOT_DECODED))
 
 
 def _respond(call: Call, tasks: Sequence[Task]) -> HttpResponse:

@@ -9,6 +9,9 @@ import pytest
 
 from handlers.engine.context import ServiceContext
 from handlers.errors import ConfigurationError, InternalError
+from handlers.keys import ANYONE, KeyRing, dump
+from handlers.protocols.base import HttpRequest
+from handlers.protocols.frontend import NOT_DECODED, Frontend
 from handlers.protocols.rules import RequestRules
 from handlers.settings import Settings
 from handlers.stores.memory import MemoryStore
@@ -186,3 +189,24 @@ def test_a_body_that_a_defect_of_the_service_cannot_decode_is_a_500_of_its_own(t
     assert (bad[0], bad[1]["error"]["code"]) == (500, "internal_error")
     assert "nothing was applied" in bad[1]["error"]["message"]
     assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize("place", ["handlers.keys.KeyRing.authenticate", "handlers.protocols.frontend.decompressed"])
+def test_a_defect_on_the_way_to_the_codec_is_a_500_of_its_own(two, monkeypatch, caplog, tmp_path, place):
+    (tmp_path / "keys.json").write_bytes(dump([]))
+    service = make_service(two).frontend.service
+    frontend = Frontend(service, KeyRing(tmp_path / "keys.json")) if "KeyRing" in place else Frontend(service)
+    good = HttpRequest(orjson.dumps({"inputs": two.sequence(1).tolist()}))
+    bad = HttpRequest(b'{"inputs": [{"datatype": 1}]}', {"content-encoding": "gzip", "x-api-key": "bad"})
+
+    def defective(first, *others):
+        headers = first.headers if isinstance(first, HttpRequest) else others[0]
+        if headers.get("x-api-key") == "bad":
+            raise ZeroDivisionError
+        return first if isinstance(first, HttpRequest) else ANYONE
+
+    monkeypatch.setattr(place, defective)
+    responses = frontend.handle_batch([good, bad, good])
+    assert [response.status for response in responses] == [200, 500, 200]
+    assert orjson.loads(responses[1].body) == {"error": f"internal_error: {NOT_DECODED}"}
+    assert [record.getMessage() for record in caplog.records] == ["internal_error"]
