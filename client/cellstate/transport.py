@@ -1,5 +1,6 @@
 """httpx on one side, the exchanges' own words on the other: the only module that knows httpx's errors."""
 
+import ssl
 import time
 
 import httpx
@@ -32,7 +33,14 @@ class Body:
 
 def connection_failed(error: httpx.RequestError | httpx.InvalidURL) -> ConnectionFailed:
     """The attempt's outcome when no answer came back."""
-    retryable = isinstance(error, httpx.TransportError) and not isinstance(error, CALLERS_FAULT)
+    retryable = isinstance(error, httpx.TransportError) and not isinstance(error, CALLERS_FAULT) and not _is_untrusted(error)
     failure = ConnectionFailed(f"{type(error).__name__} {error}".strip(), retryable=retryable)
     failure.__cause__ = error
     return failure
+
+
+def _is_untrusted(error: BaseException | None) -> bool:
+    """Whether the server's certificate is not one that the caller trusts, which no other attempt changes."""
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    return error is not None

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 import threading
 import time
 
@@ -155,6 +156,22 @@ def test_a_server_may_be_below_a_path():
     with httpx.Client(transport=httpx.MockTransport(answer)) as http:
         Client("http://cellstate.test/team/a/", policy=POLICY, http=http).predict("two/1.0", [[1.0]])
     assert paths == ["/team/a/predictions/two/1.0"]
+
+
+def test_a_certificate_that_is_not_trusted_is_an_error_at_once():
+    def answer(request):
+        try:
+            try:
+                raise ssl.SSLCertVerificationError("self-signed certificate")
+            except ssl.SSLError as e:
+                raise OSError from e
+        except OSError as e:
+            raise httpx.ConnectError("certificate verify failed: self-signed certificate") from e
+
+    with httpx.Client(transport=httpx.MockTransport(answer)) as http:
+        client = Client("https://cellstate.test", policy=POLICY, http=http)
+        with pytest.raises(cellstate.ConnectionFailed, match="self-signed certificate"):
+            client.predict("two", [[1.0]])
 
 
 def test_nobody_listens_until_the_deadline():
