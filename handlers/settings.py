@@ -103,9 +103,8 @@ class Settings:
         unknown = [where for name, (_, where) in values.items() if name not in known]
         if unknown:
             raise ConfigurationError(f"unknown setting {', '.join(sorted(unknown))}; known: {', '.join(sorted(known))}")
-        parsed = {f.name: _parse(values[f.name], f.default) for f in fields(cls) if f.name in values}
-        if parsed.get("rewarm_steps", AUTO) != AUTO:
-            parsed["rewarm_steps"] = _parse(values["rewarm_steps"], 0)
+        numbers = {"rewarm_steps": 0} if values.get("rewarm_steps", (AUTO,))[0] != AUTO else {}  # it is a number or "auto"
+        parsed = {f.name: _parse(values[f.name], numbers.get(f.name, f.default)) for f in fields(cls) if f.name in values}
         settings = cls(**parsed)
         settings._check()
         return settings

@@ -114,18 +114,22 @@ def contents(archive: Archive) -> dict[str, int]:
 
 def min_workers(archive: Archive) -> int:
     """Return how many workers the model configuration of an archive asks for."""
+    return max(1, int(configuration(archive).get("minWorkers", 1)))
+
+
+def configuration(archive: Archive) -> dict[str, Any]:
+    """Return the model configuration of an archive."""
     with zipfile.ZipFile(archive.path) as files:
-        configuration = yaml.safe_load(files.read(_configuration_name(files))) or {}
-    return max(1, int(configuration.get("minWorkers", 1)))
+        return yaml.safe_load(files.read(_configuration_name(files))) or {}
 
 
 def with_options(archive: Archive, copy: Path, options: Mapping[str, int]) -> Archive:
     """Copy an archive to `copy` with other values in its model configuration, such as `minWorkers`; return the copy."""
     with zipfile.ZipFile(archive.path) as source, zipfile.ZipFile(copy, "w", zipfile.ZIP_DEFLATED) as target:
-        configuration = _configuration_name(source)
+        name = _configuration_name(source)
         for entry in source.infolist():
             content = source.read(entry)
-            if entry.filename == configuration:
+            if entry.filename == name:
                 content = yaml.safe_dump(yaml.safe_load(content) | dict(options)).encode()
             target.writestr(entry, content)
     return Archive(copy, archive.signature)

@@ -16,6 +16,7 @@ from handlers.errors import CellstateError
 from host.archives import Archive
 from host.deployed import Deployed, locked
 from host.deployment import Deployment, end, live_sessions, served_version
+from host.moving import move
 from host.ports import HostError
 from host.running import RunningServer
 from host.table import align
@@ -34,7 +35,9 @@ def add_parsers(verbs: Any) -> None:
     rollback.set_defaults(run=_rollback)
     retire = verbs.add_parser("retire", help="serve a version no more; refused while sessions need it")
     retire.add_argument("version", metavar="MODEL:VERSION", type=_version)
-    retire.add_argument("--drain", type=float, default=0.0, metavar="SECONDS", help="wait so long until no session needs it")
+    retire.add_argument(
+        "--drain", type=float, default=0.0, metavar="SECONDS", help="move its sessions to the default, and wait so long until none needs it"
+    )
     retire.add_argument("--force", action="store_true", help="do not look for sessions: their next steps are answered 409 model_changed")
     retire.set_defaults(run=_retire)
     models = verbs.add_parser("models", help="print the versions that are served, and those that are retired")
@@ -129,13 +132,14 @@ def _earlier(server: RunningServer, model: str) -> str:
 def _retire(options: argparse.Namespace) -> int:
     retirable = [(server, _retirable(server, options.version)) for server in _servers(options)]
     if not options.force:  # without the lock: other versions may be deployed meanwhile
+        deadline = time.monotonic() + options.drain
         for server, archive in retirable:
-            _wait_for_sessions(server, archive, options.drain)
+            _wait(server, archive, deadline, moves=options.drain > 0)
     with _locked(options) as servers:
         retirable = [(server, _retirable(server, options.version)) for server in servers]
         if not options.force:
             for server, archive in retirable:
-                _wait_for_sessions(server, archive, 0.0)
+                _wait(server, archive, time.monotonic(), moves=False)
         for server, archive in retirable:
             end(server, archive)
             _say(server, f"{archive.address} is retired")
@@ -150,16 +154,36 @@ def _retirable(server: RunningServer, address: str) -> Archive:
     return archive
 
 
-def _wait_for_sessions(server: RunningServer, archive: Archive, seconds: float) -> None:
-    """Wait until no live session needs a version. Raises HostError when some still do after `seconds`."""
-    deadline = time.monotonic() + seconds
+def _wait(server: RunningServer, archive: Archive, deadline: float, moves: bool) -> None:
+    """Wait until no live session needs a version, and move those to the default that can be moved, if `moves`.
+
+    Raises HostError when some still need it at the deadline, monotonic seconds.
+    """
     while count := _count(server, archive):
+        if moves:
+            found = _move(server, archive)
+            moves = found is not None
+            if found:
+                continue
         if time.monotonic() >= deadline:
             raise HostError(
-                f"{server.folder}: {count} live sessions have the state of {archive.address}: close them, wait for them with "
+                f"{server.folder}: {count} live sessions have the state of {archive.address}: close them, move them or wait for them with "
                 f"--drain SECONDS, or give them up with --force"
             )
         time.sleep(min(POLL, max(0.0, deadline - time.monotonic())))
+
+
+def _move(server: RunningServer, archive: Archive) -> int | None:
+    """Let the default version rebuild the states of another version's sessions; return of how many, None where it cannot."""
+    default = served_version(server, f"{archive.name}/{server.management.default_version(archive.name)}")
+    try:
+        count = move(server.description.sessions, archive, default)
+    except HostError as e:
+        _say(server, f"sessions of {archive.address} cannot be moved ({e}); waiting for them to end")
+        return None
+    if count:
+        _say(server, f"{count} sessions of {archive.address} were moved to {default.address}")
+    return count
 
 
 def _count(server: RunningServer, archive: Archive) -> int:

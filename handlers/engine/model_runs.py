@@ -246,6 +246,4 @@ def _recent(context: ServiceContext, task: Task, run: ModelRun) -> Recent | None
     before = old.state.recent
     if before is None or not run.rewarmed:
         return rewarming.after(before, run.inputs, is_timed)
-    if rewarming.needs_times and before.layout != rewarming.layout:  # whether their columns follow from times is not known
-        return rewarming.after(None, run.inputs[run.rewarmed :], is_timed)
-    return rewarming.after(rewarming.begun(before.begins), run.inputs, is_timed)
+    return rewarming.again(before, run.inputs, is_timed)

@@ -109,6 +109,12 @@ class Rewarming:
             before = self._own(before)
         return before.followed_by(inputs.take(self.kept, axis=1) if self.needs_times else inputs)
 
+    def again(self, before: Recent, inputs: Array, is_timed: bool) -> Recent | None:
+        """Return the recent inputs after `inputs` that began with those `before`, which ran again to rebuild the state."""
+        if self.needs_times and before.layout != self.layout:  # whether their columns follow from times is not known
+            return self.after(None, inputs[before.known :], is_timed)
+        return self.after(self.begun(before.begins), inputs, is_timed)
+
     def _own(self, before: Recent | None) -> Recent:
         """Return recent inputs as this model keeps them: of those that another setting or release kept, what there are."""
         if before is None or before.columns != len(self.kept) or before.layout not in (self.layout, NO_LAYOUT):

@@ -217,7 +217,9 @@ def test_a_version_is_retired_when_no_live_session_needs_it(place, capsys):
     place.put_session("of-another-model", model="other")
     place.put_session("expired", expires_at=1.0)
     assert place.run("retire", "one:1.0") == 2
-    assert "1 live sessions have the state of one/1.0: close them, wait for them with --drain SECONDS" in capsys.readouterr().err
+    assert (
+        "1 live sessions have the state of one/1.0: close them, move them or wait for them with --drain SECONDS" in capsys.readouterr().err
+    )
     assert server.versions.keys() == {"one/1.0", "one/2.0"}
     assert place.run("retire", "one:1.0", "--force") == 0
     assert server.versions.keys() == {"one/2.0"}
@@ -249,7 +251,9 @@ def test_retiring_waits_for_sessions_and_gives_up(place, capsys):
     assert place.run("deploy", build(place.built, "2.0", digest="cd")) == 0
     place.put_session("live")
     assert place.run("retire", "one:1.0", "--drain", "0.1") == 2
-    assert "1 live sessions" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "1 live sessions" in said.err
+    assert said.out.count("sessions of one/1.0 cannot be moved (") == 1, "these archives hold no model"
 
 
 @pytest.mark.parametrize(

@@ -142,3 +142,15 @@ def test_the_documented_default_is_the_default(name):
     stated = documented()[name].strip("`")
     default = getattr(Settings(), name)
     assert stated == "–" if default == "" else Settings.read({}, {f"CELLSTATE_{name.upper()}": stated}) == Settings()
+
+
+@pytest.mark.parametrize(("given", "read"), [("auto", "auto"), (0, 0), (100, 100), ("100", 100)])
+def test_the_recent_inputs_are_a_number_or_auto(given, read):
+    assert Settings.read({"rewarm_steps": given}, {}).rewarm_steps == read
+    assert Settings.read({}, {"CELLSTATE_REWARM_STEPS": str(given)}).rewarm_steps == read
+
+
+@pytest.mark.parametrize("given", ["many", -1, 1.5, None, True])
+def test_other_recent_inputs_refuse(given):
+    with pytest.raises(ConfigurationError, match="rewarm_steps: "):
+        Settings.read({"rewarm_steps": given}, {})

@@ -1,0 +1,52 @@
+"""Rebuilds the states of sessions by another version of their model without a request, as the next step of each would."""
+
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from handlers.arrays import Array, Floats, Vector
+from handlers.engine.context import ServiceContext
+from handlers.engine.streams import stream_time
+from handlers.forecasting import memory
+from handlers.forecasting.memory import StreamMemory
+from handlers.inference import batching
+from handlers.sessions.machine import Phase
+from handlers.sessions.record import Record
+from handlers.sessions.state import State
+
+
+def moved(context: ServiceContext, records: Sequence[Record], now: float) -> list[Record | None]:
+    """Return what is to be written for each session, None for one that this model cannot rebuild. `now` is seconds since the epoch.
+
+    The last answer stays, so that a repeated step is answered from the record; earlier states do not, for they are of another model.
+    """
+    chosen = [i for i, record in enumerate(records) if context.rules.phase(record, now) is Phase.REWARMABLE]
+    result: list[Record | None] = [None] * len(records)
+    if not chosen:
+        return result
+    signature, inputs = context.signature, [_inputs(context, records[i]) for i in chosen]
+    initial, outputs = [signature.initial_state] * len(chosen), [False] * len(chosen)
+    found = batching.run(context.backend, signature, inputs, initial, outputs, context.settings.max_batch)
+    for row, i in enumerate(chosen):
+        y = found.y[row]
+        if found.errors[row] is None and found.finite[row] and y is not None:
+            result[i] = _successor(context, records[i], inputs[row], y, found.states[row])
+    return result
+
+
+def _inputs(context: ServiceContext, record: Record) -> Array:
+    assert record.state.recent is not None  # the phase demands it
+    return context.rewarming.inputs(record.state.recent, stream_time(context, record))
+
+
+def _successor(context: ServiceContext, record: Record, inputs: Array, y: Floats, values: Vector) -> Record:
+    signature, before = context.signature, record.state
+    assert before.recent is not None
+    remembered = b""
+    if signature.feedback:
+        last, known = y if y.ndim == 1 else y[-1], memory.decode(before.forecast, len(signature.feedback))
+        expected = last[[output for output, _ in signature.feedback_columns]]
+        remembered = StreamMemory(expected, known.missing, known.time).encode()
+    recent = context.rewarming.again(before.recent, inputs, is_timed=True)
+    state = State(values, before.position, signature.digest, remembered, recent)
+    return replace(record, state=state, version=signature.version, kept=(), unstored=())
