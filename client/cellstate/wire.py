@@ -146,8 +146,14 @@ def _error(response: Response, document: Json | None) -> CellstateError:
     if isinstance(error, dict) and "code" in error:
         return api_error(error, response.status, wait)
     fields = document or {}
-    message = fields.get("message") or error or _excerpt(response.content)
+    message = fields.get("message") or error or _redirection(response) or _excerpt(response.content)
     return host_error(response.status, str(fields.get("type", "")), str(message), wait)
+
+
+def _redirection(response: Response) -> str:
+    """Say where a server redirects to, such as from http to https; a client does not follow it, for its key would go there, too."""
+    location = response.headers.get("location")
+    return f"redirected to {location[:200]}: give the client that server's URL" if location else ""
 
 
 def _retry_after(value: str | None) -> float | None:

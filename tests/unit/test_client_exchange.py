@@ -195,6 +195,11 @@ def test_what_cannot_succeed_is_raised_at_once(answer, kind):
     assert len(draw.sent) == 1
 
 
+def test_a_redirection_says_where_to():
+    with pytest.raises(errors.HostError, match=r"307 host_error: redirected to https://elsewhere\.test/: give the client"):
+        Draw().post(Response(307, {"location": "https://elsewhere.test/"}, b"<html>"))
+
+
 def test_infinity_is_refused_before_anything_is_sent():
     draw = Draw()
     with pytest.raises(ValueError, match="Out of range float values"):
