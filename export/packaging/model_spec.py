@@ -22,7 +22,7 @@ RENAMED = ("x", "y")  # the tensors that a model may call otherwise in the Open 
 TENSOR_NAME = re.compile(r"(?!.*[^_]_[0n]$)[A-Za-z0-9_.:/-]{1,64}")  # not that of a state
 OTHER_TENSORS = (  # of the protocol
     *("output", "state", "time", "times", "future", "forecast", "lower", "upper"),
-    *("session", "step", "generation", "status", "error", "imputed", "parameters", "samples"),
+    *("session", "step", "generation", "status", "error", "imputed", "parameters", "samples", "label", "probabilities"),
 )
 
 

@@ -21,6 +21,7 @@ def test_a_name_that_no_other_tensor_has_is_taken(tensors):
         ({"h_n": "STATE"}, r"tensors: expected names for x and y, got one for 'h_n'"),
         ({"x": "y"}, r"tensors\.x: expected 1 to 64 of the characters .*, and no name of another tensor, got 'y'"),
         ({"y": "output"}, "got 'output'"),
+        ({"y": "label"}, "got 'label'"),
         ({"x": "session"}, "got 'session'"),
         ({"x": "h_0"}, "got 'h_0'"),
         ({"y": "encoder_c_n"}, "got 'encoder_c_n'"),

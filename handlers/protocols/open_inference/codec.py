@@ -131,7 +131,8 @@ class OpenInferenceCodec:
             chosen.append(TIMES)
         states = {entry.output for entry in self._signature.state}
         labels = {LABEL: self._signature.labels}
+        sources = ["prediction" if name == y else name for name in chosen]
         return [
-            Wanted(name, "prediction" if name == y else name, infer.in_binary(name), name in states, labels.get(name, ()))
-            for name in chosen
+            Wanted(name, source, infer.in_binary(name), source in states, labels.get(source, ()))
+            for name, source in zip(chosen, sources, strict=True)
         ]
