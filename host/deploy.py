@@ -1,13 +1,13 @@
 """`python -m host deploy | rollback | retire | models`: change which versions of a model running servers serve, while they serve.
 
-`deploy` brings the version up on every server and compares its answers before it makes it the default on the first: whatever fails until
-then changes nothing.
+`deploy` brings the version up on every server and compares its answers before it makes it the default on the first. Whatever fails is
+undone on every server.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from handlers.errors import CellstateError
 from host.archives import Archive
 from host.deployed import Deployed, locked
-from host.deployment import Deployment, end, live_sessions, served_version
+from host.deployment import Choices, Deployment, end, live_sessions, served_version
 from host.moving import move
 from host.ports import HostError
 from host.running import RunningServer
@@ -76,30 +76,39 @@ def _say(server: RunningServer, text: str) -> None:
 
 
 def _deploy(options: argparse.Namespace) -> int:
-    with _locked(options) as servers:
-        deployments = [Deployment.of(server, options.what) for server in servers]
-        _bring_up(deployments)
+    with _locked(options) as servers, ExitStack() as undo:  # on every server, or on none
+        deployments, switched = [Deployment.of(server, options.what) for server in servers], dict[Path, Choices]()
         for deployment in deployments:
+            undo.callback(_undo, deployment, switched)
+            _bring_up(deployment)
+        for deployment in deployments:
+            switched[deployment.server.folder] = deployment.choices()
             before = deployment.switch()
             after = "" if before == deployment.archive.version else f"; {before} goes on serving its sessions until it is retired"
             _say(deployment.server, f"{deployment.archive.address} is the default{after}")
+        undo.pop_all()
     return 0
 
 
-def _bring_up(deployments: Sequence[Deployment]) -> None:
-    """Bring the version up on every server, or on none. Raises HostError."""
-    up: list[Deployment] = []
-    try:
-        for deployment in deployments:
-            up.append(deployment)
-            deployment.bring_up()
-            difference = deployment.compare()
-            how = "; no answer is recorded to compare with" if difference is None else f" as recorded, difference {difference:.1e}"
-            _say(deployment.server, f"{deployment.archive.address} answers{how}")
-    except BaseException:
-        for deployment in up:
-            deployment.take_down()
-        raise
+def _bring_up(deployment: Deployment) -> None:
+    """Start the version and compare its answer. Raises HostError."""
+    deployment.bring_up()
+    difference = deployment.compare()
+    how = "; no answer is recorded to compare with" if difference is None else f" as recorded, difference {difference:.1e}"
+    _say(deployment.server, f"{deployment.archive.address} answers{how}")
+
+
+def _undo(deployment: Deployment, switched: Mapping[Path, Choices]) -> None:
+    """Take a version back from a server. `switched` are what servers had chosen before it was to be their default, by folder."""
+    before, address = switched.get(deployment.server.folder), deployment.archive.address
+    if before is not None:
+        try:
+            deployment.switch_back(before)
+        except (HostError, OSError) as e:
+            _say(deployment.server, f"{address} could not be taken back ({e}): deploy {deployment.archive.name}:{before.default} there")
+            return
+        _say(deployment.server, f"{before.default} is the default as before")
+    deployment.take_down()
 
 
 def _rollback(options: argparse.Namespace) -> int:

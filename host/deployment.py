@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 
 from host.archives import Archive, contents, file_name, find, min_workers, read
-from host.deployed import Deployed
+from host.deployed import FILE, Deployed
 from host.operator import Session, open_existing
 from host.ports import HostError
 from host.running import RunningServer
@@ -24,6 +24,14 @@ READY = 120.0  # seconds in which a version must answer once its workers have st
 POLL = 0.2
 TOLERANCE = 1e-3  # scaled; wider than the exporter's, for another device may round otherwise, and other weights are far off
 REASON = re.compile(r"refused_to_start .*|\b\w*(?:Error|Exception): .*")
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a server had chosen before a version was made the default: the default of that model, and what was deployed."""
+
+    default: str
+    deployed: Deployed
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,21 @@ class Deployment:
         deployed.write(folder)
         self.server.management.set_default(self.archive)
         return before
+
+    def choices(self) -> Choices:
+        """Return what the server has chosen so far. Raises HostError."""
+        return Choices(self.server.management.default_version(self.archive.name), Deployed.read(self.server.folder))
+
+    def switch_back(self, before: Choices) -> None:
+        """Undo `switch`, as far as it came. Raises HostError or OSError."""
+        if before.default != self.archive.version:
+            self.server.management.set_default(served_version(self.server, f"{self.archive.name}/{before.default}"))
+        if before.deployed == Deployed():
+            (self.server.folder / FILE).unlink(missing_ok=True)
+        else:
+            before.deployed.write(self.server.folder)
+        if not self.is_stored:
+            (Path(self.server.description.store) / file_name(self.archive)).unlink(missing_ok=True)
 
     def take_down(self) -> None:
         """Undo `bring_up`."""

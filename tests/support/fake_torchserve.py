@@ -1,7 +1,8 @@
 """A TorchServe in memory, as far as deploying needs it: its management API at a Unix socket, its inference API at a port.
 
 It loads what it is told to register from the folder of its archives, and answers each model with the answer that its signature records.
-`fails` are the versions whose workers do not start, `wrong` those that answer something else.
+`fails` are the versions whose workers do not start, `wrong` those that answer something else,
+`refuses` those that are not made the default.
 """
 
 import json
@@ -28,6 +29,7 @@ class FakeTorchServe:
         self.defaults: dict[str, str] = {}
         self.fails: set[str] = set()
         self.wrong: set[str] = set()
+        self.refuses: set[str] = set()
         self.asked: list[str] = []
 
     def load(self, file: str) -> str:
@@ -56,6 +58,8 @@ class FakeTorchServe:
 
     def _on_version(self, method: str, path: str, address: str) -> tuple[int, Any]:
         name, _, version = address.partition("/")
+        if path.endswith("/set-default") and address in self.refuses:
+            return 500, {"code": 500, "message": "no"}
         if path.endswith("/set-default"):
             self.defaults[name] = version
         elif method == "DELETE":

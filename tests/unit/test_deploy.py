@@ -179,6 +179,43 @@ def test_what_cannot_be_deployed_changes_nothing_on_any_server_and_says_why(plac
     assert place.stored() == stored
 
 
+@pytest.mark.parametrize("before", ["1.0", "1.5"])
+def test_a_server_that_does_not_switch_takes_the_version_back_from_all(place, capsys, before):
+    servers = {name: place.serve(name) for name in "abc"}
+    if before != "1.0":
+        assert place.run("deploy", build(place.built, before), servers=servers) == 0
+    servers["b"].refuses.add("one/2.0")
+    stored, served, chosen = place.stored(), place.served("a"), [Deployed.read(place.tmp / name) for name in servers]
+    assert place.run("deploy", build(place.built, "2.0"), servers=servers) == 2
+    said = capsys.readouterr()
+    assert f"a: {before} is the default as before" in said.out
+    for name, server in servers.items():
+        assert "one/2.0" not in server.versions
+        assert server.defaults == {"one": before}
+        assert place.served(name) == served
+    assert (place.stored(), [Deployed.read(place.tmp / name) for name in servers]) == (stored, chosen)
+    assert (place.tmp / "a" / FILE).exists() == (before != "1.0")
+    servers["b"].refuses.clear()
+    assert place.run("deploy", place.built / "one-2.0.mar", servers=servers) == 0
+
+
+def test_a_server_that_cannot_go_back_is_named_and_stays_as_it_is_and_the_others_go_back(place, capsys):
+    servers = {name: place.serve(name) for name in "ab"}
+    servers["a"].refuses.add("one/1.0")
+    servers["b"].refuses.add("one/2.0")
+    assert place.run("deploy", build(place.built, "2.0"), servers=servers) == 2
+    said = capsys.readouterr().out.replace(f"{place.tmp}/", "")
+    assert "a: one/2.0 could not be taken back (" in said
+    assert "): deploy one:1.0 there" in said
+    assert (servers["a"].defaults, Deployed.read(place.tmp / "a").defaults) == ({"one": "2.0"}, {"one": ["1.0", "2.0"]})
+    assert place.served("a") == ["one-1.0.mar", "one-2.0.mar"]
+    assert servers["b"].defaults == {"one": "1.0"}
+    assert servers["b"].versions.keys() == {"one/1.0"}
+    servers["a"].refuses.clear()
+    assert place.run("deploy", "one:1.0", servers=("a",)) == 0
+    assert servers["a"].defaults == {"one": "1.0"}
+
+
 @pytest.mark.parametrize(
     ("described", "message"), [({"ready": False}, "is still starting: try again when it is ready"), ({"pid": 2**22}, "has ended")]
 )
