@@ -40,7 +40,8 @@ def _fail(message: str, code: int) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m export", description="Export a trained LSTM with its state explicit.")
+    program = "cellstate export" if Path(sys.argv[0]).stem in ("cellstate", "cellstate_command") else "python -m export"
+    parser = argparse.ArgumentParser(prog=program, description="Export a trained LSTM with its state explicit.")
     parser.add_argument("--version", action=_Version, help="show the versions of this exporter's tools and exit")
     parser.add_argument("-v", "--verbose", action="store_true", help="every difference that was measured, and where a failure came from")
     verbs = parser.add_subparsers(dest="verb", required=True)

@@ -15,6 +15,7 @@ from handlers.errors import ConfigurationError
 from handlers.settings import masked
 from host import VERSION, deploy, keys
 from host.ports import HostError, Ports, is_loopback
+from host.program import prefix, spelled
 from host.running import RunningServer, record_command, stop
 from host.table import align
 from host.torchserve.launcher import TorchServe
@@ -30,12 +31,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return int(options.run(options))
     except (ConfigurationError, HostError, OSError) as e:
-        print(f"host: {e}", file=sys.stderr)
+        print(f"{prefix('host')}: {spelled(str(e))}", file=sys.stderr)
         return 2
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m host", description="Run a TorchServe over a model store.")
+    parser = argparse.ArgumentParser(prog=spelled("python -m host"), description="Run a TorchServe over a model store.")
     parser.add_argument("--version", action="version", version=f"cellstate {VERSION}")
     verbs = parser.add_subparsers(required=True, metavar="serve | deploy | rollback | retire | models | status | health | keys | stop")
     _add_serve(verbs.add_parser("serve", help="start, stay up, drain on Ctrl-C or SIGTERM"))
@@ -141,7 +142,7 @@ def _server(options: argparse.Namespace) -> TorchServe:
         queue_size=options.queue,
         console=options.log_format if options.log_stdout else "",
         environment={"CELLSTATE_LOG_FORMAT": options.log_format} | _access_log(options),
-        skipped=None if options.strict else lambda message: print(f"host: left out: {message}", file=sys.stderr),
+        skipped=None if options.strict else lambda message: print(f"{prefix('host')}: left out: {spelled(message)}", file=sys.stderr),
     )
 
 

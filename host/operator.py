@@ -28,6 +28,7 @@ from handlers.sessions.unit_of_work import changed_parts
 from handlers.settings import Settings
 from handlers.stores.base import Change, Entry, Store
 from host.kept_states import problems_of_kept
+from host.program import prefix, spelled
 from host.table import align
 
 SOUND, PROBLEMS, NOT_OPEN = 0, 1, 2  # exit codes
@@ -90,15 +91,15 @@ def main(arguments: list[str] | None = None) -> int:
         finally:
             store.close()
     except (ConfigurationError, StoreUnavailable) as e:
-        print(f"host.sessions: {e.message}", file=sys.stderr)
+        print(f"{prefix('host.sessions')}: {e.message}", file=sys.stderr)
         return NOT_OPEN
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m host.sessions",
+        prog=spelled("python -m host.sessions"),
         description="The sessions of a store, for its operator.",
-        epilog="With http://host:port, a running server: warm and backtest, see python -m host.sessions http:// --help",
+        epilog=spelled("With http://host:port, a running server: warm and backtest, see python -m host.sessions http:// --help"),
     )
     parser.add_argument("url", help="lmdb:///folder or valkey://host:port/db")
     verbs = parser.add_subparsers(required=True, metavar="stats | check | sweep | list | close")

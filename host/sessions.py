@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from host import operator
+from host.program import prefix
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -14,7 +15,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from host.bulk import command
     except ModuleNotFoundError as e:
-        print(f"host.sessions: warm and backtest need the client, a package of its own: pip install ./client ({e})", file=sys.stderr)
+        print(
+            f"{prefix('host.sessions')}: warm and backtest need the client, a package of its own: pip install ./client ({e})",
+            file=sys.stderr,
+        )
         return operator.NOT_OPEN
     return command.main(given)
 

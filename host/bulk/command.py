@@ -15,6 +15,7 @@ from host.bulk.jobs import Server
 from host.bulk.series import SeriesError, Table, read
 from host.bulk.streams import SeriesStream
 from host.bulk.warm import Warmed, warm
+from host.program import prefix, spelled
 
 DONE, PROBLEMS, FAILED, INTERRUPTED = 0, 1, 2, 130  # exit codes
 LEVELS = (80, 95)
@@ -32,15 +33,17 @@ def main(arguments: Sequence[str] | None = None, connect: Callable[[argparse.Nam
         finally:
             server.close()
     except (SeriesError, CellstateError, OSError) as e:
-        print(f"host.sessions: {e}", file=sys.stderr)
+        print(f"{prefix('host.sessions')}: {e}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        print("host.sessions: interrupted; the same command goes on where this one was", file=sys.stderr)
+        print(f"{prefix('host.sessions')}: interrupted; the same command goes on where this one was", file=sys.stderr)
         return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m host.sessions", description="Series of a file, in sessions of a running server.")
+    parser = argparse.ArgumentParser(
+        prog=spelled("python -m host.sessions"), description="Series of a file, in sessions of a running server."
+    )
     parser.add_argument("url", help="http://host:port")
     verbs = parser.add_subparsers(required=True, metavar="warm | backtest")
     warming = verbs.add_parser("warm", help="start a session for each series, with its history; again goes on where it was")
@@ -95,7 +98,7 @@ def _connect(options: argparse.Namespace) -> Server:
 def tell_of(event: RetryEvent) -> None:
     """Say why a request is sent again: nothing else is seen of it for minutes."""
     if event.attempt % 10 == 3:  # the first ones pass by: a server that is busy refuses now and then
-        print(f"host.sessions: attempt {event.attempt} failed, trying again: {event.cause}", file=sys.stderr, flush=True)
+        print(f"{prefix('host.sessions')}: attempt {event.attempt} failed, trying again: {event.cause}", file=sys.stderr, flush=True)
 
 
 class _Progress:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from host.archives import find
+from host.program import spelled
 from loadtests.chaos.caller import Caller, Server
 from loadtests.chaos.streams import Partition, Stream, opening
 from loadtests.history import Recorder
@@ -65,12 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             servers, options.model, rows, recorder, options.sessions, options.requests, options.seconds, options.seed, options.names
         )
         asyncio.run(play_all)
-    print(f"chaos: recorded in {options.record}; judge it: python -m loadtests.oracle {options.record} --store {options.store}")
+    print(spelled(f"chaos: recorded in {options.record}; judge it: python -m loadtests.oracle {options.record} --store {options.store}"))
     return 0
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m loadtests.chaos", description="Record what a deployment answers to rough clients.")
+    parser = argparse.ArgumentParser(
+        prog=spelled("python -m loadtests.chaos"), description="Record what a deployment answers to rough clients."
+    )
     parser.add_argument("--url", action="append", required=True, help="of a server; several share one store of sessions")
     parser.add_argument("--token", action="append", required=True, help="API key, one for all or one a URL; @FILE: the file that holds it")
     parser.add_argument("--store", type=Path, default=Path("model_store"), help="folder with the model's archive (default: model_store)")

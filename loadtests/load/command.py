@@ -14,6 +14,7 @@ from pathlib import Path
 
 from host.archives import find
 from host.ports import HostError
+from host.program import spelled
 from loadtests.load import faults, objectives
 from loadtests.load.arrivals import profile
 from loadtests.load.capacity import search
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return commands[name](given)
     except ERRORS as e:
-        print(f"load: {e}", file=sys.stderr)
+        print(f"load: {spelled(str(e))}", file=sys.stderr)
         return 2
 
 
@@ -73,7 +74,7 @@ def _capacity(arguments: Sequence[str]) -> int:
 
 def _compare(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m loadtests compare", description="Say what changed between two runs, and what is noise."
+        prog=spelled("python -m loadtests compare"), description="Say what changed between two runs, and what is noise."
     )
     parser.add_argument("before", type=Path, help="a result.json")
     parser.add_argument("after", type=Path, help="a result.json")
@@ -133,7 +134,7 @@ def _kinds(plan: Plan) -> list[str]:
 
 
 def _parser(command: str, description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"python -m loadtests {command}", description=description)
+    parser = argparse.ArgumentParser(prog=spelled(f"python -m loadtests {command}"), description=description)
     add = parser.add_argument
     add("--store", type=Path, default=Path("model_store"), help="folder with .mar archives (default: %(default)s)")
     add("--model", default="", help="its name (default: traffic, else the first that streams)")

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from host.program import spelled
 from loadtests.oracle.judge import judge
 from loadtests.oracle.report import printed
 from loadtests.oracle.search import LIMIT
@@ -15,7 +16,7 @@ from loadtests.oracle.search import LIMIT
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Judge a history, print the report and return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m loadtests.oracle", description="Judge a recorded history.")
+    parser = argparse.ArgumentParser(prog=spelled("python -m loadtests.oracle"), description="Judge a recorded history.")
     parser.add_argument("history", type=Path)
     parser.add_argument("--store", type=Path, default=Path("model_store"), help="folder with the model's archive (default: model_store)")
     parser.add_argument("--keep-versions", type=int, help="the service's setting; without it any rewind may be refused")

@@ -49,4 +49,29 @@ def test_it_works_in_any_folder(tmp_path):
         [sys.executable, ROOT / "cellstate_command.py", "status"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("host: no server was started in run")
+    assert done.stderr.startswith("cellstate: no server was started in run")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_usage_names_the_command_as_it_was_called(name, monkeypatch, capsys):
+    module, verb = COMMANDS[name]
+    for program, expected in (("/usr/bin/cellstate", f"usage: cellstate {name}"), ("…/__main__.py", "usage: python -m ")):
+        monkeypatch.setattr(sys, "argv", [program])
+        with pytest.raises(SystemExit):
+            importlib.import_module(module).main([*([verb] if verb else []), "--help"])
+        assert capsys.readouterr().out.startswith(expected)
+
+
+def test_messages_name_the_command_as_it_was_called(tmp_path, monkeypatch, capsys):
+    for program, prefix, build in (
+        ("cellstate", "cellstate", "cellstate export build"),
+        ("x/__main__.py", "host", "python -m export build"),
+    ):
+        monkeypatch.setattr(sys, "argv", [program])
+        assert importlib.import_module("host.__main__").main(["serve", "--store", str(tmp_path), "--folder", str(tmp_path / "run")]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"{prefix}: ")
+        assert f"`{build}`" in said
+    monkeypatch.setattr(sys, "argv", ["cellstate"])
+    assert main(["sessions", f"lmdb://{tmp_path}", "stats"]) == 2
+    assert capsys.readouterr().err.startswith("cellstate: ")
