@@ -35,6 +35,7 @@ RUN pip --python /opt/venv/bin/python install --no-cache-dir -r requirements/exp
 COPY config config
 COPY handlers handlers
 COPY export export
+COPY cellstate_series.py ./
 COPY model_store model_store
 RUN mkdir -p /out/model_store \
  && /opt/venv/bin/python -m export build model_store/*/ --store /out/model_store \
@@ -54,6 +55,7 @@ COPY LICENSE ./
 COPY config config
 COPY handlers handlers
 COPY host host
+COPY cellstate_series.py ./
 # No PYTHONPATH here, ever: it would beat the package inside the archives.
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 ORT_DISABLE_TELEMETRY=1
 USER cellstate

@@ -15,7 +15,7 @@ TYPESCRIPT := $(if $(shell command -v npm),examples/typescript/node_modules/.pac
 setup: .venv/ready
 
 # torch first and alone: it decides which build of everything else fits.
-.venv/ready: requirements/serve.txt requirements/export.txt requirements/dev.txt client/pyproject.toml pyproject.toml
+.venv/ready: requirements/serve.txt requirements/export.txt requirements/parquet.txt requirements/dev.txt client/pyproject.toml pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet $$(grep '^torch==' requirements/serve.txt)
 	$(BIN)/pip install --quiet -r requirements/dev.txt

@@ -4,18 +4,17 @@ The series runs through the exported artefact as a stream would, step by step, w
 forecast is made at every step, and compared with what came.
 """
 
-import csv
-import gzip
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from cellstate_series import SeriesFileError, number, opened
 from export.errors import CalibrationError
 from export.verify.runners import Runner
 from handlers.errors import ConfigurationError, InvalidInput
@@ -31,6 +30,7 @@ MIN_IN_BIN = 20
 MIN_FORECASTS = 100
 MAX_GAP = 10_000  # steps of a series' gap that are filled as missing
 BATCH = 256
+TIME, NAME = "time", "series"  # columns
 
 
 @dataclass(frozen=True)
@@ -69,32 +69,40 @@ def check(signature: Signature) -> None:
 
 
 def read(path: Path, signature: Signature) -> Floats:
-    """Read a series as input rows `[N, F]` from CSV, plain or gzipped: columns `time` and what is not derived, or all features.
+    """Read a series as input rows `[N, F]` from CSV or Parquet: columns `time` and what is not derived, or all features.
 
     Raises:
         CalibrationError: the file or a value cannot be read.
     """
     try:
         timeline = Timeline.of(signature)
-        with _opened(path) as file:
-            header, *lines = csv.reader(file)
-        rows = [dict(zip(header, line or [""], strict=True)) for line in lines]  # of a single column, a missing value is an empty line
         names = signature.features if timeline is None else timeline.names((*timeline.fed, *timeline.given))
-        values = np.full((len(rows), len(signature.features)), np.nan, np.float32)
-        for name in names:
-            values[:, signature.features.index(name)] = [float(row[name] or "nan") for row in rows]
-        if timeline is None or not rows:
-            return values
-        readings = [timeline.calendar.parse(row["time"], f"{path.name}:{line}") for line, row in enumerate(rows, 2)]
-        return timeline.place(values, np.array(readings, np.int64), None, MAX_GAP)[0]
-    except KeyError as e:
-        raise CalibrationError(f"{path}: no column {e}") from e
-    except (OSError, ValueError, TypeError, InvalidInput, ConfigurationError) as e:
+        return _read(path, signature.features, names, timeline)
+    except SeriesFileError as e:
+        raise CalibrationError(str(e)) from e
+    except (InvalidInput, ConfigurationError) as e:
         raise CalibrationError(f"{path}: {e}") from e
 
 
-def _opened(path: Path) -> TextIO:
-    return gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="")
+def _read(path: Path, features: Sequence[str], names: Sequence[str], timeline: Timeline | None) -> Floats:
+    lines, readings, found = list[list[float]](), list[tuple[int, int]](), set[str]()
+    with opened(path) as rows:
+        columns = [(rows.column(name), name) for name in names]
+        time = None if timeline is None else rows.column(TIME)
+        series = rows.header.index(NAME) if NAME in rows.header and NAME not in features else None
+        for where, row in rows.rows:
+            lines.append([number(row[i], where, name) for i, name in columns])
+            if timeline is not None and time is not None:
+                readings.append(timeline.calendar.parse(row[time], f"{where}: {TIME}"))
+            if series is not None:
+                found.add(row[series])
+    if len(found) > 1:
+        raise SeriesFileError(f"{path}: {len(found):,} series in column {NAME!r}; calibrate takes one: leave the rows of the others out")
+    values = np.full((len(lines), len(features)), np.nan, np.float32)
+    if not lines:
+        return values
+    values[:, [features.index(name) for name in names]] = np.array(lines, np.float64)
+    return values if timeline is None else timeline.place(values, np.array(readings, np.int64), None, MAX_GAP)[0]
 
 
 def forecasts(rows: Floats, signature: Signature, runner: Runner, initial: Floats, horizon: int) -> Forecasts:

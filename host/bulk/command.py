@@ -65,9 +65,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_common(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("file", type=Path, help=".csv or .csv.gz: series, time, and a column for each value")
+    verb.add_argument("file", type=Path, help=".csv, .csv.gz or .parquet: series, time, and a column for each value")
     verb.add_argument("--model", required=True, help="name, or name/version")
-    verb.add_argument("--series", default="series", metavar="COLUMN", help="the column of the series' names (default: series)")
+    verb.add_argument("--series", default="", metavar="COLUMN", help="the column of the series' names (default: series, if there is one)")
     verb.add_argument("--since", default="", metavar="TIME", help="leave earlier rows out")
     verb.add_argument("--key", type=Path, help="file of the API key")
     verb.add_argument("--rows", type=_positive, default=jobs.ROWS, help=f"series in one request (default: {jobs.ROWS})")

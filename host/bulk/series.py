@@ -1,21 +1,20 @@
-"""Reads series from CSV: a column for the series' name, one for the time, and one for each value."""
+"""Reads series from CSV or Parquet: a column for the series' name, one for the time, and one for each value."""
 
-import csv
-import gzip
-import math
 from array import array
 from calendar import timegm
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 import numpy.typing as npt
 
+from cellstate_series import Rows, SeriesFileError, number, opened, stem
+
 Doubles = npt.NDArray[np.float64]
 TIME = "time"
+NAME = "series"
 
 
 class SeriesError(Exception):
@@ -46,8 +45,8 @@ class Table:
     has_times: bool
 
 
-def read(path: Path, id_column: str = "series", since: str = "") -> Table:
-    """Read a file, plain or gzipped. A file without the id column is one series, named after the file.
+def read(path: Path, id_column: str = "", since: str = "") -> Table:
+    """Read a file. The names are in the id column, or in one called `series`; a file without that is one series, named after the file.
 
     Rows of different series may be mixed; those of one series are in the order of time. An empty cell was not measured. Rows before the
     time `since` are left out.
@@ -55,13 +54,11 @@ def read(path: Path, id_column: str = "series", since: str = "") -> Table:
     Raises:
         SeriesError: the file cannot be read, or a value in it.
     """
-    if path.suffix == ".parquet":
-        raise SeriesError(f'{path}: Parquet is not read; write it as CSV, with pandas: read_parquet("{path.name}").to_csv(…, index=False)')
     try:
-        with _opened(path) as file:
-            return _Reader(path, csv.reader(file), id_column, since).table()
-    except (OSError, UnicodeDecodeError, csv.Error, EOFError) as e:
-        raise SeriesError(f"{path}: {e}") from e
+        with opened(path) as rows:
+            return _Reader(rows, id_column, since).table()
+    except SeriesFileError as e:
+        raise SeriesError(str(e)) from e
 
 
 def key(text: str) -> tuple[int, bool]:
@@ -76,23 +73,19 @@ def key(text: str) -> tuple[int, bool]:
     return int(moment.astimezone(UTC).timestamp()), True
 
 
-def _opened(path: Path) -> TextIO:
-    return gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="")
-
-
 class _Reader:
     """Reads the rows of one file."""
 
-    def __init__(self, path: Path, rows: Iterator[list[str]], id_column: str, since: str) -> None:
-        header = next(rows, [])
-        self._path, self._rows, self._header = path, rows, header
-        self._id = header.index(id_column) if id_column in header else None
+    def __init__(self, rows: Rows, id_column: str, since: str) -> None:
+        self._rows, header = rows, rows.header
+        self._id = rows.column(id_column or NAME) if id_column or NAME in header else None
         self._time = header.index(TIME) if TIME in header else None
-        self._values = [i for i in range(len(header)) if i not in (self._id, self._time)]
+        self._values = [(i, name) for i, name in enumerate(header) if i not in (self._id, self._time)]
         if not self._values or len(set(header)) < len(header):
-            raise SeriesError(f"{path}: expected a header of different names with at least one column of values, got {','.join(header)!r}")
+            shown = ",".join(header)
+            raise SeriesError(f"{rows.path}: expected a header of different names with at least one column of values, got {shown!r}")
         if since and self._time is None:
-            raise SeriesError(f"{path}: no column {TIME}, so it has no rows since {since}")
+            raise SeriesError(f"{rows.path}: no column {TIME!r}, so it has no rows since {since}")
         self._with_offset: bool | None = None
         self._since = self._key(since, "--since") if since else None
         self._times: dict[str, str] = {}  # one string for each time: the series of a file share their times
@@ -100,18 +93,14 @@ class _Reader:
     def table(self) -> Table:
         """Return all series."""
         found: dict[str, Series] = {}
-        name = self._path.name.removesuffix(".gz").removesuffix(".csv")
-        for line, row in enumerate(self._rows, 2):
-            if not row:
-                row = [""]  # the only column, and nothing was measured
-            if len(row) != len(self._header):
-                raise SeriesError(f"{self._path}:{line}: {len(row)} cells, the header has {len(self._header)}")
+        name = stem(self._rows.path)
+        for where, row in self._rows.rows:
             if self._id is not None:
                 name = row[self._id]
             if name not in found:
                 found[name] = Series(name)
-            self._add(found[name], row, f"{self._path}:{line}")
-        columns = tuple(self._header[i] for i in self._values)
+            self._add(found[name], row, where)
+        columns = tuple(name for _, name in self._values)
         return Table(columns, [series for series in found.values() if series.keys], self._time is not None)
 
     def _add(self, series: Series, row: Sequence[str], where: str) -> None:
@@ -124,7 +113,7 @@ class _Reader:
                 return
             series.times.append(self._times.setdefault(text, text))
             series.keys.append(seconds)
-        series.flat.extend([self._number(row[i], where) for i in self._values])
+        series.flat.extend([number(row[i], where, name) for i, name in self._values])
 
     def _key(self, text: str, where: str) -> int:
         try:
@@ -135,12 +124,3 @@ class _Reader:
             raise SeriesError(f"{where}: {TIME}: some times have an offset and others have none")
         self._with_offset = with_offset
         return seconds
-
-    def _number(self, text: str, where: str) -> float:
-        try:
-            number = float(text) if text.strip() else math.nan
-        except ValueError as e:
-            raise SeriesError(f"{where}: expected a number or nothing, got {text[:40]!r}") from e
-        if math.isinf(number):
-            raise SeriesError(f"{where}: expected a finite number or nothing, got {text[:40]!r}")
-        return number

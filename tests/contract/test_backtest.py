@@ -9,7 +9,7 @@ import pytest
 from handlers.sessions.record import was_closed
 from tests.conftest import answer, make_service
 from tests.contract.test_distributions import probabilistic  # noqa: F401  # a fixture
-from tests.contract.test_warm import Deployment, hours, write
+from tests.contract.test_warm import Deployment, as_parquet, hours, write
 from tests.support.calibrated import calibrated, write_series
 from tests.support.requests import contents
 
@@ -62,6 +62,13 @@ def by_hand(meter, values):
                     forecast, lower, upper = (part[h][0] for part in (reply["forecast"], bounds["lower"], bounds["upper"]))
                     found.append((h, series[t + 1 + h], forecast, lower, upper, scale, series[before], ordered))
     return found
+
+
+def test_parquet_gives_the_scores_of_csv(meter, fleet, tmp_path):
+    for name, path in (("csv", fleet), ("parquet", as_parquet(fleet))):
+        options = ("--horizon", HORIZON, "--warm", WARM, "--season", SEASON, "--parallel", 1, "--json", tmp_path / f"{name}.json")
+        assert Deployment(meter).run("backtest", path, *options) == 0
+    assert (tmp_path / "csv.json").read_text() == (tmp_path / "parquet.json").read_text()
 
 
 def test_scores_by_horizon_beside_the_seasonal_naive_forecast(meter, values, fleet, tmp_path, capsys):

@@ -6,6 +6,8 @@ from threading import Lock
 
 import httpx
 import numpy as np
+import pyarrow.csv
+import pyarrow.parquet
 import pytest
 
 import host
@@ -187,6 +189,35 @@ def test_the_night_on_which_clocks_are_set_back(exported, tmp_path, monkeypatch,
     assert (session["step"], session["time"]) == (9, "2018-11-04T03:00:00-06:00")
 
 
+def as_parquet(path, series="series"):
+    """The same series in Parquet, several row groups long, its times in the type of times."""
+    table = pyarrow.csv.read_csv(path, convert_options=pyarrow.csv.ConvertOptions(column_types={"series": pyarrow.string()}))
+    pyarrow.parquet.write_table(table.rename_columns([series, *table.column_names[1:]]), path.with_suffix(".parquet"), row_group_size=50)
+    return path.with_suffix(".parquet")
+
+
+def test_parquet_is_the_same_series_as_csv(hourly, fleet, few):
+    one, other = Deployment(hourly), Deployment(hourly)
+    assert one.run("warm", fleet) == other.run("warm", as_parquet(fleet, "meter"), "--series", "meter") == 0
+    assert_same_sessions(other.store, one.store)
+    assert other.run("warm", fleet) == 0, "the same series, whatever holds them: nothing is sent twice"
+    assert_same_sessions(other.store, one.store)
+
+
+@pytest.mark.parametrize("at", [1, 5, 30])
+def test_thousands_of_series_in_parquet_are_gone_on_with(hourly, tmp_path, few, at, capsys):
+    rows = [(f"m{i:04}", time, i % 7 + k) for k, time in enumerate(hours(4)) for i in range(1_500)]
+    path, deployment = as_parquet(write(tmp_path / "many.csv", rows)), Deployment(hourly)
+    away = httpx.Response(400, json={"error": {"code": "draining", "message": "away"}})
+    deployment.host.faults.extend([None] * at + [away])
+    assert deployment.run("warm", path, "--parallel", 1) == 2
+    assert deployment.run("warm", path) == 0
+    assert "warm: 1,500 of 1,500 series" in capsys.readouterr().err
+    assert deployment.run("warm", path) == 0
+    assert "0 rows sent to 0 sessions; 1,500 had all of theirs; 0 failed" in capsys.readouterr().out
+    assert {deployment.session(f"m{i:04}")["step"] for i in range(0, 1_500, 97)} == {4}
+
+
 def test_without_times_rows_are_counted(exported, tmp_path, few):
     deployment, values = Deployment(exported("one")), ["", "1.5", "2", "", "3", "4", "5"]
     path = tmp_path / "power.csv"
@@ -233,8 +264,8 @@ def test_a_model_that_is_not_there_and_a_wrong_key_end_the_command(hourly, fleet
         ("load,load\n1,2", "different names"),
         ("time,load\nnoon,2", "a.csv:2: time: expected a time such as 2018-09-29T23:00:00, got 'noon'"),
         ("time,load\n2018-09-29,2\n2018-09-30T00:00Z,1", "a.csv:3: time: some times have an offset and others have none"),
-        ("time,load\n2018-09-29,two", "a.csv:2: expected a number or nothing, got 'two'"),
-        ("time,load\n2018-09-29,inf", "a.csv:2: expected a finite number or nothing"),
+        ("time,load\n2018-09-29,two", "a.csv:2: load: expected a number or nothing, got 'two'"),
+        ("time,load\n2018-09-29,inf", "a.csv:2: load: expected a finite number or nothing"),
         ("time,load\n2018-09-29", "a.csv:2: 1 cells, the header has 2"),
     ],
 )
@@ -247,12 +278,14 @@ def test_what_cannot_be_read_as_series(tmp_path, text, message):
 
 def test_files_that_cannot_be_read(hourly, tmp_path, capsys):
     (tmp_path / "a.csv.gz").write_text("load\n1\n")
-    for name, message in (("none.csv", "none.csv"), ("a.csv.gz", "a.csv.gz"), ("a.parquet", "write it as CSV")):
+    for name, message in (("none.csv", "none.csv"), ("a.csv.gz", "a.csv.gz"), ("a.parquet", "a.parquet")):
         assert Deployment(hourly).run("warm", tmp_path / name) == 2
         assert message in capsys.readouterr().err
     (tmp_path / "plain.csv").write_text("load\n1\n")
     assert Deployment(hourly).run("warm", tmp_path / "plain.csv", "--since", "2018-09-29") == 2
-    assert "no column time" in capsys.readouterr().err
+    assert "no column 'time'" in capsys.readouterr().err
+    assert Deployment(hourly).run("warm", tmp_path / "plain.csv", "--series", "meter") == 2
+    assert "plain.csv: no column 'meter'; its columns are 'load'" in capsys.readouterr().err
 
 
 class TestTheCommandLine:

@@ -2,6 +2,8 @@
 
 import numpy as np
 import orjson
+import pyarrow.csv
+import pyarrow.parquet
 import pytest
 
 from export import __main__ as command
@@ -31,6 +33,39 @@ def test_the_errors_of_the_forecasts_go_into_the_archive(place, series, capsys):
     intervals = signature(place, capsys)["intervals"]
     assert np.array(intervals["quantiles"]).shape == (1, len(intervals["levels"]), 5)
     assert np.array(intervals["scales"]).shape == (1, 5, len(intervals["edges"][0]) + 1)
+
+
+def test_parquet_measures_what_csv_does(place, series, capsys):  # noqa: F811
+    parquet = series.with_suffix(".parquet")
+    pyarrow.parquet.write_table(pyarrow.csv.read_csv(series), parquet)
+    found = []
+    for path in (series, parquet):
+        assert command.main([*arguments(place, calibrate=path, horizon=5, **MODEL), "--replace"]) == 0
+        found.append(signature(place, capsys)["intervals"])
+    assert found[1] == {**found[0], "series": "held-out.parquet"}
+
+
+CALENDAR = {"calendar": '{"timezone": "America/Chicago", "derived": {"temperature": {"of": "hour"}}}', "frequency": "1h"}
+
+
+@pytest.mark.parametrize(
+    ("text", "more", "message"),
+    [
+        ("power,temp\n1,2\n", {}, "bad.csv: no column 'temperature'; its columns are 'power', 'temp'"),
+        ("power,temperature\n1,2\n1,hot\n", {}, "bad.csv:3: temperature: expected a number or nothing, got 'hot'"),
+        ("power,temperature\n1,2\n1\n", {}, "bad.csv:3: 1 cells, the header has 2"),
+        ("power\n1\n", CALENDAR, "bad.csv: no column 'time'; its columns are 'power'"),
+        ("time,power\n2024-03-09T00:00,1\nnoon,2\n", CALENDAR, "bad.csv:3: time: expected a time such as 2018-09-29T23:00:00, got 'noon'"),
+        ("time,power\n2024-03-10T02:30,1\n", CALENDAR, "bad.csv:2: time: '2024-03-10T02:30' does not occur in America/Chicago"),
+        ("series,power,temperature\na,1,2\nb,1,2\n", {}, "bad.csv: 2 series in column 'series'; calibrate takes one"),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_named_with_its_line_and_column(place, text, more, message, capsys):  # noqa: F811
+    (place / "bad.csv").write_text(text)
+    assert command.main(arguments(place, calibrate=place / "bad.csv", **MODEL, **more)) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
 
 
 def test_a_calendar_goes_into_the_archive(place, capsys):  # noqa: F811
