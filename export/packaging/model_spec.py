@@ -1,7 +1,7 @@
 """Read and check `model.json`: the name, task, features and outputs of a model, which cannot be measured."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 TASKS = ("forecast", "regress", "classify")
 RENAMED = ("x", "y")  # the tensors that a model may call otherwise in the Open Inference Protocol
 TENSOR_NAME = re.compile(r"(?!.*[^_]_[0n]$)[A-Za-z0-9_.:/-]{1,64}")  # not that of a state
+OBSERVED_TIME = "time"  # a field of every observation
 OTHER_TENSORS = (  # of the protocol
     *("output", "state", "time", "times", "future", "forecast", "lower", "upper"),
     *("session", "step", "generation", "status", "error", "imputed", "parameters", "samples", "label", "probabilities"),
@@ -95,6 +96,8 @@ class ModelSpec:
             raise CheckpointError(f"features: {len(features)} names for {columns} input columns (static inputs count as columns)")
         if len(outputs) != lifted.width:
             raise CheckpointError(f"outputs: {len(outputs)} names for {lifted.width} output columns")
+        check_names("features", features)
+        check_names("outputs", outputs)
         for output, feature in self.feedback.items():
             if output not in outputs or feature not in features:
                 raise CheckpointError(f"feedback: {output!r} -> {feature!r} is not an output and a feature of this model")
@@ -114,6 +117,17 @@ class ModelSpec:
         for name in calendar.derived:
             if name not in self.features or name in self.feedback.values():
                 raise CheckpointError(f"calendar.derived: {name!r} is not a feature of this model, or feeds back")
+        if OBSERVED_TIME in self.features and OBSERVED_TIME not in calendar.derived:
+            raise CheckpointError(f"features: {OBSERVED_TIME!r} is what observations call their time; give the feature another name")
+
+
+def check_names(kind: str, names: Sequence[str]) -> None:
+    """Check that each column has a name of its own. Raises CheckpointError."""
+    for name in names:
+        if not isinstance(name, str) or not name.strip():
+            raise CheckpointError(f"{kind}: expected a text for each column, got {name!r}")
+        if names.count(name) > 1:
+            raise CheckpointError(f"{kind}: {name!r} is there twice; give each column a name of its own")
 
 
 def check_tensors(tensors: Mapping[str, str]) -> None:

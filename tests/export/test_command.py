@@ -225,6 +225,12 @@ ERRORS = {
     "an example of objects": ({"example": "objects.npy"}, "without pickled objects"),
     "a name with a path in it": ({"name": "../load"}, "name: expected"),
     "too many features": ({"features": "a,b,c"}, "3 names for 2 input columns"),
+    "two features of one name": ({"features": "a,a"}, "features: 'a' is there twice; give each column a name of its own"),
+    "a feature without a name": ({"features": "a,"}, "features: expected a text for each column, got ''"),
+    "a feature that is called as the time": (
+        {"features": "a,time", "calendar": '{"derived": {"a": {"of": "hour"}}}', "frequency": "1h"},
+        "features: 'time' is what observations call their time",
+    ),
     "too many outputs": ({"outputs": "a,b"}, "2 names for 1 output columns"),
     "tokens for numbers": ({"tokens": "9"}, "example"),
     "axes that are none": ({"axes": "FTB"}, "axes: expected one of BTF"),
