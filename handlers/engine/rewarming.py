@@ -146,9 +146,9 @@ class Rewarming:
         """Say what a session keeps."""
         if not self.steps:
             return f"off: {self.off}"
-        known = 0 if recent is None else recent.known
-        whole = ", all there were" if recent is not None and recent.begins else ""
-        return f"{known} of {self.steps} inputs{whole}"
+        if recent is None:
+            return f"0 of {self.steps} inputs{'; only observations, which have times, are kept' if self.needs_times else ''}"
+        return f"{recent.known} of {self.steps} inputs{', all there were' if recent.begins else ''}"
 
 
 def _given(timeline: Timeline | None, every: Columns) -> Columns:

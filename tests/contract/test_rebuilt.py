@@ -217,6 +217,8 @@ def test_inputs_without_times_are_not_kept_where_times_are_needed(exported):
     observed(service, flow, 0, 40)
     answer(service, step("a", 40, rows(flow)[40:41]))
     assert kept(store, "a") is None
+    described = answer(service, act("a", "describe"))["session"]["rewarm"]
+    assert described == f"0 of {rewarming(old).steps} inputs; only observations, which have times, are kept"
     observed(service, flow, 41, 44)
     assert (kept(store, "a").known, kept(store, "a").begins) == (3, False)
 
