@@ -24,7 +24,7 @@ from handlers.protocols.base import HttpRequest
 from handlers.protocols.frontend import Frontend
 from handlers.settings import AUTO, Settings
 from handlers.signature import Signature
-from tests.unit.test_cost_of_a_row import calls
+from tests.support.counting import calls
 
 SIZES, ROUNDS = (64, 256), 60
 START = np.datetime64("2018-09-01T00:00:00")
@@ -71,7 +71,7 @@ def compared(name: str, model: Path, size: int) -> None:
             work = works[str(kind)]
             assert isinstance(work, Prepared)
             work.prepare(begun + ROUNDS)
-            count = calls(partial(work, 0)) / size  # type: ignore[no-untyped-call]
+            count = calls(partial(work, 0)) / size
             record = next(len(entry.value) for _, entry in context.store.scan(b""))
             steps, (cpu, wall) = context.rewarming.steps, times[str(kind)]
             print(f"{name:<8} {size:>5} {kind!s:>13} {steps:>7} {count:>7.1f} {cpu:>9.1f} {wall:>9.1f} {record:>7}", flush=True)

@@ -5,7 +5,6 @@ The limits lie about a tenth above what was counted when they were set, with ses
 """
 
 import json
-import sys
 from contextlib import closing
 
 import numpy as np
@@ -15,6 +14,7 @@ from handlers.protocols.base import HttpRequest
 from handlers.protocols.open_inference.binary import HEADER_LENGTH
 from handlers.stores.lmdb import EmbeddedStore
 from tests.conftest import make_service
+from tests.support.counting import calls
 
 ROWS = 64
 
@@ -44,23 +44,6 @@ def tensors(x, step):
     ]
     header = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
     return [HttpRequest(header + b"".join(data for *_, data in chunks.values()), {HEADER_LENGTH: str(len(header))})]
-
-
-def calls(work):
-    """Count the calls of functions, in Python and in C, that `work` makes."""
-    count = 0
-
-    def seen(frame, event, argument):
-        nonlocal count
-        count += event in ("call", "c_call")
-
-    before = sys.getprofile()
-    sys.setprofile(seen)
-    try:
-        work()
-    finally:
-        sys.setprofile(before)
-    return count
 
 
 @pytest.mark.parametrize(
