@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cellstate import wire
-from cellstate.errors import CellstateError, DeadlineExceeded, ModelChanged, SessionNotFound, UnexpectedReply
+from cellstate.errors import CellstateError, DeadlineExceeded, ModelChanged, ModelNotFound, SessionNotFound, UnexpectedReply
 from cellstate.exchange import Caller, Exchange
 from cellstate.results import Result, SessionInfo
 from cellstate.wire import Json
@@ -22,7 +22,7 @@ class Session:
     `position` is the number of steps that the service has acknowledged to this client, None until it is known. It changes only after an
     answer has been read, so that a call that failed or was cancelled can be made again: the same request then names the same step.
     `generation` is the number of the session's rewinds; it is sent once the service has told it. A session whose state belongs to an
-    earlier version of the model goes on at that version, unless `model` names a version.
+    earlier version of the model goes on at that version until that is retired, unless `model` names a version.
     """
 
     def __init__(self, caller: Caller, model: str, id: str | None, position: int | None, create: bool) -> None:
@@ -120,11 +120,15 @@ class Session:
         """Return the request of an action."""
         return {"session": {"id": self.id, "action": action, **fields}}
 
-    def follow(self, error: ModelChanged) -> bool:
-        """Go on at the version that has the session's state; False where none is told, or `model` names a version."""
-        if error.version is None or "/" in self.model:
+    def follow(self, error: ModelChanged | ModelNotFound) -> bool:
+        """Go on at the version that has the session's state, or, where that is gone, at the default, to which its sessions were moved.
+
+        False where there is no other place to go on at, or `model` names a version.
+        """
+        version = error.version if isinstance(error, ModelChanged) else ""
+        if version is None or "/" in self.model:
             return False
-        before, self.path = self.path, wire.path(f"{self.model}/{error.version}")
+        before, self.path = self.path, wire.path(f"{self.model}/{version}" if version else self.model)
         return self.path != before
 
     def _act(self, action: str, **fields: Any) -> Exchange[Result]:
@@ -134,7 +138,7 @@ class Session:
         """Post to the model, or to the version of it that has the session's state."""
         try:
             return (yield from self._caller.post(self.path, document))
-        except ModelChanged as e:
+        except (ModelChanged, ModelNotFound) as e:
             if not self.follow(e):
                 raise
         return (yield from self._caller.post(self.path, document))
@@ -205,7 +209,7 @@ def _post_rows(caller: Caller, rows: Sequence[tuple[Session, Json]]) -> Exchange
             replies = [e] * len(here)
         for row, reply in zip(here, replies, strict=True):
             session = row[0]
-            has_moved = isinstance(reply, ModelChanged) and session.id not in answers and session.follow(reply)
+            has_moved = isinstance(reply, ModelChanged | ModelNotFound) and session.id not in answers and session.follow(reply)
             answers[session.id] = reply if isinstance(reply, CellstateError) else Result(reply)
             waiting += [row] if has_moved else []
     if refusals and not is_answered:

@@ -20,7 +20,7 @@ class Versions:
     """The handler of an `httpx.MockTransport`: versions 1.0 and 2.0 of the model `two` over one store."""
 
     def __init__(self, exported):
-        store = MemoryStore()
+        self.store = store = MemoryStore()
         models = {"1.0": exported("two"), "2.0": exported("retrained")}
         self.hosts = {version: HostInMemory("two", make_service(model, store=store)) for version, model in models.items()}
         self.default, self.paths = "1.0", []
@@ -103,9 +103,35 @@ def test_a_version_that_is_gone_touches_no_other_rows(versions, client, two):
     gone = httpx.Response(404, json={"code": 404, "type": "ModelVersionNotFoundException", "message": "no version 1.0"})
     versions.hosts["1.0"].faults.extend([gone, gone])
     results = client.batch([(old, two.sequence(1)), (new, two.sequence(1))])
-    assert [type(result).__name__ for result in results] == ["ModelNotFound", "Result"]
+    assert [type(result).__name__ for result in results] == ["ModelChanged", "Result"], "the default was asked as well"
+    assert [type(result).__name__ for result in client.batch([(old, two.sequence(1))])] == ["ModelNotFound"]
+    assert (old.position, new.position) == (3, 1)
+
+
+def test_streams_go_on_at_the_default_when_their_version_was_retired_and_their_sessions_moved(versions, client, exported, two):
+    for version, name in (("1.0", "two"), ("2.0", "retrained")):
+        versions.hosts[version] = HostInMemory("two", make_service(exported(name), store=versions.store, rewarm_steps=60))
+    x = two.sequence(9)
+    one, other, third = (client.stream("two", name) for name in "abc")
+    client.batch([(stream, x[:7]) for stream in (one, other, third)])
+    for stream in (one, other, third):  # as after `model_changed`, which they followed before they could be moved
+        stream._session.path = "/predictions/two/1.0"
+    versions.default = "2.0"
+    gone = {"code": 404, "type": "ModelVersionNotFoundException", "message": "no version 1.0"}
+    versions.hosts["1.0"] = lambda _: httpx.Response(404, json=gone)
+    versions.paths.clear()
+    results = [one.step(x[7:8]), *client.batch([(stream, x[7:8]) for stream in (other, third)]), one.step(x[8:])]
+    assert {result.model.version for result in results} == {"2.0"}
+    assert [result.session.rebuilt for result in results] == ["exact within the tolerance"] * 3 + [None]
+    assert versions.paths == ["/predictions/two/1.0", "/predictions/two"] * 2 + ["/predictions/two"]
+    assert_close(results[-1].prediction, eager.run(exported("retrained").model, x).prediction, "prediction across the retirement")
+
+
+def test_a_version_that_was_named_and_is_gone_is_an_error(versions, client, two):
+    gone = {"code": 404, "type": "ModelVersionNotFoundException", "message": "no version 1.0"}
+    versions.hosts["1.0"] = lambda _: httpx.Response(404, json=gone)
     with pytest.raises(cellstate.ModelNotFound):
-        client.batch([(old, two.sequence(1))])
+        client.stream("two/1.0", "a").step(two.sequence(1))
 
 
 def test_a_call_of_which_the_time_is_over_tries_no_other_version(versions, two):
