@@ -24,15 +24,17 @@ type Client = ReturnType<typeof connect>;
 /** Send one step of a session until it is answered. */
 async function step(client: Client, model: string, id: string, at: number, generation: number, row: number[]): Promise<Reply> {
   for (let attempt = 1; ; attempt++) {
-    const { data, error, response } = await client.POST("/predictions/{model}", {
-      params: { path: { model } },
-      body: { inputs: [row], session: { id, step: at, generation } },
-    });
-    if (data !== undefined && "model" in data) return data;
-    if (!WORTH_ANOTHER_TRY.has(response.status) || attempt === ATTEMPTS) {
-      throw new Error(`step ${at}: ${response.status} ${JSON.stringify(error)}`);
+    const answer = await client
+      .POST("/predictions/{model}", {
+        params: { path: { model } },
+        body: { inputs: [row], session: { id, step: at, generation } },
+      })
+      .catch(() => undefined); // the connection broke, and nobody knows whether the step was applied
+    if (answer?.data !== undefined && "model" in answer.data) return answer.data;
+    if (attempt === ATTEMPTS || (answer !== undefined && !WORTH_ANOTHER_TRY.has(answer.response.status))) {
+      throw new Error(`step ${at}: ${answer?.response.status ?? "no answer"} ${JSON.stringify(answer?.error)}`);
     }
-    await setTimeout(1000 * Number(response.headers.get("Retry-After") ?? 1));
+    await setTimeout(1000 * Number(answer?.response.headers.get("Retry-After") ?? 1));
   }
 }
 
