@@ -140,18 +140,22 @@ def _earlier(server: RunningServer, model: str) -> str:
 
 def _retire(options: argparse.Namespace) -> int:
     retirable = [(server, _retirable(server, options.version)) for server in _servers(options)]
+    moves = options.drain > 0 and not options.force
     if not options.force:  # without the lock: other versions may be deployed meanwhile
         deadline = time.monotonic() + options.drain
         for server, archive in retirable:
-            _wait(server, archive, deadline, moves=options.drain > 0)
+            _wait(server, archive, deadline, moves)
     with _locked(options) as servers:
         retirable = [(server, _retirable(server, options.version)) for server in servers]
         if not options.force:
             for server, archive in retirable:
-                _wait(server, archive, time.monotonic(), moves=False)
+                _wait(server, archive, time.monotonic(), moves)
         for server, archive in retirable:
             end(server, archive)
             _say(server, f"{archive.address} is retired")
+        if moves:
+            for server, archive in retirable:  # those that were stepped at that version since
+                _move(server, archive, 0)
     return 0
 
 
@@ -164,35 +168,34 @@ def _retirable(server: RunningServer, address: str) -> Archive:
 
 
 def _wait(server: RunningServer, archive: Archive, deadline: float, moves: bool) -> None:
-    """Wait until no live session needs a version, and move those to the default that can be moved, if `moves`.
+    """Wait until no live session needs a version but those that can be moved to the default, if it `moves` them.
 
-    Raises HostError when some still need it at the deadline, monotonic seconds.
+    Raises HostError when some need it at the deadline, monotonic seconds.
     """
     while count := _count(server, archive):
+        why = ""
         if moves:
-            found = _move(server, archive)
-            moves = found is not None
-            if found:
-                continue
+            count, why = _move(server, archive, count)
+            if not count:
+                return
         if time.monotonic() >= deadline:
             raise HostError(
-                f"{server.folder}: {count} live sessions have the state of {archive.address}: close them, move them or wait for them with "
-                f"--drain SECONDS, or give them up with --force"
+                f"{server.folder}: {count} live sessions have the state of {archive.address}{why}: close them, move them or wait for them "
+                f"with --drain SECONDS, or give them up with --force"
             )
         time.sleep(min(POLL, max(0.0, deadline - time.monotonic())))
 
 
-def _move(server: RunningServer, archive: Archive) -> int | None:
-    """Let the default version rebuild the states of another version's sessions; return of how many, None where it cannot."""
+def _move(server: RunningServer, archive: Archive, count: int) -> tuple[int, str]:
+    """Move sessions of a version to the default version; return how many of `count` cannot be moved, and why where none can."""
     default = served_version(server, f"{archive.name}/{server.management.default_version(archive.name)}")
     try:
-        count = move(server.description.sessions, archive, default)
+        moved, left = move(server.description.sessions, archive, default)
     except HostError as e:
-        _say(server, f"sessions of {archive.address} cannot be moved ({e}); waiting for them to end")
-        return None
-    if count:
-        _say(server, f"{count} sessions of {archive.address} were moved to {default.address}")
-    return count
+        return count, f" and cannot be moved ({e})"
+    if moved:
+        _say(server, f"{moved} sessions of {archive.address} were moved to {default.address}")
+    return left, f", with too few inputs for {default.address}"
 
 
 def _count(server: RunningServer, archive: Archive) -> int:

@@ -24,10 +24,10 @@ from host.ports import HostError
 BATCH = 256  # sessions moved in one commit
 
 
-def move(url: str, old: Archive, new: Archive) -> int:
-    """Move live sessions in the store at `url` from one version to another, by compare-and-set, and return how many were moved.
+def move(url: str, old: Archive, new: Archive) -> tuple[int, int]:
+    """Move live sessions in the store at `url` from one version to another, by compare-and-set.
 
-    A session that a server changes meanwhile stays for the next call, and one without enough inputs stays.
+    Return how many were moved, and how many cannot be. A session that a server changes meanwhile is neither: it stays for the next call.
 
     Raises:
         HostError: the store or the archive cannot be opened, or the model fails.
@@ -39,7 +39,8 @@ def move(url: str, old: Archive, new: Archive) -> int:
             prefix, now = f"{new.name}/".encode(), time.time()
             sessions = (Session.read(key, entry) for key, entry in context.store.scan(prefix))
             keys = [session.key for session in sessions if session.record is not None and session.record.state.digest == old.state_digest]
-            return sum(_move_some(context, keys[i : i + BATCH], now) for i in range(0, len(keys), BATCH))
+            counts = [_move_some(context, keys[i : i + BATCH], old.state_digest, now) for i in range(0, len(keys), BATCH)]
+            return sum(moved for moved, _ in counts), sum(left for _, left in counts)
     except (CellstateError, BackendError) as e:
         raise HostError(str(e)) from e
 
@@ -56,13 +57,15 @@ def _opened(url: str, archive: Archive) -> Iterator[ServiceContext]:
         yield ServiceContext(open_backend(folder, signature, settings), signature, store, settings)
 
 
-def _move_some(context: ServiceContext, keys: Sequence[bytes], now: float) -> int:
+def _move_some(context: ServiceContext, keys: Sequence[bytes], digest: bytes, now: float) -> tuple[int, int]:
     read = [Session.read(key, entry) for key, entry in zip(keys, context.store.get_many(keys), strict=True) if entry is not None]
-    sessions = [(session, session.record) for session in read if session.record is not None]
-    changes = []
+    sessions = [(session, session.record) for session in read if session.record is not None and session.record.state.digest == digest]
+    changes, left = [], 0
     for (session, record), after in zip(sessions, moved(context, [record for _, record in sessions], now), strict=True):
-        if after is not None:
-            parts = changed_parts(after, record.stored) if record.stored else None
-            entry = Entry(session.entry.version + 1, session.entry.purge_at, after.encode())
-            changes.append(Change(session.key, session.entry.version, entry, parts))
-    return sum(context.store.commit_many(changes)) if changes else 0
+        if after is None:
+            left += session.column(now) == "live"
+            continue
+        parts = changed_parts(after, record.stored) if record.stored else None
+        entry = Entry(session.entry.version + 1, session.entry.purge_at, after.encode())
+        changes.append(Change(session.key, session.entry.version, entry, parts))
+    return sum(context.store.commit_many(changes)) if changes else 0, left

@@ -62,9 +62,9 @@ def _differences(runner: Runner, windows: Tensor, begun: Sequence[Sequence[Tenso
     count, kinds = len(windows), len(begun)
     states = [torch.cat(parts, 1) for parts in zip(*begun, strict=True)]
     apart = []
-    x = windows.repeat(kinds, *[1] * (windows.dim() - 1))
     for step in range(LIMIT):
-        y, _, *states = runner(x[:, step : step + 1].contiguous(), states)
+        x = windows[:, step : step + 1].repeat(kinds, *[1] * (windows.dim() - 1))
+        y, _, *states = runner(x, states)
         found = [y.flatten(0, -2), *[state.transpose(0, 1) for state in states]]
         apart.append(max(_apart(tensor, count) for tensor in found))
     return apart

@@ -14,13 +14,16 @@ from handlers.sessions.machine import Phase
 from handlers.sessions.record import Record
 from handlers.sessions.state import State
 
+OTHERS = (Phase.REWARMABLE, Phase.MISMATCH)  # live, with the state of another version, be it a lower or a higher one
+
 
 def moved(context: ServiceContext, records: Sequence[Record], now: float) -> list[Record | None]:
     """Return what is to be written for each session, None for one that this model cannot rebuild. `now` is seconds since the epoch.
 
     The last answer stays, so that a repeated step is answered from the record; earlier states do not, for they are of another model.
     """
-    chosen = [i for i, record in enumerate(records) if context.rules.phase(record, now) is Phase.REWARMABLE]
+    rules = context.rules
+    chosen = [i for i, record in enumerate(records) if rules.phase(record, now) in OTHERS and rules.can_rebuild(record)]
     result: list[Record | None] = [None] * len(records)
     if not chosen:
         return result

@@ -145,10 +145,13 @@ class PhaseRules(Struct, frozen=True):
         return Phase.REWARMABLE if self._rewarmable(record) else Phase.MISMATCH
 
     def _rewarmable(self, record: Record) -> bool:
+        takes_turns = version_order(record.version) > version_order(self.version)  # with another version over the same store
+        return not takes_turns and self.can_rebuild(record)
+
+    def can_rebuild(self, record: Record) -> bool:
+        """Whether this model can rebuild a session's state from its recent inputs, whichever version made it."""
         recent = record.state.recent
         if not self.rewarm_steps or recent is None or not recent.covers(self.rewarm_steps):
-            return False
-        if version_order(record.version) > version_order(self.version):  # two versions over one store must not take turns
             return False
         if recent.layout != UNKNOWN:
             return recent.layout in self.layouts

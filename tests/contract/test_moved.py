@@ -51,6 +51,11 @@ def served(model, url, *requests, **settings):
         return [answer(service, request) for request in requests]
 
 
+def refused(model, url, request):
+    with closing(open_store(Settings(store=url))) as store:
+        return refusal(make_service(model, store=store, clock=time.time), request)[:2]
+
+
 def stream(model, url, id, x, **settings):
     return served(model, url, *(step(id, at, x[at : at + 7]) for at in range(0, len(x), 7)), **settings)
 
@@ -93,7 +98,7 @@ def test_a_retired_version_leaves_its_sessions_to_the_default_on_every_server(ol
 def test_a_session_that_was_moved_answers_its_last_step_again_and_can_be_moved_on(old, new, url):
     x = old.sequence(50)
     *_, last = stream(old, url, "a", x, keep_versions=3)
-    assert moving.move(url, read(old.built.archive), read(new.built.archive)) == 1
+    assert moving.move(url, read(old.built.archive), read(new.built.archive)) == (1, 0)
     [again, forecast] = served(new, url, step("a", 49, x[49:]), step("a", 50, x[:1], horizon=3, commit=False), keep_versions=3)
     assert (again["session"]["replayed"], again["prediction"]) == (True, last["prediction"])
     assert_close(forecast["forecast"], eager.rollout(new.model, [*x, x[0]], 3, None), "the forecast")
@@ -116,15 +121,37 @@ def test_what_cannot_be_moved_is_waited_for(old, new, url, tmp_path, capsys):
         assert retire(tmp_path, servers, "--drain", "0.1") == 2
         said = capsys.readouterr()
         assert "1 sessions of meter/1.0 were moved to meter/2.0" in said.out
-        assert "1 live sessions have the state of meter/1.0" in said.err
+        assert "1 live sessions have the state of meter/1.0, with too few inputs for meter/2.0: " in said.err
         assert servers["a"].versions.keys() == {"meter/1.0", "meter/2.0"}
         served(old, url, act("before", "close"))
         assert retire(tmp_path, servers, "--drain", "0.1") == 0
 
 
-def test_a_lower_version_takes_no_sessions(old, new, url):
-    stream(new, url, "a", old.sequence(50))
-    assert moving.move(url, read(new.built.archive), read(old.built.archive)) == 0
+def test_after_a_rollback_the_sessions_are_moved_back(old, new, url, tmp_path, capsys):
+    """Though a lower version takes none by itself. One that is stepped at the version meanwhile is moved when that is gone."""
+    streams = {id: old.sequence(50, seed=i) for i, id in enumerate("ab")}
+    for id, x in streams.items():
+        stream(new, url, id, x)
+    [(status, code)] = {refused(old, url, step(id, 50, x[:1])) for id, x in streams.items()}
+    assert (status, code) == (409, "model_changed")
+    with ExitStack() as stack:
+        servers = fleet(tmp_path, stack, url, ("run",), new.built.archive, old.built.archive)
+        unregister = servers["run"].answer
+
+        def stepped_before(method, target):
+            if method == "DELETE":
+                assert served(new, url, step("b", 50, streams["b"][:1]))[0]["session"]["rewarmed"] is True
+            return unregister(method, target)
+
+        servers["run"].answer = stepped_before
+        assert main(["retire", "meter:2.0", "--drain", "5", "--server", str(tmp_path / "run")]) == 0
+        assert servers["run"].versions.keys() == {"meter/1.0"}
+    said = capsys.readouterr().out
+    assert "2 sessions of meter/2.0 were moved to meter/1.0" in said
+    assert "1 sessions of meter/2.0 were moved to meter/1.0" in said
+    for id, x in (("a", streams["a"]), ("b", [*streams["b"], streams["b"][0]])):
+        [reply] = served(old, url, step(id, len(x), streams[id][:1]))
+        assert_close(reply["prediction"], eager.run(old.model, [*x, streams[id][0]]).prediction, "the stream under the version of before")
 
 
 def test_sessions_of_every_tenant_are_moved(old, new, url):
@@ -134,7 +161,7 @@ def test_sessions_of_every_tenant_are_moved(old, new, url):
         [(key, entry)] = store.scan(b"")
         other = key.replace(b"meter/a", b"meter/" + TENANT.encode() + b":a")
         assert store.commit_many([Change(other, None, Entry(1, entry.purge_at, entry.value))]) == [True]
-    assert moving.move(url, read(old.built.archive), read(new.built.archive)) == 2
+    assert moving.move(url, read(old.built.archive), read(new.built.archive)) == (2, 0)
 
 
 def test_a_session_that_a_server_changes_meanwhile_is_left_for_the_next_look(old, new, url, monkeypatch):
@@ -149,7 +176,7 @@ def test_a_session_that_a_server_changes_meanwhile_is_left_for_the_next_look(old
 
     monkeypatch.setattr(EmbeddedStore, "commit_many", overtaken)
     archives = read(old.built.archive), read(new.built.archive)
-    assert [moving.move(url, *archives) for _ in range(2)] == [0, 1]
+    assert [moving.move(url, *archives) for _ in range(2)] == [(0, 0), (1, 0)]
     [reply] = served(new, url, step("a", 51, x[:1]))
     assert_close(reply["prediction"], eager.run(new.model, [*x, x[0]]).prediction, "no step was lost")
 
@@ -178,4 +205,4 @@ def test_a_session_whose_rebuilt_state_is_no_number_stays(old, new, url, monkeyp
         return replace(found, finite=[False] * len(found.finite))
 
     monkeypatch.setattr(batching, "run", broken)
-    assert moving.move(url, read(old.built.archive), read(new.built.archive)) == 0
+    assert moving.move(url, read(old.built.archive), read(new.built.archive)) == (0, 1)

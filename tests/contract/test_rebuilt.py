@@ -9,10 +9,12 @@ from datetime import datetime, timedelta
 import numpy as np
 import pytest
 
+from handlers.engine.moving import moved
 from handlers.engine.rewarming import EXACT, Rewarming
 from handlers.forecasting.observations import Timeline
 from handlers.sessions.record import Record
 from handlers.settings import Settings
+from handlers.stores.base import Change, Entry
 from handlers.stores.memory import MemoryStore
 from tests.conftest import answer, ask, assert_close, difference, make_service, refusal
 from tests.support import eager
@@ -207,6 +209,27 @@ def test_of_a_stream_with_times_only_what_does_not_follow_from_them_is_kept(expo
     reply = observed(make_service(new, store=store), flow, length, length + 1)
     assert reply["session"]["rebuilt"] == EXACT
     assert_close(reply["prediction"], eager.run(new.model, rows(flow)).prediction, "the rebuilt stream")
+
+
+def test_a_stream_with_times_is_moved_without_a_step(exported):
+    """Its time, its inputs and what it expects next are those of the stream under the new version."""
+    old, new = timed(exported("road")), timed(exported("road-2"))
+    store, flow = MemoryStore(), np.random.default_rng(3).normal(3, 0.5, 130).astype(np.float32)
+    observed(make_service(old, store=store), flow, 0, 120)
+    context = make_service(new, store=store).frontend.service.context
+    [(key, entry)] = store.scan(b"")
+    record = Record.decode(entry.value)
+    [after] = moved(context, [record], record.created_at)
+    assert after is not None
+    assert store.commit_many([Change(key, entry.version, Entry(entry.version + 1, entry.purge_at, after.encode()))]) == [True]
+    reply = observed(make_service(new, store=store), flow, 120, 121)
+    assert "rewarmed" not in reply["session"]
+    assert_close(reply["prediction"], eager.run(new.model, rows(flow[:121])).prediction, "the moved stream")
+    gap = answer(make_service(new, store=store), act("a", "describe"))["session"]
+    assert (gap["time"], gap["rewarm"]) == (
+        (START + timedelta(hours=120)).isoformat(),
+        f"{rewarming(new).steps} of {rewarming(new).steps} inputs",
+    )
 
 
 def test_inputs_without_times_are_not_kept_where_times_are_needed(exported):
