@@ -44,7 +44,7 @@ def _input() -> Schema:
         "name": text("`x`, or another of the tensors that docs/open-inference.md names.", minLength=1),
         "shape": _shape(1),
         "datatype": choice(DATATYPES),
-        "parameters": size | {"additionalProperties": ELEMENT_PARAMETER},
+        "parameters": size | {"type": ["object", "null"], "additionalProperties": ELEMENT_PARAMETER},
         "data": ref("TensorData"),
     }
     return record({name: properties[name] for name in INPUT_FIELDS}, ["name", "shape", "datatype"])
@@ -54,7 +54,7 @@ ELEMENT_PARAMETER: Schema = {"type": ["string", "number", "boolean"]}
 
 
 def _requested_output() -> Schema:
-    flags = {"type": "object", "properties": {"binary_data": BOOLEAN}, "additionalProperties": ELEMENT_PARAMETER}
+    flags = {"type": ["object", "null"], "properties": {"binary_data": BOOLEAN}, "additionalProperties": ELEMENT_PARAMETER}
     properties: dict[str, Schema] = {"name": TEXT | {"minLength": 1}, "parameters": flags}
     return record({name: properties[name] for name in OUTPUT_FIELDS}, ["name"])
 
@@ -83,7 +83,7 @@ def _request() -> Schema:
         "id": {"type": ["string", "null"], "minLength": 1, "maxLength": MAX_ID, "description": "Echoed."},
         "model_name": TEXT | {"description": "Taken and not used: the path names the model."},
         "model_version": {"type": ["string", "null"], "minLength": 1, "description": "Refused where another version would answer."},
-        "parameters": ref("InferParameters"),
+        "parameters": one_of(ref("InferParameters"), {"type": "null"}),
         "inputs": array(ref("InferInput"), least=1),
         "outputs": {"type": ["array", "null"], "items": ref("InferRequestedOutput")},
     }

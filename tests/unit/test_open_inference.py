@@ -94,8 +94,9 @@ def test_a_header_that_is_the_whole_body_has_no_raw_bytes():
 # The rest of a request.
 
 
-def test_what_a_request_leaves_out_has_its_default():
-    request = as_json()
+@pytest.mark.parametrize("nulls", [{}, {"id": None, "parameters": None, "outputs": None, "inputs": [X | {"parameters": None}]}])
+def test_what_a_request_leaves_out_or_is_null_has_its_default(nulls):
+    request = as_json(**nulls)
     assert (request.outputs, request.binary_outputs, request.parameters, request.id) == ([], False, {}, None)
 
 
@@ -104,7 +105,7 @@ def test_outputs_parameters_and_id_are_read():
         id="7",
         model_name="m",
         parameters={"sequence_id": 5, "sequence_start": True, "binary_data_output": True, "note": "a", "part": 0.5},
-        outputs=[{"name": "y"}, {"name": "h_n", "parameters": {"binary_data": False}}],
+        outputs=[{"name": "y", "parameters": None}, {"name": "h_n", "parameters": {"binary_data": False}}],
     )
     assert request.id == "7"
     assert request.parameters == {"sequence_id": 5, "sequence_start": True, "note": "a", "part": 0.5}

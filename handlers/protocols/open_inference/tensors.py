@@ -175,7 +175,9 @@ def _objects(value: Any, where: str, expected: str) -> list[dict[str, Any]]:
 
 
 def _parameters(document: Mapping[str, Any], where: str) -> Parameters:
-    value = document.get("parameters", {})
+    value = document.get("parameters")
+    if value is None:  # as clients send it whose types have every field
+        return {}
     if not isinstance(value, dict) or not all(isinstance(item, str | int | float) for item in value.values()):
         raise InvalidInput(f"{where}: expected an object of strings, numbers and booleans")
     return value
