@@ -169,4 +169,4 @@ def _retry_after(value: str | None) -> float | None:
 
 
 def _excerpt(content: bytes) -> str:
-    return repr(content[:200].decode(errors="replace"))
+    return repr(content[:200].decode(errors="replace")) if content else "an answer without a body"

@@ -195,6 +195,13 @@ def test_what_cannot_succeed_is_raised_at_once(answer, kind):
     assert len(draw.sent) == 1
 
 
+def test_an_error_without_a_body_says_so():
+    """As TorchServe's own for a body over its limit."""
+    with pytest.raises(errors.TooLarge, match="413 too_large: an answer without a body") as raised:
+        Draw().post(Response(413, {}, b""))
+    assert "Send fewer steps" in raised.value.remedy
+
+
 def test_a_redirection_says_where_to():
     with pytest.raises(errors.HostError, match=r"307 host_error: redirected to https://elsewhere\.test/: give the client"):
         Draw().post(Response(307, {"location": "https://elsewhere.test/"}, b"<html>"))
