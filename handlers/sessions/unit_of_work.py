@@ -1,6 +1,6 @@
 """The sessions that one attempt at a batch touches: read together, changed in memory, and committed together by compare-and-set."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -146,21 +146,22 @@ class UnitOfWork:
         Raises:
             StoreUnavailable: the store failed; sessions committed until then are no longer `changed`.
         """
-        waiting, lost = list(self._changed.values()), set[str]()
-        while waiting or self._encoded:
+        waiting, encoded, lost = list(self._changed.values()), self._encoded, set[str]()
+        while waiting or encoded:
             names = {session.name for session in waiting} if self._has_copies else ()
             ready = [session for session in waiting if session.copied_from not in names]
             waiting = [session for session in waiting if session.copied_from in names]
             lost.update([session.name for session in ready if session.copied_from in lost])
-            self._commit([session for session in ready if session.name not in lost], lost)
+            self._commit(encoded, [session for session in ready if session.name not in lost], lost)
+            encoded = {}
         return lost
 
-    def _commit(self, sessions: Sequence[LoadedSession], lost: set[str]) -> None:
-        """Commit sessions, and all those that are encoded; add the names of those that lost."""
-        names = [*self._encoded, *[session.name for session in sessions]]
-        applied = self._store.commit_many([*self._encoded.values(), *self._changes(sessions)])
+    def _commit(self, encoded: Mapping[str, Change], sessions: Sequence[LoadedSession], lost: set[str]) -> None:
+        """Commit encoded sessions and others; add the names of those that lost, which stay `changed`."""
+        names = [*encoded, *[session.name for session in sessions]]
+        applied = self._store.commit_many([*encoded.values(), *self._changes(sessions)])
         lost.update([name for name, done in zip(names, applied, strict=True) if not done])
-        self._encoded = {}
+        self._encoded = {name: self._encoded[name] for name in lost.intersection(self._encoded)}
         for session in sessions:
             if session.name not in lost:
                 del self._changed[session.name]

@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from handlers.engine import usual_steps
+from handlers.errors import StoreUnavailable
 from handlers.inference import batching
 from handlers.inference.backends.base import BackendError
 from handlers.protocols.base import HttpRequest
@@ -19,7 +20,7 @@ from tests.conftest import STREAMING, Clock, ask, assert_close, difference, make
 from tests.support import eager
 from tests.support.faulty_store import AFTER, BEFORE, Faulty, insist, once
 from tests.support.open_inference_client import infer, texts
-from tests.support.requests import position, step
+from tests.support.requests import act, position, step
 from tests.support.store_wrappers import Overtaken
 
 SESSIONS = 24
@@ -278,6 +279,23 @@ def test_a_session_that_another_worker_changed_first_is_tried_again(two, togethe
     assert [status for status, _ in replies] == [200, 409] + [200] * (SESSIONS - 2)
     assert replies[0][1]["session"]["replayed"] is True
     assert {position(service, f"s{i}") for i in range(SESSIONS)} == {2}
+
+
+def test_a_step_that_lost_is_not_answered_when_a_later_part_of_the_commit_fails(two, together):
+    """A fork of a session that the batch has moved is committed after the rest, and fails here."""
+    store = MemoryStore()
+    x, begin = two.sequence(2), make_service(two, store=store)
+    ask(begin, *steps(two, 0), step("z", 0, x[:1]))
+
+    def away():
+        raise StoreUnavailable("store: away")
+
+    overtaken = Overtaken(store, lambda: ask(begin, step("s0", 1, two.sequence(1, seed=77))), away)
+    batch = [*steps(two, 1), step("z", 1, x[1:], **{"return": ["h_n"]}), act("z", "fork", to="y")]
+    first, *others, stepped, forked = ask(make_service(two, store=overtaken), *batch)
+    assert (first[0], first[1]["error"]["code"]) == (503, "store_unavailable"), first
+    assert {status for status, _ in [*others, stepped]} == {200}
+    assert (forked[0], forked[1]["error"]["code"]) == (503, "store_unavailable"), forked
 
 
 def test_two_steps_of_one_session_in_a_batch_are_applied_in_their_order(two, begun, together):
