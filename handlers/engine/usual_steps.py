@@ -39,10 +39,9 @@ def serve(batch: Batch, tasks: Sequence[Task], deadline: float) -> Sequence[Task
     try:
         _serve(batch, usual, deadline)
     except (BackendError, TooLarge):
-        return tasks  # which of the steps is to blame is found where each is served by itself
+        pass  # which of the steps is to blame is found where each is served by itself
     except Exception:
         log.exception("internal_error")
-        return tasks
     return [task for task in tasks if task.reply is None]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from xxhash import xxh3_64_digest, xxh3_64_intdigest
+from xxhash import xxh3_64_intdigest
 
 from handlers.arrays import Array, Floats
 from handlers.sessions.recent import KINDS
@@ -28,16 +28,16 @@ def read_alike(values: Sequence[bytes | None]) -> tuple[list[int], Array]:
     if layout is None:
         return [], np.empty(0)
     rows = np.frombuffer(data, [("record", layout), ("checksum", ">u8")])
-    alike = _alike(rows["record"]) & (rows["checksum"] == _checksums(data, length))
+    alike = _alike(rows["record"]) & (rows["checksum"] == _checksums(memoryview(data), length))
     if alike.all():
         return chosen, rows["record"]
     return [i for i, is_alike in zip(chosen, alike.tolist(), strict=True) if is_alike], rows["record"][alike]
 
 
-def _checksums(data: bytes, length: int) -> npt.NDArray[np.uint64]:
-    parts = memoryview(data)
-    stops = range(length - CHECKSUM_BYTES, len(data), length)
-    return np.array([xxh3_64_intdigest(parts[stop + CHECKSUM_BYTES - length : stop]) for stop in stops], np.uint64)
+def _checksums(data: memoryview, length: int) -> npt.NDArray[np.uint64]:
+    """Return the checksum of each of the records in `data`, which take `length` bytes with it."""
+    size = length - CHECKSUM_BYTES
+    return np.array([xxh3_64_intdigest(data[start : start + size]) for start in range(0, len(data), length)], np.uint64)
 
 
 def _alike(rows: Array) -> npt.NDArray[np.bool_]:
@@ -60,7 +60,8 @@ class NewRecords:
         body = example.encode()[:-CHECKSUM_BYTES]
         layout = _layout(body)
         assert layout is not None  # the example is the record of a step
-        self.rows: Array = np.empty(count, layout)
+        self._values: Array = np.empty(count, [("record", layout), ("checksum", ">u8")])
+        self.rows: Array = self._values["record"]
         self.rows[:] = np.frombuffer(body, layout)[0]
 
     def floats(self, name: str, shape: tuple[int, ...]) -> Floats:
@@ -69,14 +70,14 @@ class NewRecords:
         assert fields is not None
         kind, offset = fields[name][:2]
         start = offset + kind.itemsize - 4 * int(np.prod(shape))
-        strides = (self.rows.itemsize, *np.empty(shape, np.float32).strides)
-        return np.ndarray((len(self.rows), *shape), "<f4", self.rows.data, start, strides)
+        strides = (self._values.itemsize, *np.empty(shape, np.float32).strides)
+        return np.ndarray((len(self.rows), *shape), "<f4", self._values.data, start, strides)
 
     def encode(self) -> list[bytes]:
         """Encode the records, each as `Record.encode` does."""
-        data, size = self.rows.tobytes(), self.rows.itemsize
-        bodies = [data[start : start + size] for start in range(0, len(data), size)]
-        return [body + xxh3_64_digest(body) for body in bodies]
+        size, data = self._values.itemsize, memoryview(self._values).cast("B")
+        self._values["checksum"] = _checksums(data, size)
+        return [bytes(data[start : start + size]) for start in range(0, len(data), size)]
 
 
 def _layout(body: bytes) -> np.dtype[Any] | None:
