@@ -75,7 +75,7 @@ class NewRecords:
 
     def encode(self) -> list[bytes]:
         """Encode the records, each as `Record.encode` does."""
-        size, data = self._values.itemsize, memoryview(self._values).cast("B")
+        size, data = self._values.itemsize, self._values.data.cast("B")
         self._values["checksum"] = _checksums(data, size)
         return [bytes(data[start : start + size]) for start in range(0, len(data), size)]
 
