@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--store", type=Path, default=Path("model_store"), help="where the archives go (default: model_store)")
     build.add_argument("--replace", action="store_true", help="replace the archive of a version that exists with other contents")
     build.add_argument("--config", type=Path, help="TorchServe's settings of the model (default: config/model-config.yaml)")
-    build.add_argument("--calibrate", type=Path, help="CSV of a series that training did not see: forecasts get intervals")
+    build.add_argument("--calibrate", type=Path, help="CSV or Parquet of a series that training did not see: forecasts get intervals")
     build.add_argument("--horizon", type=int, default=24, help="with --calibrate: how many steps ahead errors are measured (default: 24)")
     build.add_argument(
         "--season", type=int, default=1, help="with --calibrate: steps after which a naive forecast repeats a value (default: 1)"
@@ -137,7 +137,7 @@ def _build(options: argparse.Namespace) -> int:
         for artefact, why in built.signature["skipped"].items():
             print(f"  {artefact} skipped: {why}")
         if measured := built.signature.get("intervals"):
-            print(f"  intervals: from {measured['forecasts']:,} forecasts of {measured['series']}; {'; '.join(measured['covered'])}")
+            print(f"  {_measured(measured)}")
         for line in _distributions(built.signature):
             print(f"  distribution: {line}")
         reason = built.signature["streaming"]["reason"]
@@ -220,6 +220,12 @@ def _memory(measured: dict[str, Any]) -> str:
     if measured["steps"] is None:
         return f"longer than {measured['limit']} steps: more inputs than that are needed to rebuild the state of a stream"
     return f"{measured['steps']} steps, from which on streams that began from different states agree within {measured['tolerance']:.0e}"
+
+
+def _measured(intervals: dict[str, Any]) -> str:
+    if "forecasts" in intervals:
+        return f"intervals: from {intervals['forecasts']:,} forecasts of {intervals['series']}; {'; '.join(intervals['covered'])}"
+    return f"scores: beside the value {intervals['season']} steps before in {intervals['series']}"
 
 
 def _distributions(document: dict[str, Any]) -> list[str]:

@@ -18,6 +18,7 @@ from cellstate_series import SeriesFileError, number, opened
 from export.errors import CalibrationError
 from export.verify.runners import Runner
 from handlers.errors import ConfigurationError, InvalidInput
+from handlers.forecasting.distributions import distributions
 from handlers.forecasting.observations import Timeline
 from handlers.signature import Signature
 
@@ -46,7 +47,7 @@ class Forecasts:
 
 
 def calibrate(path: Path, signature: Signature, runner: Runner, initial: Floats, horizon: int, season: int = 1) -> dict[str, Any]:
-    """Return the `intervals` of the signature, measured on the series in `path`.
+    """Return the `intervals` of the signature, measured on the series in `path`; of a model of distributions only what MASE is relative to.
 
     `initial` is the state of a new stream, `[S]`. `season` is after how many steps the naive forecast repeats a value.
 
@@ -55,17 +56,23 @@ def calibrate(path: Path, signature: Signature, runner: Runner, initial: Floats,
     """
     check(signature)
     rows = read(path, signature)
+    if signature.distribution:
+        return {"series": path.name, **_naive(rows, signature, season)}
     made = forecasts(rows, signature, runner, initial, horizon)
     tables = fitted(made)
     return {"series": path.name, "forecasts": len(made.values), "covered": covered(made), **tables, **_naive(rows, signature, season)}
 
 
 def check(signature: Signature) -> None:
-    """Check that every output of the model comes true in its inputs. Raises CalibrationError."""
-    if signature.distribution:
-        raise CalibrationError("calibrate, distribution: a model of distributions has intervals of its own; leave one of the two out")
-    if not signature.streaming or set(signature.feedback) != set(signature.outputs):
+    """Check that every prediction of the model comes true in its inputs. Raises CalibrationError."""
+    if not signature.streaming or {signature.outputs[output] for output in _predicted(signature)} != set(signature.feedback):
         raise CalibrationError("calibrate: the model must stream, and each of its outputs feed back: what does not is never observed")
+
+
+def _predicted(signature: Signature) -> Sequence[int]:
+    """Return the outputs that are predictions, in the order of their series."""
+    known = distributions(signature)
+    return [distribution.prediction for distribution in known] if known else range(len(signature.outputs))
 
 
 def read(path: Path, signature: Signature) -> Floats:
@@ -187,10 +194,11 @@ def fitted(made: Forecasts) -> dict[str, Any]:
 
 
 def _naive(rows: Floats, signature: Signature, season: int) -> dict[str, Any]:
-    """Return the mean absolute error `[O]` of the seasonal naive forecast, which scores are relative to."""
-    values = rows[:, [feature for _, feature in sorted(signature.feedback_columns)]].astype(np.float64)
+    """Return the mean absolute error of the seasonal naive forecast of each series, which scores are relative to."""
+    fed = dict(signature.feedback_columns)
+    values = rows[:, [fed[output] for output in _predicted(signature)]].astype(np.float64)
     errors = np.abs(values[season:] - values[:-season])
-    if not (~np.isnan(errors)).any(axis=0).all():
+    if not len(errors) or not (~np.isnan(errors)).any(axis=0).all():
         raise CalibrationError(f"calibrate: no two measurements lie {season} steps apart (season)")
     return {"season": season, "naive": np.maximum(np.nanmean(errors, axis=0), 1e-12).tolist()}
 

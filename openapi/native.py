@@ -180,7 +180,7 @@ def _scores() -> Schema:
             "drifts": integer(),
         },
         ["steps", "drift", "drifts"],
-        "How well a calibrated model predicts this session.",
+        "How well a model that was calibrated, or predicts distributions, predicts this session.",
     )
 
 

@@ -34,7 +34,7 @@ class SessionInfo:
     model_digest: str | None = None  # of `describe`: the model that made the state
     rewarm: str | None = None  # of `describe`: how many inputs the session has to be rebuilt from, or why it keeps none
     time: str | None = None  # of `describe`: of the last step, in ISO 8601; of a stream that has times
-    scores: Mapping[str, Any] | None = None  # of `describe`: of the session's own predictions; of a calibrated model
+    scores: Mapping[str, Any] | None = None  # of `describe`: of its own predictions; of a calibrated model, or one of distributions
 
     @classmethod
     def parse(cls, value: Any) -> "SessionInfo":

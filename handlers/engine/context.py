@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from handlers.engine.rewarming import Rewarming
-from handlers.forecasting.distributions import distributions
 from handlers.forecasting.intervals import Intervals
 from handlers.forecasting.observations import Timeline
+from handlers.forecasting.predictive import Predictive
+from handlers.forecasting.scoring import Judge
 from handlers.inference.backends.base import Backend
 from handlers.metrics import Telemetry
 from handlers.sessions.machine import PhaseRules
@@ -32,7 +33,7 @@ class ServiceContext:
     telemetry: Telemetry = field(default_factory=Telemetry)
 
     def __post_init__(self) -> None:
-        _ = self.timeline, self.intervals, self.rewarming, distributions(self.signature)  # what is wrong in them refuses to start
+        _ = self.timeline, self.judge, self.rewarming  # what is wrong in them refuses to start
 
     @cached_property
     def timeline(self) -> Timeline | None:
@@ -43,6 +44,11 @@ class ServiceContext:
     def intervals(self) -> Intervals | None:
         """Gives forecasts their intervals; None for a model that was not calibrated."""
         return Intervals.of(self.signature)
+
+    @cached_property
+    def judge(self) -> Judge | None:
+        """Scores the predictions of sessions; None for a model of points that was not calibrated."""
+        return self.intervals or Predictive.of(self.signature)
 
     @cached_property
     def rewarming(self) -> Rewarming:
@@ -62,7 +68,7 @@ class ServiceContext:
     @cached_property
     def has_usual_steps(self) -> bool:
         """Whether a step that asks for its prediction alone changes nothing but state, recent inputs, answer, and what feeds back."""
-        learns = self.timeline is not None or self.intervals is not None
+        learns = self.timeline is not None or self.judge is not None
         return self.signature.streaming and not (learns or self.settings.keep_versions)
 
     @cached_property

@@ -15,7 +15,7 @@ from handlers.forecasting import adaptation, memory, missing, scoring
 from handlers.forecasting.adaptation import Adaptation
 from handlers.forecasting.intervals import Doubles, Intervals, Table
 from handlers.forecasting.memory import StreamMemory
-from handlers.forecasting.scoring import Scores
+from handlers.forecasting.scoring import Judge, Scores
 from handlers.sessions.record import Record
 from handlers.signature import Signature
 
@@ -36,7 +36,7 @@ def prepare(batch: Batch, task: Task, run: ModelRun) -> None:
     elif run.memory.time is not None and context.timeline is not None:
         run.time = run.memory.time + len(run.inputs[run.rewarmed :]) * context.timeline.calendar.step
     own = run.inputs[run.rewarmed :]
-    if context.intervals is not None and request.session is not None:
+    if context.judge is not None and request.session is not None:
         fed = [feature for _, feature in context.signature.feedback_columns]
         run.observed = by_output(context.signature, own[:, fed]).astype(np.float32)
     if run.missing:
@@ -61,10 +61,11 @@ def _place(context: ServiceContext, task: Task, run: ModelRun) -> None:
 
 @dataclass(slots=True)
 class Learned:
-    """What a stream of a calibrated model knows about its errors."""
+    """What a stream knows about its errors."""
 
     scores: Scores
-    adaptation: Adaptation | None  # None where nobody has asked for intervals so far
+    adaptation: Adaptation | None = None  # None where nobody has asked for intervals so far
+    outputs: bytes = b""  # of a model of distributions, after the last step: [O] float32
 
     @property
     def factors(self) -> Table | None:
@@ -74,48 +75,62 @@ class Learned:
 def remembered(context: ServiceContext, run: ModelRun, prediction: Floats, learned: Learned | None) -> bytes:
     """Encode what the stream remembers after the run. `prediction` is what of the last one feeds back."""
     scores, known = b"", b""
-    if learned is not None and context.intervals is not None:
-        scores = learned.scores.encode()
-        known = b"" if learned.adaptation is None else learned.adaptation.encode(context.intervals)
+    if learned is not None:
+        scores, known = learned.scores.encode(), learned.outputs
+    if learned is not None and learned.adaptation is not None and context.intervals is not None:
+        known = learned.adaptation.encode(context.intervals)
     return StreamMemory(prediction, run.missing_in_a_row, run.time, scores, known).encode()
 
 
 def learned(context: ServiceContext, task: Task, run: ModelRun, y: Floats | None) -> Learned | None:
-    """Return what the stream knows about its errors after the run's observations; None without a session, or without a calibration.
+    """Return what the stream knows about its errors after the run's observations; None without a session, or where nothing judges them.
 
     A prediction one step ahead is known for the first observation; for the others only where the model predicts at every step.
     """
-    intervals, memory, signature = context.intervals, run.memory, context.signature
-    if intervals is None or run.observed is None:
+    judge, intervals = context.judge, context.intervals
+    if judge is None or run.observed is None:
         return None
-    known = _known(intervals, run, task.request.levels)
-    before = known.scores
-    expected = None if memory.prediction is None or run.rewarmed else by_output(signature, memory.prediction)
+    known = _known(judge, intervals, run, task.request.levels)
+    before, expected = known.scores, _expected(context, run)
     for step, value in enumerate(run.observed.astype(np.float64)):
-        known.scores = known.scores.observed(intervals, expected, value, known.factors)
-        if known.adaptation is not None:
+        known.scores = known.scores.observed(judge, expected, value, known.factors)
+        if known.adaptation is not None and intervals is not None:
             known.adaptation = known.adaptation.observed(intervals, expected, value)
         expected = None if y is None or y.ndim == 1 else y[run.rewarmed + step].astype(np.float64)
     run.scored = known.scores.since(before)
+    if intervals is None and y is not None:
+        known.outputs = (y if y.ndim == 1 else y[-1]).astype("<f4").tobytes()
     return known
 
 
-def _known(intervals: Intervals, run: ModelRun, levels: Sequence[int]) -> Learned:
+def _known(judge: Judge, intervals: Intervals | None, run: ModelRun, levels: Sequence[int]) -> Learned:
     """What the stream knew before the run. A session that another model re-warms begins anew."""
-    outputs = len(intervals.naive)
     memory = StreamMemory() if run.rewarmed else run.memory
-    known = adaptation.decode(memory.learned, intervals) if memory.learned else None
-    if known is None and (levels or run.memory.learned):
-        known = Adaptation.new()
-    return Learned(scoring.decode(memory.scores, outputs), known)
+    found = Learned(scoring.decode(memory.scores, judge.series))
+    if intervals is not None:
+        found.adaptation = adaptation.decode(memory.learned, intervals) if memory.learned else None
+        if found.adaptation is None and (levels or run.memory.learned):
+            found.adaptation = Adaptation.new()
+    return found
+
+
+def _expected(context: ServiceContext, run: ModelRun) -> Doubles | None:
+    """Return the outputs `[O]` that the stream expects at its next step; None where they are not known."""
+    signature, memory = context.signature, run.memory
+    if run.rewarmed:
+        return None
+    if context.intervals is not None:
+        return None if memory.prediction is None else by_output(signature, memory.prediction)
+    outputs = np.frombuffer(memory.learned, "<f4") if len(memory.learned) == 4 * len(signature.outputs) else None
+    return None if outputs is None else outputs.astype(np.float64)
 
 
 def scores(context: ServiceContext, record: Record) -> dict[str, Any] | None:
-    """Return the scores of a session for `describe`; None where the model was not calibrated."""
-    if context.intervals is None:
+    """Return the scores of a session for `describe`; None where nothing judges its predictions."""
+    if context.judge is None:
         return None
     kept = memory.decode(record.state.forecast, len(context.signature.feedback)).scores
-    return scoring.decode(kept, len(context.intervals.naive)).document(context.intervals)
+    return scoring.decode(kept, context.judge.series).document(context.judge)
 
 
 def stream_time(context: ServiceContext, record: Record) -> int | None:

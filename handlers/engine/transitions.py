@@ -38,7 +38,7 @@ def plan(batch: Batch, task: Task) -> None:
         asked = machine.operation(ref, task.request_hash, session.record, phase)
         task.transition = machine.decide(asked, phase, task.id, ref, session.record)
         TRANSITIONS[task.transition](batch, task, session)
-    if task.run is not None and (request.missing or context.timeline is not None or context.intervals is not None):
+    if task.run is not None and (request.missing or context.timeline is not None or context.judge is not None):
         prepare(batch, task, task.run)
 
 

@@ -29,7 +29,17 @@ GROUPS = 4  # of horizons: the next step, then up to a quarter, a half and all o
 RATES = np.array([0.05, 0.125, 0.06, 0.05])
 BOUNDS = (-3.0, 4.0)  # of the logarithm
 MIN_LEVEL, MAX_LEVEL = 1, 99
+COVERED_LEVEL = 80  # percent, of the intervals whose coverage scores tell
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What became of one prediction of P series."""
+
+    error: Doubles  # [P], prediction minus what came
+    unusual: float  # how large the error is beside what is usual, in the mean over the series: 1 in the mean over time
+    covered: bool  # whether every series lay within its interval of `COVERED_LEVEL`
 
 
 @dataclass(frozen=True)
@@ -46,7 +56,7 @@ class Intervals:
     def of(cls, signature: Signature) -> "Intervals | None":
         """Return the intervals of a model, None where it was not calibrated. Raises ConfigurationError where they cannot be read."""
         document: Mapping[str, Any] = signature.intervals
-        if not document:
+        if not document or signature.distribution:
             return None
         try:
             arrays = [np.array(document[name], np.float64) for name in ("levels", "edges", "scales", "quantiles", "naive")]
@@ -101,6 +111,19 @@ class Intervals:
             half = ((1 - share) * padded[:, above - 1] + share * padded[:, above]).T  # [n, O]
             results.append((_floats(centre - half), _floats(centre + half)))
         return results
+
+    @property
+    def series(self) -> int:
+        """The number of predicted series: each output is one."""
+        return len(self.naive)
+
+    def judged(self, expected: Doubles, value: Doubles, factors: Table | None) -> Judged | None:
+        """Compare a prediction one step ahead `[O]` with what came `[O]`; None where one of them has NaN."""
+        error = expected - value
+        if not np.isfinite(error).all():
+            return None
+        scaled = np.abs(error) / self.scale(expected[None], np.zeros(1, np.int64))[0]
+        return Judged(error, float(scaled.mean()), bool((np.abs(error) <= self.half_width(expected, COVERED_LEVEL, factors)).all()))
 
     def half_width(self, prediction: Doubles, level: int, factors: Table | None) -> Doubles:
         """Return half the width of the interval of a prediction `[O]` one step ahead, at one of the tracked levels."""

@@ -2,7 +2,7 @@
 
 Layout, little-endian: format (1 byte), missing (2), time (8), number of predicted values (2), length of the scores
 (2), then the values, float32, the scores (handlers/forecasting/scoring.py), and what the stream has learned about its errors
-(handlers/forecasting/adaptation.py).
+(handlers/forecasting/adaptation.py), or the outputs of a model of distributions, which say what the stream expects.
 """
 
 import struct
@@ -24,8 +24,10 @@ class StreamMemory(Struct, frozen=True):
     prediction: Floats | None = None  # [P], of the outputs that feed back: what the stream expects at its next step; None: not known
     missing: int = 0  # steps in a row, up to this position, that had to be imputed
     time: int | None = None  # of the last step, as the model's calendar counts; None: not known
-    scores: bytes = b""  # of its predictions; empty where the model was not calibrated
-    learned: bytes = b""  # about the errors of its forecasts; empty where nobody asked for intervals
+    scores: bytes = b""  # of its predictions; empty where nothing judges them
+    learned: bytes = (
+        b""  # about the errors of its forecasts, where somebody asked; of a model of distributions its last outputs, [O] float32
+    )
 
     def encode(self) -> bytes:
         """Encode the memory."""

@@ -16,7 +16,7 @@ class SessionDescription(Struct):
     created_at: float
     last_step: int
     model_digest: bytes
-    scores: Mapping[str, Any] | None = None  # of the session's own predictions, where the model was calibrated
+    scores: Mapping[str, Any] | None = None  # of the session's own predictions, where something judges them
     time: str | None = None  # of the last step, where the stream has times
     rewarm: str = ""  # how many recent inputs the session has to be rebuilt from, or why it keeps none
 

@@ -55,6 +55,17 @@ def test_the_distribution_goes_into_the_archive_and_names_the_outputs(net, capsy
     assert document["distribution"] == [{"kind": "normal", "outputs": ["mu", "sigma"], "prediction": "mu", "statistic": "mean"}]
 
 
+def test_a_calibration_measures_what_mase_is_relative_to(net, capsys):
+    values = np.random.default_rng(1).normal(size=(60, 2))
+    values[20, 0] = np.nan
+    path = write_series(net / "held-out.csv", values, ("power", "temperature"))
+    assert command.main(arguments(net, **NORMAL, calibrate=path, season=24)) == 0
+    assert "  scores: beside the value 24 steps before in held-out.csv" in capsys.readouterr().out
+    assert command.main(["inspect", str(net / "store" / "load-1.0.mar"), "--json"]) == 0
+    found = orjson.loads(capsys.readouterr().out)["intervals"]
+    assert found["naive"] == [pytest.approx(np.nanmean(np.abs(values[24:, 0] - values[:-24, 0])), rel=1e-4)]
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -64,11 +75,11 @@ def test_the_distribution_goes_into_the_archive_and_names_the_outputs(net, capsy
         ({"outputs": "mu,b"}, "names mu, sigma, but the outputs are mu, b"),
         ({"feedback": ""}, "the mean must feed back, and nothing else: --feedback mu=FEATURE"),
         ({"feedback": "mu=power,sigma=temperature"}, "the mean must feed back, and nothing else"),
-        ({"calibrate": "held-out.csv"}, "a model of distributions has intervals of its own"),
+        ({"calibrate": "one-row.csv"}, "no two measurements lie 1 steps apart"),
     ],
 )
 def test_what_is_no_distribution_is_one_line_and_no_archive(net, more, message, capsys):
-    write_series(net / "held-out.csv", np.zeros((300, 2)), ("power", "temperature"))
+    write_series(net / "one-row.csv", np.zeros((1, 2)), ("power", "temperature"))
     options = NORMAL | {name: str(net / value) if name == "calibrate" else value for name, value in more.items()}
     assert command.main(arguments(net, **{name: value for name, value in options.items() if value})) == 2
     error = capsys.readouterr().err
