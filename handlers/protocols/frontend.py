@@ -70,33 +70,29 @@ class Frontend:
 
         Bodies of the native protocol are decoded together.
         """
-        callers = self._callers(requests)
+        callers, refused = self._callers(requests)
         if any(HEADER in request.headers for request in requests):
-            requests, callers = self._decompress(requests, callers)
+            requests = self._decompress(requests, refused)
         codecs = list(map(self._codec, requests))
-        native = [i for i, codec in enumerate(codecs) if codec is self._native and isinstance(callers[i], Caller)]
+        native = [i for i, codec in enumerate(codecs) if codec is self._native and i not in refused]
         together: dict[int, Call] = dict(zip(native, self._native.decode_batch([requests[i] for i in native]), strict=True))
         calls: list[tuple[Call, Caller]] = []
         for i, (codec, caller) in enumerate(zip(codecs, callers, strict=True)):
-            if isinstance(caller, CellstateError):
-                calls.append((codec.failed(caller), Caller(caller.key, tenant="") if isinstance(caller, AccessError) else ANYONE))
-            else:
-                calls.append((together.get(i) or codec.decode(requests[i]), caller))
+            call = codec.failed(refused[i]) if i in refused else together.get(i) or codec.decode(requests[i])
+            calls.append((call, caller))
         return calls
 
-    def _decompress(
-        self, requests: Sequence[HttpRequest], callers: Sequence[Caller | CellstateError]
-    ) -> tuple[list[HttpRequest], list[Caller | CellstateError]]:
-        """Decode compressed bodies of callers with a key. A body that cannot be decoded is the error in its caller's place."""
-        decoded, found = list(requests), list(callers)
+    def _decompress(self, requests: Sequence[HttpRequest], refused: dict[int, CellstateError]) -> list[HttpRequest]:
+        """Decode compressed bodies but of requests that are `refused`, to which those that cannot be decoded are added."""
+        decoded = list(requests)
         for i, request in enumerate(requests):
-            if isinstance(callers[i], Caller):
+            if i not in refused:
                 outcome = decompressed(request, self._max_body)
                 if isinstance(outcome, CellstateError):
-                    found[i] = outcome
+                    refused[i] = outcome
                 else:
                     decoded[i] = outcome
-        return decoded, found
+        return decoded
 
     def _codec(self, request: HttpRequest) -> AnyCodec:
         body = request.body
@@ -104,16 +100,16 @@ class Frontend:
             return self._native  # the usual case: nothing that any of the others looks for
         return next((codec for codec in self._recognised if codec.recognises(request)), self._native)
 
-    def _callers(self, requests: Sequence[HttpRequest]) -> Sequence[Caller | CellstateError]:
-        keys = self._keys
-        return [ANYONE] * len(requests) if keys is None else [_caller(keys, request) for request in requests]
-
-
-def _caller(keys: KeyRing, request: HttpRequest) -> Caller | CellstateError:
-    try:
-        return keys.authenticate(request.headers, PREDICT)
-    except AccessError as e:
-        return e
+    def _callers(self, requests: Sequence[HttpRequest]) -> tuple[Sequence[Caller], dict[int, CellstateError]]:
+        """Return who sent each request, and the errors of those whose key does not allow them, by position."""
+        callers, refused = [ANYONE] * len(requests), dict[int, CellstateError]()
+        if self._keys is not None:
+            for i, request in enumerate(requests):
+                try:
+                    callers[i] = self._keys.authenticate(request.headers, PREDICT)
+                except AccessError as e:
+                    callers[i], refused[i] = Caller(e.key, tenant=""), e
+        return callers, refused
 
 
 def _respond(call: Call, tasks: Sequence[Task]) -> HttpResponse:

@@ -1,5 +1,6 @@
 """One line for each request, when asked for, as text or as JSON."""
 
+import gzip
 import json
 import logging
 import time
@@ -8,6 +9,7 @@ import orjson
 import pytest
 
 from handlers.keys import Caller, KeyRing, dump, generate
+from handlers.metrics import Telemetry
 from handlers.protocols.base import HttpRequest
 from handlers.protocols.frontend import Frontend
 from handlers.torchserve.logs import JsonFormatter
@@ -67,6 +69,24 @@ def test_a_line_tells_the_key_its_tenant_and_the_ids_also_of_a_refused_request(t
         ("id-1", TRACE, "probe", None, 403, "forbidden"),
         ("id-2", TRACE, None, None, 401, "unauthenticated"),
     ]
+
+
+def test_a_request_that_is_refused_for_its_compression_is_its_callers_in_the_log_and_the_metrics(two, lines, tmp_path):
+    text, key = generate(Caller("meter", "acme"), time.time())
+    (tmp_path / "keys.json").write_bytes(dump([key]))
+    telemetry = Telemetry(("two", "1.0"))
+    service = make_service(two, telemetry=telemetry, log_requests="all", max_body=1_000)
+    frontend = Frontend(service.frontend.service, KeyRing(tmp_path / "keys.json"))
+    bomb = gzip.compress(b" " * 100_000)
+    sent = [({"x-api-key": text}, bomb), ({"x-api-key": text}, b"{}"), ({}, bomb)]
+    frontend.handle_batch([HttpRequest(body, headers | {"content-encoding": "gzip"}) for headers, body in sent])
+    assert [tuple(line[name] for name in ("key", "tenant", "code")) for line in lines()] == [
+        ("meter", "acme", "too_large"),
+        ("meter", "acme", "malformed_json"),
+        (None, None, "unauthenticated"),
+    ]
+    counted = [(dict(sample.labels), sample.value) for sample in telemetry.take() if sample.name == "cellstate_tenant_requests_total"]
+    assert [value for labels, value in counted if (labels["tenant"], labels["outcome"]) == ("acme", "refused")] == [2]
 
 
 def test_ids_of_another_form_are_not_logged(two, lines):
