@@ -114,5 +114,5 @@ def test_a_record_of_a_newer_release_is_unreadable_and_left_as_it_is(two):
     before = contents(store)
     status, code, error = refusal(service, step("a", 1, two.sequence(1)))
     assert (status, code) == (503, "session_unreadable")
-    assert "format 4, this release reads 1 to 3" in error["message"]
+    assert f"format {FORMAT + 1}, this release reads 1 to {FORMAT}" in error["message"]
     assert contents(store) == before
