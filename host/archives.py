@@ -66,16 +66,18 @@ def find(store: Path, skipped: Callable[[str], None] | None = None, with_keys: b
 
     `skipped` is told of each archive that cannot be served, which is then left out: one that cannot be read, or, `with_keys`, one whose
     handlers would answer without a key. Raises HostError for such an archive when there is no `skipped`, and for two of the same name and
-    version; FileNotFoundError when there is no archive.
+    version; FileNotFoundError when there is no archive, or none is left.
     """
-    archives = []
-    for path in sorted(store.glob("[!.]*.mar")):
+    archives, paths = [], sorted(store.glob("[!.]*.mar"))
+    for path in paths:
         try:
             archives.append(read(path, with_keys))
         except HostError as e:
             if skipped is None:
                 raise
             skipped(str(e))
+    if paths and not archives:
+        raise FileNotFoundError(f"none of the {len(paths)} archives in {store} can be served")
     if not archives:
         raise FileNotFoundError(f"{store} holds no .mar archive: build one with `python -m export build`")
     archives.sort(key=lambda archive: (archive.name, version_order(archive.version)))
@@ -92,8 +94,27 @@ def read(path: Path, with_keys: bool = False) -> Archive:
     except OutdatedArchive:
         message = f"{path} was built by a release without API keys: build it again with `python -m export build`, or use --no-auth"
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, KeyError, ValueError, TypeError) as e:
-        message = f"{path} cannot be read as an archive ({type(e).__name__}: {e}): build it again with `python -m export build`"
+        message = f"{path} cannot be read as an archive ({_reason(path, e)}): build it again with `python -m export build`"
     raise HostError(message)
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Return why a file is no archive, in words where they are known."""
+    if path.is_dir():
+        return "it is a folder"
+    if path.is_file() and not path.stat().st_size:
+        return "it is empty"
+    if isinstance(error, zipfile.BadZipFile) and not zipfile.is_zipfile(path):
+        return "it is cut off" if _begins_as_zip(path) else "it is no zip file"
+    if isinstance(error, KeyError):
+        found = str(error.args[0])  # of a file: "There is no item named … in the archive"
+        return found if "in the archive" in found else f"its signature has no {found!r}"
+    return f"{type(error).__name__}: {error}"
+
+
+def _begins_as_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
 
 
 def by_model(archives: Sequence[Archive]) -> list[list[Archive]]:
@@ -144,8 +165,8 @@ def _read(path: Path, with_keys: bool) -> Archive:
     with zipfile.ZipFile(path) as contents:
         if with_keys and KEYS_MODULE not in contents.namelist():
             raise OutdatedArchive
-        archive = Archive(path, orjson.loads(contents.read("signature.json")))
         contents.getinfo("MAR-INF/MANIFEST.json")
+        archive = Archive(path, orjson.loads(contents.read("signature.json")))
         if broken := contents.testzip():
             raise zipfile.BadZipFile(f"{broken} is damaged")
     if not NAME.fullmatch(archive.name) or not NAME.fullmatch(archive.version):

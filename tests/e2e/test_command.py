@@ -141,7 +141,7 @@ def test_serve_needs_no_file_any_more_once_it_runs(lone_store: Path, tmp_path: P
 
 @pytest.fixture(scope="module")
 def versions_store(checkpoints: dict[str, Path], zoo: dict[str, Model], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Versions 1.9 and 1.10 of one model, with different weights, and an archive that was half copied."""
+    """Versions 1.9 and 1.10 of one model, with different weights, and what is no archive."""
     store = tmp_path_factory.mktemp("versions-store")
     for version, source in (("1.10", "one"), ("1.9", "projected")):
         checkpoint = tmp_path_factory.mktemp(version) / "one"
@@ -151,6 +151,8 @@ def versions_store(checkpoints: dict[str, Path], zoo: dict[str, Model], tmp_path
         built = build(checkpoint, tmp_path_factory.mktemp("built"))
         shutil.copy(built.archive, store / f"one-{version}.mar")
     (store / "half.mar").write_bytes((store / "one-1.9.mar").read_bytes()[:1_000])
+    (store / "empty.mar").touch()
+    (store / "folder.mar").mkdir()
     return store
 
 
@@ -161,7 +163,8 @@ def test_versions_are_served_side_by_side_with_the_options_of_the_command_and_st
     try:
         url = until(lambda: running.process.poll() is not None or running.said(r"^ready at (\S+)$"), "ready")
         assert isinstance(url, re.Match), "".join(running.lines)
-        assert running.said(r"left out: .*half\.mar cannot be read as an archive")
+        for file, why in (("half", "it is cut off"), ("empty", "it is empty"), ("folder", "it is a folder")):
+            assert running.said(rf"left out: .*{file}\.mar cannot be read as an archive \({why}\)")
         headers = {"Authorization": f"Bearer {(running.folder / 'key').read_text().strip()}"}
         inputs = zoo["one"].inputs(5, seed=2)
         for path, model in (("one", "one"), ("one/1.10", "one"), ("one/1.9", "projected")):
@@ -186,7 +189,7 @@ def test_strict_does_not_start_with_an_archive_that_cannot_be_read(versions_stor
     arguments = command("serve", "--strict", "--folder", tmp_path / "run", "--store", versions_store)
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
-    assert "half.mar cannot be read as an archive" in done.stderr
+    assert "empty.mar cannot be read as an archive (it is empty)" in done.stderr
 
 
 def test_stop_drains_a_server_whose_command_was_killed_and_now_does_not(running: Running, lone_store: Path) -> None:

@@ -55,27 +55,44 @@ def flip(path):
     path.write_bytes(data)
 
 
-BROKEN = {
-    "empty": lambda path: path.write_bytes(b""),
-    "half copied": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
-    "no signature": lambda path: zipfile.ZipFile(path, "w").close(),
-    "a signature that is none": lambda path: archive(path.parent, path.name, signature={"inputs": 3}),
-    "a damaged file inside": flip,
-    "a name that is a path": lambda path: archive(path.parent, path.name, name="../one"),
-    "a folder": lambda path: (path.unlink(), path.mkdir()),
+def without(path, name):
+    """Remove a file from what the archive holds."""
+    with zipfile.ZipFile(path) as whole:
+        kept = {entry.filename: whole.read(entry) for entry in whole.infolist() if entry.filename != name}
+    with zipfile.ZipFile(path, "w") as rest:
+        for entry, content in kept.items():
+            rest.writestr(entry, content)
+
+
+BROKEN = {  # what was done to an archive, and what is said of it
+    "empty": (lambda path: path.write_bytes(b""), "it is empty"),
+    "a text": (lambda path: path.write_text("a model\n"), "it is no zip file"),
+    "half copied": (lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]), "it is cut off"),
+    "an empty zip": (lambda path: zipfile.ZipFile(path, "w").close(), "There is no item named 'MAR-INF/MANIFEST.json' in the archive"),
+    "no manifest": (lambda path: without(path, "MAR-INF/MANIFEST.json"), "There is no item named 'MAR-INF/MANIFEST.json' in the archive"),
+    "no signature": (lambda path: without(path, "signature.json"), "There is no item named 'signature.json' in the archive"),
+    "a signature that is none": (lambda path: archive(path.parent, path.name, signature={"inputs": 3}), "its signature has no 'streaming'"),
+    "a damaged file inside": (flip, ""),
+    "a name that is a path": (lambda path: archive(path.parent, path.name, name="../one"), "ValueError: '../one/1.0' cannot be addressed"),
+    "a folder": (lambda path: (path.unlink(), path.mkdir()), "it is a folder"),
 }
 
 
-@pytest.mark.parametrize("damage", BROKEN.values(), ids=BROKEN.keys())
-def test_an_archive_that_cannot_be_read_is_named_and_left_out_unless_none_may_be(tmp_path, damage):
+@pytest.mark.parametrize(("damage", "reason"), BROKEN.values(), ids=BROKEN.keys())
+def test_an_archive_that_cannot_be_read_is_named_and_left_out_unless_none_may_be(tmp_path, damage, reason):
     archive(tmp_path, "good.mar", name="good")
     damage(archive(tmp_path, "broken.mar"))
     skipped = []
     assert [found.name for found in find(tmp_path, skipped.append)] == ["good"]
     [message] = skipped
-    assert message.startswith(f"{tmp_path / 'broken.mar'} cannot be read as an archive (")
+    assert message.startswith(f"{tmp_path / 'broken.mar'} cannot be read as an archive ({reason}")
     with pytest.raises(HostError, match=r"broken\.mar cannot be read"):
         find(tmp_path)
+    (tmp_path / "good.mar").unlink()
+    skipped.clear()
+    with pytest.raises(FileNotFoundError, match=r"^none of the 1 archives in \S+ can be served$"):
+        find(tmp_path, skipped.append)
+    assert skipped == [message]
 
 
 def test_an_archive_that_would_answer_without_a_key_is_left_out_where_keys_are_asked_for(tmp_path):

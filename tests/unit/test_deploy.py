@@ -134,6 +134,27 @@ def broken(place, server):
     return path
 
 
+def empty(place, server):
+    (place.tmp / "one-2.0.mar").write_bytes(b"")
+    return place.tmp / "one-2.0.mar"
+
+
+def a_text(place, server):
+    (place.tmp / "one-2.0.mar").write_text("a model")
+    return place.tmp / "one-2.0.mar"
+
+
+def a_folder(place, server):
+    (place.tmp / "one-2.0.mar").mkdir()
+    return place.tmp / "one-2.0.mar"
+
+
+def without_manifest(place, server):
+    with zipfile.ZipFile(place.tmp / "one-2.0.mar", "w") as contents:
+        contents.writestr("handlers/keys.py", "")
+    return place.tmp / "one-2.0.mar"
+
+
 def unstartable(place, server):
     server.fails.add("one/2.0")
     return build(place.built, "2.0")
@@ -154,7 +175,11 @@ def stored_already(place, server):
 
 
 FAILURES = {
-    broken: "one-2.0.mar cannot be read as an archive (BadZipFile",
+    broken: "one-2.0.mar cannot be read as an archive (it is cut off)",
+    empty: "one-2.0.mar cannot be read as an archive (it is empty)",
+    a_text: "one-2.0.mar cannot be read as an archive (it is no zip file)",
+    a_folder: "one-2.0.mar cannot be read as an archive (it is a folder)",
+    without_manifest: "one-2.0.mar cannot be read as an archive (There is no item named 'MAR-INF/MANIFEST.json' in the archive)",
     unstartable: "TorchServe did not register one/2.0: Failed to start workers for model (refused_to_start backend: model.onnx is missing",
     mistaken: "one/2.0 answers its example otherwise than recorded: difference 5.0e-01, allowed 1e-03",
     rebuilt: "one/1.0 is served with other contents: build it as another version",
