@@ -85,14 +85,14 @@ def read(path: Path, signature: Signature) -> Floats:
         timeline = Timeline.of(signature)
         names = signature.features if timeline is None else timeline.names((*timeline.fed, *timeline.given))
         return _read(path, signature.features, names, timeline)
-    except SeriesFileError as e:
+    except (SeriesFileError, InvalidInput) as e:
         raise CalibrationError(str(e)) from e
-    except (InvalidInput, ConfigurationError) as e:
+    except ConfigurationError as e:
         raise CalibrationError(f"{path}: {e}") from e
 
 
 def _read(path: Path, features: Sequence[str], names: Sequence[str], timeline: Timeline | None) -> Floats:
-    lines, readings, found = list[list[float]](), list[tuple[int, int]](), set[str]()
+    lines, readings, places, found = list[list[float]](), list[tuple[int, int]](), list[str](), set[str]()
     with opened(path) as rows:
         columns = [(rows.column(name), name) for name in names]
         time = None if timeline is None else rows.column(TIME)
@@ -100,7 +100,8 @@ def _read(path: Path, features: Sequence[str], names: Sequence[str], timeline: T
         for where, row in rows.rows:
             lines.append([number(row[i], where, name) for i, name in columns])
             if timeline is not None and time is not None:
-                readings.append(timeline.calendar.parse(row[time], f"{where}: {TIME}"))
+                places.append(f"{where}: {TIME}")
+                readings.append(timeline.calendar.parse(row[time], places[-1]))
             if series is not None:
                 found.add(row[series])
     if len(found) > 1:
@@ -109,7 +110,7 @@ def _read(path: Path, features: Sequence[str], names: Sequence[str], timeline: T
     if not lines:
         return values
     values[:, [features.index(name) for name in names]] = np.array(lines, np.float64)
-    return values if timeline is None else timeline.place(values, np.array(readings, np.int64), None, MAX_GAP)[0]
+    return values if timeline is None else timeline.place(values, np.array(readings, np.int64), None, MAX_GAP, places)[0]
 
 
 def forecasts(rows: Floats, signature: Signature, runner: Runner, initial: Floats, horizon: int) -> Forecasts:

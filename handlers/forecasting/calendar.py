@@ -11,9 +11,10 @@ from calendar import isleap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, date, datetime
+from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 import numpy as np
 
@@ -27,6 +28,16 @@ LATEST = 253_402_000_000  # seconds: the last days of the year 9999, in which a 
 CYCLES = ("minute", "hour", "weekday", "day_of_year", "month")
 FORMS = ("sin", "cos", "number")
 GAPS = ("fill", "refuse")
+ABBREVIATIONS = {  # of the tz database, that say of no place whether and when its clocks are set
+    "EST": "five hours behind UTC all year, which clocks in America/New_York show in winter only",
+    "MST": "seven hours behind UTC all year, as in America/Phoenix, and not for America/Denver",
+    "HST": "ten hours behind UTC, as in Pacific/Honolulu",
+    "CET": "the time of many places, such as Europe/Berlin",
+    "MET": "the time of many places, such as Europe/Berlin",
+    "EET": "the time of many places, such as Europe/Athens",
+    "WET": "the time of many places, such as Europe/Lisbon",
+    "localtime": "whatever zone a machine is in",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +120,10 @@ class Calendar:
             return (self._time(moment.astimezone(self._zone)),) * 2
         first, last = (self._time(moment.replace(tzinfo=self._zone, fold=fold)) for fold in (0, 1))
         if self._local(min(first, last)) != moment and self._local(max(first, last)) != moment:
-            raise InvalidInput(f"{where}: {text!r} does not occur in {self.timezone}: clocks are set forward over it")
+            raise InvalidInput(
+                f"{where}: {text!r} does not occur in {self.timezone}: clocks are set forward over it. Send the time that clocks show, "
+                f"{self.format(self._time(moment.replace(tzinfo=self._zone)))}, or the offset of the clock that showed this one"
+            )
         return first, last
 
     def format(self, time: int) -> str:
@@ -117,6 +131,11 @@ class Calendar:
         if self._zone is None or self.step % DAY == 0:
             return self._local(time).isoformat()
         return datetime.fromtimestamp(min(time, LATEST), self._zone).isoformat()
+
+    def twice(self, first: int, last: int) -> str:
+        """Say what tells apart the two readings of a time that occurs twice."""
+        one, other = self.format(first), self.format(last)
+        return f"{one[:19]} occurs twice in {self.timezone}: send it with its offset, {one[19:]} or {other[19:]}"
 
     def following(self, time: int, count: int) -> list[int]:
         """Return the `count` times after `time`."""
@@ -152,10 +171,14 @@ def _seconds(frequency: str) -> int:
 
 
 def _zone(name: str) -> ZoneInfo | None:
+    if name in ABBREVIATIONS:
+        raise ConfigurationError(f"calendar.timezone: {name!r} stands for {ABBREVIATIONS[name]}; name the place")
     try:
         return ZoneInfo(name) if name else None
-    except (ZoneInfoNotFoundError, ValueError, OSError) as e:
-        raise ConfigurationError(f'calendar.timezone: unknown {name!r}; expected a name such as "America/Chicago"') from e
+    except (ZoneInfoNotFoundError, ValueError, OSError, TypeError) as e:
+        nearest = get_close_matches(str(name).replace(" ", "_").title(), [zone for zone in available_timezones() if "/" in zone], 1)
+        meant = f"did you mean {nearest[0]!r}?" if nearest else 'expected a name such as "America/Chicago"'
+        raise ConfigurationError(f'calendar.timezone: unknown {name!r}; {meant} Two hours ahead of UTC all year is "Etc/GMT-2"') from e
 
 
 def _derived(document: Mapping[str, Any]) -> Derived:

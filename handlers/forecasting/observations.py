@@ -1,5 +1,6 @@
 """Observations by name and time, turned into the input rows of one model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,11 +47,12 @@ class Timeline:
         """Return the names of input columns."""
         return tuple(self.features[i] for i in columns)
 
-    def place(self, values: Floats, readings: Times, last: int | None, max_gap: int) -> tuple[Floats, int]:
+    def place(self, values: Floats, readings: Times, last: int | None, max_gap: int, lines: Sequence[str] = ()) -> tuple[Floats, int]:
         """Return the input rows `[T, F]` of N observations, and the time of the last one.
 
         `values` is `[N, F]`, NaN where a value is missing, and anything in derived columns. `readings` `[N, 2]` are the times as
-        `Calendar.parse` returns them. `last` is the time of the stream so far. Steps between observations become rows of missing values.
+        `Calendar.parse` returns them: of a time with two, the first that is later than the time before. `last` is the time of the stream so
+        far. Steps between observations become rows of missing values. `lines` say where the times stand, if they are from a file.
 
         Raises:
             InvalidInput: a time does not follow the one before, or a gap is refused or longer than `max_gap` steps.
@@ -58,12 +60,12 @@ class Timeline:
         times: list[int] = []
         observed = []  # the row of each observation
         for i, (first, second) in enumerate(readings.tolist()):
-            where = f"observations[{i}].time"
             time = first if last is None or first > last else second
-            gap = 0 if last is None else self._gap(time, last, where)
-            if gap:
-                assert last is not None
-                self._check_gap(gap, max_gap, time, last, where)
+            try:
+                gap = 0 if last is None else self._gap(time, last, max_gap, lines[i] if lines else f"observations[{i}].time")
+            except InvalidInput as e:
+                raise e if first == second else InvalidInput(f"{e}. {self.calendar.twice(first, second)}") from e
+            if gap and last is not None:
                 times += self.calendar.following(last, gap)
             observed.append(len(times))
             times.append(time)
@@ -74,8 +76,8 @@ class Timeline:
             rows[:, self.derived] = self.calendar.features(times)
         return rows, times[-1]
 
-    def _gap(self, time: int, last: int, where: str) -> int:
-        """Return how many steps lie between two times. Raises InvalidInput where the second does not follow."""
+    def _gap(self, time: int, last: int, max_gap: int, where: str) -> int:
+        """Return how many steps lie between two times. Raises InvalidInput where the second does not follow, or too late."""
         calendar = self.calendar
         ahead, rest = divmod(time - last, calendar.step)
         shown, before = calendar.format(time), calendar.format(last)
@@ -90,6 +92,8 @@ class Timeline:
             )
         if rest:
             raise InvalidInput(f"{where}: {shown} is not a multiple of {calendar.frequency} after {before}: round times to the frequency")
+        if ahead > 1:
+            self._check_gap(ahead - 1, max_gap, time, last, where)
         return ahead - 1
 
     def _check_gap(self, gap: int, max_gap: int, time: int, last: int, where: str) -> None:

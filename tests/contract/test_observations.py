@@ -202,6 +202,52 @@ def test_a_weekend_on_which_clocks_are_set_back(two):
     assert reply["times"] == ["2018-11-04T03:00:00-06:00"]
 
 
+class TestTheHourThatOccursTwice:
+    """Of Chicago and of Berlin: without an offset it is the first reading that follows the stream, with one it is exact."""
+
+    @pytest.fixture(
+        params=[
+            ("America/Chicago", "2018-11-04T01:{}:00", "-05:00", "-06:00"),
+            ("Europe/Berlin", "2018-10-28T02:{}:00", "+02:00", "+01:00"),
+        ]
+    )
+    def night(self, request, two):
+        zone, hour, *offsets = request.param
+        return make_service(with_calendar(two, "30min", timezone=zone, gaps="refuse")), zone, hour, *offsets
+
+    def send(self, at, *times):
+        return {"observations": [{"time": time, "flow": 3} for time in times], "session": {"id": "a", "step": at}}
+
+    def test_a_stream_begins_with_the_first_reading_or_with_the_offset(self, night):
+        service, _, hour, first, second = night
+        reply = answer(service, {"observations": [{"time": hour.format("00"), "flow": 3}], "horizon": 1})
+        assert reply["times"] == [hour.format("30") + first]
+        reply = answer(service, {"observations": [{"time": hour.format("00") + second, "flow": 3}], "horizon": 1})
+        assert reply["times"] == [hour.format("30") + second]
+
+    def test_all_of_it_without_offsets(self, night):
+        service, _, hour, _, second = night
+        reply = answer(service, self.send(0, *[hour.format(minute) for minute in ("00", "30", "00", "30")]))
+        assert reply["session"]["step"] == 4
+        described = answer(service, act("a", "describe"))["session"]
+        assert described["time"] == hour.format("30") + second
+
+    def test_what_does_not_follow_is_told_that_its_offset_makes_it_exact(self, night):
+        service, zone, hour, first, second = night
+        hint = f"{hour.format('00')} occurs twice in {zone}: send it with its offset, {first} or {second}"
+        answer(service, self.send(0, hour.format("00")))
+        gap = refusal(service, self.send(1, hour.format("00")))[2]["message"]
+        assert "1 steps of 30min are missing" in gap, "taken for the second reading"
+        assert gap.endswith(hint)
+        duplicate = refusal(service, self.send(1, hour.format("00") + first))[2]["message"]
+        assert "was observed already" in duplicate
+        assert "occurs twice" not in duplicate
+        answer(service, self.send(1, *[hour.format(minute) for minute in ("30", "00", "30")]))
+        late = refusal(service, self.send(4, hour.format("00")))[2]["message"]
+        assert "is late" in late
+        assert late.endswith(hint)
+
+
 class TestRefusals:
     def test_a_model_without_a_calendar_knows_no_times(self, two):
         assert "declares no calendar" in refusal(make_service(two), {"observations": seen(0)})[2]["message"]

@@ -57,6 +57,11 @@ CALENDAR = {"calendar": '{"timezone": "America/Chicago", "derived": {"temperatur
         ("power\n1\n", CALENDAR, "bad.csv: no column 'time'; its columns are 'power'"),
         ("time,power\n2024-03-09T00:00,1\nnoon,2\n", CALENDAR, "bad.csv:3: time: expected a time such as 2018-09-29T23:00:00, got 'noon'"),
         ("time,power\n2024-03-10T02:30,1\n", CALENDAR, "bad.csv:2: time: '2024-03-10T02:30' does not occur in America/Chicago"),
+        (
+            "time,power\n2024-03-10T01:00,1\n2024-03-10T01:00,2\n",
+            CALENDAR,
+            "bad.csv:3: time: 2024-03-10T01:00:00-06:00 was observed already",
+        ),
         ("series,power,temperature\na,1,2\nb,1,2\n", {}, "bad.csv: 2 series in column 'series'; calibrate takes one"),
     ],
 )

@@ -90,8 +90,13 @@ class TestDaylightSaving:
         assert hourly(CHICAGO).format(last) == "2018-11-04T01:00:00-06:00"
 
     def test_an_hour_that_does_not_occur_is_refused(self):
-        with pytest.raises(InvalidInput, match=r"2018-03-11T02:30:00.*does not occur in America/Chicago"):
+        with pytest.raises(InvalidInput) as caught:
             hourly(CHICAGO).parse("2018-03-11T02:30:00", "time")
+        assert str(caught.value) == (
+            "time: '2018-03-11T02:30:00' does not occur in America/Chicago: clocks are set forward over it. Send the time that clocks "
+            "show, 2018-03-11T03:30:00-05:00, or the offset of the clock that showed this one"
+        )
+        assert one(hourly(CHICAGO), "2018-03-11T02:30:00-06:00") == one(hourly(CHICAGO), "2018-03-11T03:30:00")
         calendar = hourly(CHICAGO)
         assert one(calendar, "2018-03-11T03:00:00") - one(calendar, "2018-03-11T01:00:00") == 3600
 
@@ -105,6 +110,33 @@ class TestDaylightSaving:
         calendar = hourly()
         assert one(calendar, "2018-03-11T02:30:00") - one(calendar, "2018-03-11T01:30:00") == 3600
         assert calendar.format(one(calendar, "2018-11-04T01:00:00")) == "2018-11-04T01:00:00"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("america/chicago", "unknown 'america/chicago'; did you mean 'America/Chicago'?"),
+        ("Europe/Berln", "unknown 'Europe/Berln'; did you mean 'Europe/Berlin'?"),
+        ("America/New York", "did you mean 'America/New_York'?"),
+        ("Mars/Olympus", "unknown 'Mars/Olympus'"),
+        ("PST", "unknown 'PST'; expected a name such as \"America/Chicago\""),
+        ("+02:00", 'Two hours ahead of UTC all year is "Etc/GMT-2"'),
+        ("EST", "'EST' stands for five hours behind UTC all year, which clocks in America/New_York show in winter only; name the place"),
+        ("CET", "'CET' stands for the time of many places, such as Europe/Berlin; name the place"),
+        ("localtime", "'localtime' stands for whatever zone a machine is in; name the place"),
+        (3, "unknown 3"),
+        (["UTC"], "cannot be read"),
+    ],
+)
+def test_a_time_zone_that_is_unknown_or_could_be_several(name, message):
+    with pytest.raises(ConfigurationError) as caught:
+        Calendar.from_document({"timezone": name}, "1h")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["UTC", "Etc/GMT-2", "Europe/Berlin", "Japan"])
+def test_time_zones(name):
+    assert Calendar("1h", name).timezone == name
 
 
 @pytest.mark.parametrize(
