@@ -41,7 +41,7 @@ def move(url: str, old: Archive, new: Archive) -> tuple[int, int]:
             keys = [session.key for session in sessions if session.record is not None and session.record.state.digest == old.state_digest]
             counts = [_move_some(context, keys[i : i + BATCH], old.state_digest, now) for i in range(0, len(keys), BATCH)]
             return sum(moved for moved, _ in counts), sum(left for _, left in counts)
-    except (CellstateError, BackendError) as e:
+    except (CellstateError, BackendError, zipfile.BadZipFile, OSError) as e:
         raise HostError(str(e)) from e
 
 

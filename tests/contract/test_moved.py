@@ -186,6 +186,8 @@ def test_why_nothing_can_be_moved_is_said(old, new, url, tmp_path, monkeypatch):
     archives = read(old.built.archive), read(new.built.archive)
     with pytest.raises(HostError, match="holds no store"):
         moving.move(f"lmdb://{tmp_path}/nowhere", *archives)
+    with pytest.raises(HostError, match=r"gone\.mar"):
+        moving.move(url, archives[0], replace(archives[1], path=tmp_path / "gone.mar"))
     for error in (StoreUnavailable("it does not answer"), BackendError("the model failed")):
         with monkeypatch.context() as patch:
             patch.setattr(moving, "moved", lambda *_, error=error: (_ for _ in ()).throw(error))
