@@ -67,7 +67,9 @@ def _serve(batch: Batch, tasks: Sequence[Task], deadline: float) -> None:
         x = x.reshape(len(tasks), -1, *x.shape[1:])
         run = batching.run_alike(context.backend, context.signature, x, before["values"], context.settings.max_batch, deadline)
         if not run.finite.all():
-            tasks, before, run = _chosen(tasks, run.finite), before[run.finite], run.of(run.finite)
+            tasks, before, x, run = _chosen(tasks, run.finite), before[run.finite], x[run.finite], run.of(run.finite)
+        if not tasks:
+            return
         columns = context.signature.prediction_columns
         predictions = run.y if columns is None else np.take(run.y, columns, axis=-1)
     with telemetry.timing("encode"):

@@ -111,7 +111,8 @@ class _ImputedRun:
             chosen = [i for i, pieces in enumerate(self._pieces) if piece < len(pieces) and self._results.errors[i] is None]
             for i in chosen:
                 self._fill(i, self._pieces[i][piece][0])
-            self._run_piece(chosen, piece, max_batch, deadline)
+            if chosen:
+                self._run_piece(chosen, piece, max_batch, deadline)
         for i, error in enumerate(self._results.errors):
             if error is None:
                 self._finish(i)

@@ -90,6 +90,15 @@ def test_a_row_that_the_runtime_refuses_is_a_500_of_its_own():
     assert (position(service, "a"), position(service, "b")) == ("session_not_found", 1)
 
 
+def test_a_row_with_gaps_that_the_runtime_refuses_is_a_500_of_its_own():
+    """No other row has as many gaps, so that nothing is left to run after the last one."""
+    service = adder_service(Adder())
+    holes = {"session": {"id": "a", "step": 0}, "inputs": [[POISON], [None], [2.0], [None]]}
+    replies = ask(service, holes, step("b", 0, column(5)), {"inputs": [[1], [None]]})
+    assert [status for status, _ in replies] == [500, 200, 200]
+    assert (position(service, "a"), position(service, "b")) == ("session_not_found", 1)
+
+
 def test_why_the_runtime_failed_is_in_the_log_and_not_in_the_answer(caplog):
     [(_, error)] = ask(adder_service(Adder()), {"inputs": [POISON]})
     assert "poison" not in str(error)

@@ -204,12 +204,16 @@ def test_where_the_runtime_fails_each_is_served_alone(two, begun, together, monk
     assert together == []
 
 
-def test_a_row_that_is_no_number_is_refused_alone(two, begun, together, monkeypatch):
+@pytest.mark.parametrize("rewarm_steps", [0, 4])
+@pytest.mark.parametrize("count", [1, SESSIONS])
+def test_rows_that_are_no_numbers_are_refused_alone(two, together, monkeypatch, caplog, count, rewarm_steps):
     run_alike, run = batching.run_alike, batching.run
+    service = make_service(two, rewarm_steps=rewarm_steps)
+    ask(service, *steps(two, 0))
 
-    def first_is_infinite(*given):
+    def first_are_infinite(*given):
         found = run_alike(*given)
-        found.finite[0] = False
+        found.finite[:count] = False
         return found
 
     def infinite(*given):
@@ -217,13 +221,14 @@ def test_a_row_that_is_no_number_is_refused_alone(two, begun, together, monkeypa
         found.finite = [False] * len(found.finite)
         return found
 
-    monkeypatch.setattr(batching, "run_alike", first_is_infinite)
+    monkeypatch.setattr(batching, "run_alike", first_are_infinite)
     monkeypatch.setattr(batching, "run", infinite)
-    (status, reply), *others = ask(begun, *steps(two, 1))
-    assert (status, reply["error"]["code"]) == (422, "non_finite_result")
-    assert {status for status, _ in others} == {200}
-    assert together == [SESSIONS - 1]
-    assert position(begun, "s0") == 1
+    replies = ask(service, *steps(two, 1))
+    assert [reply["error"]["code"] for _, reply in replies[:count]] == ["non_finite_result"] * count
+    assert [status for status, _ in replies[count:]] == [200] * (SESSIONS - count)
+    assert sum(together) == SESSIONS - count
+    assert not caplog.records
+    assert position(service, "s0") == 1
 
 
 def test_a_reply_that_is_too_long_is_refused_and_nothing_is_applied(two, together):
