@@ -69,8 +69,14 @@ class OfflineStream:
             setattr(self, name, copy.deepcopy(getattr(self, name)))
         return self
 
-    def step(self, rows: list[list[float | None]], horizon: int = 0, future: Any = (), levels: tuple[int, ...] = ()) -> dict[str, Any]:
-        """Consume rows, and answer as the service would."""
+    def step(
+        self, rows: list[list[float | None]], horizon: int = 0, future: Any = (), levels: tuple[int, ...] = (), answered: Any = ()
+    ) -> dict[str, Any]:
+        """Consume rows, and answer as the service would.
+
+        `answered` is the forecast that the service gave, where it is known. It differs from this one in its last digits, and is what is
+        kept: a value halfway between two of float16 would be rounded the other way.
+        """
         if levels and self.factors is None:
             self.factors = [[0.0] * 4 for _ in TRACKED]
         known, imputed = self.expected, 0
@@ -88,7 +94,7 @@ class OfflineStream:
                 reply["intervals"] = {
                     level: [self._half(value, ahead, level) for ahead, value in enumerate(forecast, 1)] for level in levels
                 }
-                self._keep(forecast)
+                self._keep([float(value) for value in answered] or forecast)
         return reply
 
     def _predict(self, inputs: list[list[float]]) -> float:
