@@ -20,6 +20,7 @@ from handlers.forecasting.sampling import sample_intervals, seed
 from handlers.inference import batching
 from handlers.inference.backends.base import BackendError
 from handlers.inference.batching import DeadlineExceeded
+from handlers.sessions.machine import Phase
 from handlers.sessions.recent import Recent
 from handlers.sessions.record import Record, pack_arrays
 from handlers.sessions.state import MAX_POSITION, State
@@ -135,22 +136,23 @@ class FinishedRuns:
         if imputed:
             recorded = recorded | {IMPUTED: np.array(imputed, np.float32)}
         state.recent = _recent(batch.context, task, run)
+        generation = old.generation if old else run.generation
         record = Record(
             state,
             old.created_at if old else batch.now,
             batch.expires_at,
             run.position,
             task.request_hash,
-            old.generation if old else 0,
+            generation,
             pack_arrays(recorded),
             version,
-            generation=old.generation if old else run.generation,
+            generation=generation,
         )
         if settings.keep_versions and not run.rewarmed:
             _keep_earlier(record, run, settings.keep_versions, batch.context.rewarming.begun(request.state is None))
         if request.close:
             record = record.tombstone(batch.now)
-        after = status(id, record) if request.commit else _unmoved(id, record, old)
+        after = status(id, record) if request.commit else _unmoved(batch, task, record)
         if run.rewarmed:
             assert old is not None  # its inputs were run again
             assert old.state.recent is not None
@@ -220,11 +222,12 @@ def _intervals(context: ServiceContext, levels: Sequence[int], rollout: Rollout 
     return dict(zip(levels, bounds, strict=True))
 
 
-def _unmoved(id: str, record: Record, old: Record | None) -> SessionStatus:
-    """Where the session is after a what-if: where it was; a session that is not there is at 0."""
-    if old is not None:
-        return status(id, old)
-    return SessionStatus(id, 0, record.expires_at)
+def _unmoved(batch: Batch, task: Task, record: Record) -> SessionStatus:
+    """Where the session is after a what-if: where it was, also where it was to begin anew; one that is not there, or expired, is at 0."""
+    there = batch.sessions[task.names[0]].record
+    if there is None or batch.context.rules.phase(there, batch.now) in (Phase.ABSENT, Phase.EXPIRED):
+        return SessionStatus(task.id, 0, record.expires_at)
+    return status(task.id, there)
 
 
 def _keep_earlier(record: Record, run: ModelRun, keep: int, begun: Recent | None) -> None:

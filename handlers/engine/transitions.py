@@ -91,13 +91,15 @@ def _replay(batch: Batch, task: Task, session: LoadedSession) -> None:
     opaque, imputed = arrays.pop(OPAQUE, None), int(arrays.pop(IMPUTED, 0))
     intervals = take_intervals(arrays)
     state = None if opaque is None else State(opaque, record.state.position, record.state.digest)
-    if task.request.close and not record.closed:
+    closes = task.request.close and not record.closed
+    if closes:
         record = record.tombstone(batch.now)
-        batch.sessions.put(session.name, record)
     time = stream_time(batch.context, record)
     at = times(batch.context, time, task.request.horizon)
     after = status(task.id, record, replayed=True)
     task.reply = task.call.encode(Result(_version(batch, record), arrays, state, after, at, imputed, intervals))
+    if closes:
+        batch.sessions.put(session.name, record)
 
 
 def _describe(batch: Batch, task: Task, session: LoadedSession) -> None:

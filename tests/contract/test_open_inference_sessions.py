@@ -5,6 +5,7 @@ import orjson
 import pytest
 
 from handlers.protocols.base import HttpRequest
+from handlers.stores.memory import MemoryStore
 from tests.conftest import answer, make_service, refusal
 from tests.contract.test_open_inference import EVERYTHING, OUTPUTS, as_float32, both_forms
 from tests.support.open_inference_client import infer, request, texts
@@ -148,6 +149,35 @@ def test_what_if_leaves_the_session(two, service):
     infer(service, inputs={"x": two.sequence(3)[None]}, sequence_id=7, sequence_start=True)
     assert infer(service, inputs={"x": two.sequence(2)[None]}, sequence_id=7, commit=False).parameters["step"] == 3
     assert infer(service, inputs={"x": two.sequence(2)[None]}, sequence_id=7, commit=False, sequence_end=True).status == 422
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_what_if_a_sequence_began_anew_leaves_the_session_where_it_is(two, service, is_closed):
+    x = two.sequence(3)
+    infer(service, inputs={"x": x[None]}, sequence_id=7, sequence_start=True)
+    before = infer(service, inputs={"x": x[None]}, sequence_id=7, sequence_start=True, sequence_end=is_closed)
+    found = infer(service, inputs={"x": x[None]}, sequence_id=7, sequence_start=True, commit=False)
+    assert (found.outputs["y"] == before.outputs["y"]).all()
+    assert (found.parameters["step"], found.parameters["generation"]) == (3, 1)
+    assert found.parameters.get("sequence_end", False) == is_closed
+
+
+def test_the_first_step_of_a_sequence_that_began_anew_is_answered_again_in_its_generation(two, service):
+    x = two.sequence(1)
+    start = {"inputs": {"x": x[None]}, "sequence_id": 7, "sequence_start": True}
+    infer(service, **start)
+    assert infer(service, **start).parameters["generation"] == 1
+    assert infer(service, **start, step=0, generation=1).parameters["replayed"] is True
+    assert infer(service, **start, step=0, generation=0).error.startswith("step_conflict: ")
+
+
+def test_a_repeat_whose_reply_is_too_large_does_not_end_the_sequence(two):
+    store, x = MemoryStore(), two.sequence(3)
+    service, narrow = (make_service(two, store=store, max_reply=most) for most in (1_000_000, 20))
+    sent = {"inputs": {"x": x[None]}, "sequence_id": 7, "step": 0, "outputs": ["h_n", "y"]}
+    infer(service, **sent)
+    assert infer(narrow, **sent, sequence_end=True).error.startswith("too_large: ")
+    assert answer(service, {"session": {"id": "7", "action": "describe"}})["session"]["step"] == 3
 
 
 def test_a_reply_that_is_too_large_is_refused_before_the_commit(two):
