@@ -14,6 +14,7 @@ from typing import Any
 from handlers.errors import ConfigurationError
 from handlers.settings import masked
 from host import VERSION, deploy, keys
+from host.open_files import raise_limit
 from host.ports import HostError, Ports, is_loopback
 from host.program import prefix, spelled
 from host.running import RunningServer, record_command, stop
@@ -91,6 +92,7 @@ def _count(text: str) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     os.umask(PRIVATE)
+    raise_limit()
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())

@@ -7,6 +7,7 @@ passes on what is read there.
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socketserver import TCPServer
@@ -44,9 +45,9 @@ class _Server(ThreadingHTTPServer):
 class MetricsServer:
     """Serves `/metrics` at an address until it is closed. Without `keys` everybody may read."""
 
-    def __init__(self, address: tuple[str, int], unix_socket: Path, keys: KeyRing | None) -> None:
-        """Start to serve. Raises HostError when the port cannot be listened on."""
-        self._socket, self._keys, self._lock = unix_socket, keys, threading.Lock()
+    def __init__(self, address: tuple[str, int], unix_socket: Path, keys: KeyRing | None, more: Callable[[], str] = str) -> None:
+        """Start to serve. `more` returns what is added to TorchServe's metrics. Raises HostError when the port cannot be listened on."""
+        self._socket, self._keys, self._more, self._lock = unix_socket, keys, more, threading.Lock()
         try:
             self._server = _Server(address, self._handler())
         except OSError as e:
@@ -74,7 +75,11 @@ class MetricsServer:
                 response = client.get(f"/metrics?{url.query}")
         except httpx.HTTPError:
             return 503, {}, b"TorchServe does not answer\n"
-        return response.status_code, {"Content-Type": response.headers.get("content-type", "text/plain")}, response.content
+        return (
+            response.status_code,
+            {"Content-Type": response.headers.get("content-type", "text/plain")},
+            response.content + self._more().encode(),
+        )
 
     def _authenticate(self, headers: dict[str, str]) -> None:
         """Raise AccessError for a request without a key of the default tenant that may operate."""

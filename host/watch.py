@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from host.archives import Archive
+from host.open_files import OpenFiles
 from host.ports import HostError
 from host.torchserve.management import DEAD, NO_ANSWER
 
@@ -24,6 +25,9 @@ class Server(Protocol):
 
     def failure(self, archive: Archive) -> str | None:
         """Return why a model does not answer, `DEAD` without a running worker, or None. Raises HostError."""
+
+    def open_files(self) -> OpenFiles | None:
+        """Return the open files of the server; None when they cannot be counted."""
 
     def is_idle(self, archive: Archive) -> bool:
         """Return whether no request of the model is waiting."""
@@ -47,15 +51,25 @@ class Watch:
     def __init__(self, server: Server, report: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._server, self._report, self._clock = server, report, clock
         self._models: dict[str, _Model] = {}
+        self._files: OpenFiles | None = None
+        self._few_files = False
 
     def look(self) -> None:
         """Look once at every model that is served now. Raises HostError when the server has ended or cannot be helped."""
         if not self._server.running:
             raise HostError("TorchServe ended by itself; its log says why")
+        self._look_at_files()
         archives = self._server.archives
         self._models = {archive.address: self._models.get(archive.address, _Model()) for archive in archives}
         for archive in archives:
             self._look_at(archive, self._models[archive.address])
+
+    def _look_at_files(self) -> None:
+        self._files = self._server.open_files()
+        few = self._files is not None and self._files.few_left
+        if few != self._few_files:
+            self._report(f"{self._files}{': raise the limit, or let a proxy bound the connections' if few else ', enough again'}")
+        self._few_files = few
 
     def _look_at(self, archive: Archive, model: _Model) -> None:
         try:
@@ -74,7 +88,11 @@ class Watch:
         self._help(archive, model, self._clock() - model.unanswered_since)
 
     def _help(self, archive: Archive, model: _Model, seconds: float) -> None:
-        """Restart the workers once; give up when that did not help."""
+        """Restart the workers once; give up when that did not help. While open files are used up no worker could start."""
+        if self._files is not None and self._files.exhausted:
+            if seconds >= GIVE_UP_AFTER:
+                raise HostError(f"{archive.address}: {model.failure} for {seconds:.0f} s; {self._files}")
+            return
         if seconds >= GIVE_UP_AFTER:
             raise HostError(f"{archive.address}: {model.failure} for {seconds:.0f} s; restarting its workers did not help")
         if seconds >= RESTART_AFTER and not model.restarted:

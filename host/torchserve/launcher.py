@@ -23,6 +23,7 @@ from host.folder import private_file, rotate, take
 from host.keys import make_first
 from host.metrics import MetricsServer
 from host.model_folder import ModelFolder
+from host.open_files import OpenFiles
 from host.ports import HostError, Ports, reachable
 from host.torchserve import configuration, process
 from host.torchserve.configuration import Addresses
@@ -135,6 +136,10 @@ class TorchServe:
             return DEAD
         return failure(self.url, archive.address, archive.health_check(), self.headers())
 
+    def open_files(self) -> OpenFiles | None:
+        """The open files of the Java process; None when it has ended."""
+        return None if self.process is None else OpenFiles.of(self.process.pid)
+
     def is_idle(self, archive: Archive) -> bool:
         return self.management.queue_is_empty(archive.address)
 
@@ -197,7 +202,11 @@ class TorchServe:
 
     def _serve_metrics(self) -> MetricsServer:
         keys = KeyRing(self.key_file, digest(self._host_key)) if self.authenticate else None
-        return MetricsServer((self.metrics_address, self.ports.metrics), self._addresses.metrics, keys)
+        return MetricsServer((self.metrics_address, self.ports.metrics), self._addresses.metrics, keys, self._metrics_of_its_own)
+
+    def _metrics_of_its_own(self) -> str:
+        files = self.open_files()
+        return files.exposition() if files else ""
 
     def _close_metrics(self) -> None:
         if self._metrics is not None:

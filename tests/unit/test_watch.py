@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from host.archives import Archive
+from host.open_files import OpenFiles
 from host.ports import HostError
 from host.torchserve.management import DEAD, NO_ANSWER
 from host.watch import GIVE_UP_AFTER, RESTART_AFTER, Watch
@@ -16,12 +17,15 @@ class Scripted:
     def __init__(self):
         self.running, self.idle, self.heals = True, True, True
         self.archives = [Archive(Path("one.mar"), {"name": "one", "version": "1.0"})]
-        self.reason, self.restarts = None, 0
+        self.reason, self.restarts, self.files = None, 0, OpenFiles(100, 1_000)
 
     def failure(self, archive):
         if isinstance(self.reason, Exception):
             raise self.reason
         return self.reason
+
+    def open_files(self):
+        return self.files
 
     def is_idle(self, archive):
         return self.idle
@@ -123,3 +127,31 @@ def test_a_server_that_has_ended_is_given_up_at_once(night):
     night.server.running = False
     with pytest.raises(HostError, match="TorchServe ended by itself"):
         night.watch.look()
+
+
+def test_it_is_said_once_when_open_files_become_few_and_when_there_are_enough_again(night):
+    for used in (790, 800, 900, 799, 100):
+        night.server.files = OpenFiles(used, 1_000)
+        night.passes(10)
+    night.server.files = None
+    night.passes(10)
+    assert night.lines == [
+        "800 of 1000 open files in use: raise the limit, or let a proxy bound the connections",
+        "799 of 1000 open files in use, enough again",
+    ]
+
+
+def test_workers_are_not_restarted_while_open_files_are_used_up_but_afterwards(night):
+    night.server.reason, night.server.files = DEAD, OpenFiles(1_000, 1_000)
+    night.passes(RESTART_AFTER + 20)
+    assert night.server.restarts == 0
+    night.server.files = OpenFiles(100, 1_000)
+    night.passes(4)
+    assert (night.server.restarts, night.lines[-1]) == (1, "one/1.0: answers again")
+
+
+def test_a_server_whose_open_files_stay_used_up_is_given_up_and_they_are_named(night):
+    night.server.reason, night.server.files = NO_ANSWER, OpenFiles(1_000, 1_000)
+    with pytest.raises(HostError, match=r"no answer for 150 s; 1000 of 1000 open files in use"):
+        night.passes(600)
+    assert night.server.restarts == 0
