@@ -66,9 +66,12 @@ COUNTERS = {
     "tenant_steps_applied_total": (("tenant",), "time steps that the sessions of a tenant consumed"),
     "steps_applied_total": ((), "time steps that sessions consumed"),
     "values_imputed_total": ((), "missing measurements that the predictions of sessions stood in for"),
-    "predictions_scored_total": ((), "predictions of the next step that sessions of calibrated models compared with what came"),
+    "predictions_scored_total": (
+        (),
+        "predictions of the next step that sessions of calibrated models, and of models of distributions, compared with what came",
+    ),
     "predictions_covered_total": ((), "of those, the ones whose 80 % interval held what came"),
-    "drifts_total": ((), "times that the errors of a session began to exceed those of the calibration"),
+    "drifts_total": ((), "times that the errors of a session began to exceed those of the calibration, or what the distributions say"),
     "steps_replayed_total": ((), "time steps of requests answered again from the record"),
     "steps_refused_total": (
         ("code",),
