@@ -6,12 +6,13 @@ from msgspec.structs import replace
 
 from handlers.arrays import Array, Floats, Vector
 from handlers.engine.context import ServiceContext
+from handlers.engine.request import maker_array, take_maker
 from handlers.engine.streams import stream_time
 from handlers.forecasting import memory
 from handlers.forecasting.memory import StreamMemory
 from handlers.inference import batching
 from handlers.sessions.machine import Phase
-from handlers.sessions.record import Record
+from handlers.sessions.record import Record, pack_arrays, unpack_arrays
 from handlers.sessions.state import State
 
 OTHERS = (Phase.REWARMABLE, Phase.MISMATCH)  # live, with the state of another version, be it a lower or a higher one
@@ -52,4 +53,11 @@ def _successor(context: ServiceContext, record: Record, inputs: Array, y: Floats
         remembered = StreamMemory(expected, known.missing, known.time).encode()
     recent = context.rewarming.again(before.recent, inputs, is_timed=True)
     state = State(values, before.position, signature.digest, remembered, recent)
-    return replace(record, state=state, version=signature.version, kept=(), unstored=())
+    return replace(record, state=state, version=signature.version, answer=_answer(record), kept=(), unstored=())
+
+
+def _answer(record: Record) -> bytes:
+    """Return the last answer with the model that made it, which was another than the one that the session is moved to."""
+    if not record.answer or take_maker(unpack_arrays(record.answer)) is not None:
+        return record.answer
+    return record.answer + pack_arrays(maker_array(record.version, record.state.digest))

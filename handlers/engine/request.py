@@ -5,6 +5,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
+import numpy as np
 from msgspec import Struct
 
 from handlers.arrays import Array, Floats
@@ -22,6 +23,7 @@ ALL_OUTPUTS, SAMPLES = "parameters", "samples"  # in `returns`, of a model of di
 BOUND, SIDES = "bound.", ("lower", "upper")  # in a recorded answer: the names of intervals
 BLAKE2B = hashlib.blake2b(digest_size=16)
 IMPUTED = "imputed"  # in a recorded answer: how many values were imputed
+MAKER = "maker."  # in a recorded answer of a session that was moved since: the name of an empty array that tells which model made it
 
 
 class Request(Struct):
@@ -140,3 +142,18 @@ def take_intervals(arrays: dict[str, Floats]) -> dict[int, Interval]:
     """Take the intervals out of the arrays of a record."""
     levels = [int(name.rpartition(".")[2]) for name in arrays if name.startswith(f"{BOUND}{SIDES[0]}.")]
     return {level: (arrays.pop(f"{BOUND}{SIDES[0]}.{level}"), arrays.pop(f"{BOUND}{SIDES[1]}.{level}")) for level in levels}
+
+
+def maker_array(version: str, digest: bytes) -> dict[str, Floats]:
+    """Return which model made an answer as an array by name, for a record."""
+    return {f"{MAKER}{digest.hex()}.{version}": np.empty(0, np.float32)}
+
+
+def take_maker(arrays: dict[str, Floats]) -> tuple[str, bytes] | None:
+    """Take the version and the digest of the model that made an answer out of the arrays of a record; None where they are the record's."""
+    for name in arrays:
+        if name.startswith(MAKER):
+            digest, _, version = name.removeprefix(MAKER).partition(".")
+            del arrays[name]
+            return version, bytes.fromhex(digest)
+    return None

@@ -10,7 +10,7 @@ import numpy as np
 
 from handlers.arrays import Array, Vector
 from handlers.engine.batch import Batch
-from handlers.engine.request import IMPUTED, OPAQUE, Result, take_intervals
+from handlers.engine.request import IMPUTED, OPAQUE, Result, take_intervals, take_maker
 from handlers.engine.streams import last_time, prepare, scores, stream_time, times
 from handlers.engine.task import ModelRun, Task
 from handlers.errors import InvalidInput, SessionUnreadable
@@ -90,14 +90,15 @@ def _replay(batch: Batch, task: Task, session: LoadedSession) -> None:
         raise SessionUnreadable(f"session {task.id}: its record cannot be read ({e}); it was left as it is", session=task.id) from e
     opaque, imputed = arrays.pop(OPAQUE, None), int(arrays.pop(IMPUTED, 0))
     intervals = take_intervals(arrays)
-    state = None if opaque is None else State(opaque, record.state.position, record.state.digest)
+    version, digest = take_maker(arrays) or (_version(batch, record), record.state.digest)
+    state = None if opaque is None else State(opaque, record.state.position, digest)
     closes = task.request.close and not record.closed
     if closes:
         record = record.tombstone(batch.now)
     time = stream_time(batch.context, record)
     at = times(batch.context, time, task.request.horizon)
     after = status(task.id, record, replayed=True)
-    task.reply = task.call.encode(Result(_version(batch, record), arrays, state, after, at, imputed, intervals))
+    task.reply = task.call.encode(Result(version, arrays, state, after, at, imputed, intervals))
     if closes:
         batch.sessions.put(session.name, record)
 

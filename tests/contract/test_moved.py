@@ -113,6 +113,18 @@ def test_a_session_that_was_moved_answers_its_last_step_again_and_can_be_moved_o
     assert moved["session"]["rewarm"] == "37 of 37 inputs"
 
 
+def test_the_last_answer_of_a_moved_session_is_still_its_model_s(old, new, url):
+    x, asked = old.sequence(50), {"return": ["prediction", "state"]}
+    stream(old, url, "a", x)
+    [last] = served(old, url, step("a", 50, x[:1], **asked))
+    for source, target in ((old, new), (new, old)):
+        assert moving.move(url, read(source.built.archive), read(target.built.archive)) == (1, 0)
+        [again] = served(target, url, step("a", 50, x[:1], **asked))
+        assert again.pop("session")["replayed"] is True
+        assert again == {name: value for name, value in last.items() if name != "session"}
+    assert refused(new, url, {"inputs": x[:1].tolist(), "state": again["state"]}) == (409, "model_changed")
+
+
 def test_what_cannot_be_moved_is_waited_for(old, new, url, tmp_path, capsys):
     stream(old, url, "before", old.sequence(50), rewarm_steps=0)
     stream(old, url, "kept", old.sequence(50))
