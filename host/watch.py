@@ -26,6 +26,9 @@ class Server(Protocol):
     def failure(self, archive: Archive) -> str | None:
         """Return why a model does not answer, `DEAD` without a running worker, or None. Raises HostError."""
 
+    def log_tail(self) -> str:
+        """Return the last lines of the log."""
+
     def open_files(self) -> OpenFiles | None:
         """Return the open files of the server; None when they cannot be counted."""
 
@@ -57,7 +60,7 @@ class Watch:
     def look(self) -> None:
         """Look once at every model that is served now. Raises HostError when the server has ended or cannot be helped."""
         if not self._server.running:
-            raise HostError("TorchServe ended by itself; its log says why")
+            raise HostError(f"TorchServe ended by itself\n{self._server.log_tail()}")
         self._look_at_files()
         archives = self._server.archives
         self._models = {archive.address: self._models.get(archive.address, _Model()) for archive in archives}

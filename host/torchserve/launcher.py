@@ -238,13 +238,13 @@ class TorchServe:
         waiting = self.archives
         while waiting := [archive for archive in waiting if not self.management.is_ready(self.url, archive)]:
             if not self.running:
-                raise HostError(f"TorchServe ended by itself\n{self._tail()}")
+                raise HostError(f"TorchServe ended by itself\n{self.log_tail()}")
             if (refusal := self._refusal()) is not None:
                 raise HostError(refusal)
             if stopping is not None and stopping.is_set():
                 raise HostError("stopped before it was ready")
             if time.monotonic() > end:
-                raise HostError(f"{waiting[0].address} did not answer within {deadline:.0f} s\n{self._tail()}")
+                raise HostError(f"{waiting[0].address} did not answer within {deadline:.0f} s\n{self.log_tail()}")
             time.sleep(POLL)
         for archive in self._deployed.default_versions(self.archives):
             self.management.set_default(archive)
@@ -253,12 +253,15 @@ class TorchServe:
 
     def _refusal(self) -> str | None:
         """The line in which a worker said why it refused to start: TorchServe would start it again for minutes."""
-        return next((line for line in self._tail(200).splitlines() if "refused_to_start" in line), None)
+        return next((line for line in self.log_tail(200).splitlines() if "refused_to_start" in line), None)
 
-    def _tail(self, lines: int = 25) -> str:
-        """The last lines of the log, or of Java's output when there is no log."""
-        log = self.log if self.log.exists() else self.folder / "console.log"
-        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""
+    def log_tail(self, lines: int = 25) -> str:
+        """Return the last lines of the log; what Java itself printed stands for a log that is empty or gone."""
+        for log in (self.log, self.folder / "console.log"):
+            with contextlib.suppress(OSError):
+                if last := log.read_text(errors="replace").splitlines()[-lines:]:
+                    return "\n".join(last)
+        return ""
 
     # Stop.
 

@@ -1,10 +1,16 @@
 """The documentation says what the code does."""
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
+from handlers import errors
+from handlers.errors import CellstateError, ConfigurationError
 from handlers.sessions.machine import TABLE, Phase, Transition
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PROBLEMS = (DOCS / "when-it-goes-wrong.md").read_text()
 
 
 def rendered_table() -> str:
@@ -21,3 +27,31 @@ def rendered_table() -> str:
 
 def test_the_session_page_prints_the_table_that_the_code_reads() -> None:
     assert rendered_table() in (DOCS / "sessions.md").read_text(), f"docs/sessions.md should contain:\n{rendered_table()}"
+
+
+def leaves(kind: type[CellstateError]) -> Iterator[type[CellstateError]]:
+    """The errors that are answered: those that no other error derives from."""
+    for derived in kind.__subclasses__():
+        if derived.__module__ == errors.__name__:
+            yield from leaves(derived) if derived.__subclasses__() else [derived]
+
+
+def test_every_error_code_has_a_row_on_the_page_for_operators() -> None:
+    answered = {f"{kind.status} {kind.code}" for kind in leaves(CellstateError) if kind is not ConfigurationError}
+    rows = re.findall(r"^\| (.*?) \| ", PROBLEMS, re.MULTILINE)
+    told = {code for row in rows for code in re.findall(r"`(\d{3} \w+_?\w*)`", row)}
+    assert answered - told == set()
+    assert told - answered == set()
+
+
+def test_messages_that_the_page_quotes_are_the_codes() -> None:
+    code = "".join(path.read_text() for folder in ("handlers", "host") for path in sorted((ROOT / folder).rglob("*.py")))
+    symptoms = " ".join(re.findall(r"^\| (.*?) \| ", PROBLEMS, re.MULTILINE))
+    quoted = [part.strip() for text in re.findall(r'"([^"]+)"', symptoms) for part in text.split("…") if part.strip()]
+    assert len(quoted) > 8
+    assert [text for text in quoted if text not in code] == []
+
+
+def test_the_tests_that_the_page_names_exist() -> None:
+    named = set(re.findall(r"`(tests/\S+\.py)`", PROBLEMS + (DOCS / "security.md").read_text()))
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []

@@ -24,6 +24,9 @@ class Scripted:
             raise self.reason
         return self.reason
 
+    def log_tail(self):
+        return "the last line"
+
     def open_files(self):
         return self.files
 
@@ -125,7 +128,7 @@ def test_what_is_deployed_is_watched_and_what_is_retired_is_forgotten(night):
 
 def test_a_server_that_has_ended_is_given_up_at_once(night):
     night.server.running = False
-    with pytest.raises(HostError, match="TorchServe ended by itself"):
+    with pytest.raises(HostError, match="TorchServe ended by itself\nthe last line"):
         night.watch.look()
 
 
