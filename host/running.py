@@ -99,7 +99,7 @@ def stop(folder: Path, seconds: float, now: bool) -> bool:
 
     A `serve` command that still runs is asked to drain and end its server itself; what is left after that is ended.
     """
-    command = _command(folder)
+    command = _command(folder) or _parent(folder)
     if command is not None and now:
         command.kill()
     elif command is not None:
@@ -125,3 +125,14 @@ def _command(folder: Path) -> psutil.Process | None:
         return process if process.create_time() == document["started"] else None
     except (OSError, ValueError, KeyError, psutil.Error):
         return None
+
+
+def _parent(folder: Path) -> psutil.Process | None:
+    """Return the `serve` command that started the server in the folder, where its record is gone, if it lives."""
+    for process in folders.processes(folder):
+        with contextlib.suppress(psutil.Error):
+            parent = process.parent()
+            words = [] if parent is None else [Path(word).name for word in parent.cmdline()]
+            if "serve" in words and {"host", "cellstate"} & set(words[: words.index("serve")]):
+                return parent
+    return None

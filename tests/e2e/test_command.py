@@ -1,6 +1,7 @@
 """`python -m host`: one command from an archive to a served model, and back to nothing."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -139,6 +140,51 @@ def test_serve_needs_no_file_any_more_once_it_runs(lone_store: Path, tmp_path: P
         running.end()
 
 
+GONE = (
+    "server.json",
+    "serve.json",
+    "config.properties",
+    "keys.json",
+    "key",
+    "gate",
+    "lock",
+    "server.log",
+    "console.log",
+    "models",
+    "tmp",
+    "",
+)
+
+
+def remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+@pytest.mark.parametrize("how", ["stop", "SIGTERM"])
+@pytest.mark.parametrize("gone", GONE, ids=[name or "the folder" for name in GONE])
+def test_whatever_of_the_folder_is_gone_what_was_started_is_ended(running: Running, gone: str, how: str) -> None:
+    """`config.properties` and so on, and the whole folder, each deleted from a server that runs."""
+    url = until(lambda: running.process.poll() is not None or running.said(r"^ready at (\S+)$"), "ready")
+    assert isinstance(url, re.Match), "".join(running.lines)
+    found = processes(running.folder)
+    remove(running.folder / gone)
+    if how == "stop":
+        assert printed("stop", "--folder", running.folder) == "stopped"
+    else:
+        running.process.send_signal(signal.SIGTERM)
+    code = running.wait(DRAIN + 30)
+    assert running.said(r"^stopped"), "".join(running.lines)
+    if gone not in ("tmp", ""):  # management is a socket in the folder, and workers are reached through those in `tmp`
+        assert how == "stop" or code == 0, "it was drained"
+    assert psutil.wait_procs(found, 10)[1] == []
+    assert processes(running.folder) == []
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(url[1])
+
+
 @pytest.fixture(scope="module")
 def versions_store(checkpoints: dict[str, Path], zoo: dict[str, Model], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Versions 1.9 and 1.10 of one model, with different weights, and what is no archive."""
@@ -236,6 +282,18 @@ def test_a_store_without_archives_is_named_in_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "holds no .mar archive" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_java_that_does_not_come_up_is_told_with_its_last_lines(lone_store: Path, tmp_path: Path) -> None:
+    arguments = command(
+        "serve", "--no-log-stdout", "--port", "0", "--metrics-port", "0", "--folder", tmp_path / "run", "--store", lone_store
+    )
+    environment = os.environ | {"JDK_JAVA_OPTIONS": "-Xmx1x"}
+    done = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "host: TorchServe ended by itself\n" in done.stderr
+    assert "Invalid maximum heap size: -Xmx1x" in done.stderr
+    assert processes(tmp_path / "run") == []
 
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

@@ -81,6 +81,37 @@ def test_a_command_is_asked_to_stop_by_itself(tmp_path, sleeper):
     assert not process.is_running()
 
 
+SERVE = """
+import subprocess, sys
+command, environment = [sys.executable, "-c", sys.argv[2]], {"TEMP": sys.argv[3]}
+with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+    child.stdout.readline()
+    print("up", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(
+    "words", [("host", "serve"), ("/usr/bin/cellstate", "serve"), ("pytest", "serve")], ids=["host", "cellstate", "other"]
+)
+def test_a_command_whose_record_is_gone_is_known_as_the_parent_of_its_server(tmp_path, words):
+    """The words stand for its command line. A process that only happens to have started the server is no such command."""
+    script = tmp_path / words[0].rpartition("/")[2]
+    script.write_text(SERVE)
+    arguments = [sys.executable, str(script), words[1], "import sys; print('up', flush=True); sys.stdin.read()", str(tmp_path / "tmp")]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as command:
+        assert command.stdout.readline() == "up\n"
+        try:
+            assert stop(tmp_path, 0.1, now=False)
+            if words[0] == "pytest":
+                assert command.poll() is None
+            else:
+                command.wait(10)  # it has ended: its code went to whoever waited first
+            assert not stop(tmp_path, 0.1, now=False)
+        finally:
+            command.kill()
+
+
 def test_a_process_that_has_the_number_of_a_command_that_ended_is_left_alone(tmp_path):
     record_command(tmp_path)
     document = json.loads((tmp_path / COMMAND).read_text())
