@@ -4,6 +4,7 @@ Records are alike when they have one state each, belong to one model, and have v
 inputs of the same lengths: the steps of one model leave such records. All others are for `record.Record`, which knows every form.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -21,7 +22,7 @@ from handlers.sessions.state import MAX_POSITION
 def read_alike(values: Sequence[bytes | None]) -> tuple[list[int], Array]:
     """Return which of the stored values are intact and alike, and those as rows; a value that is not there is None."""
     lengths = [0 if value is None else len(value) for value in values]
-    length = max(set(lengths), key=lengths.count)
+    [(length, _)] = Counter(filter(None, lengths)).most_common(1) or [(0, 0)]
     chosen = [i for i, each in enumerate(lengths) if each == length]
     data = b"".join([value for value in values if value is not None and len(value) == length])
     layout = _layout(data[: length - CHECKSUM_BYTES]) if length > CHECKSUM_BYTES else None

@@ -66,6 +66,12 @@ ODD = {
 }
 
 
+def test_records_are_read_among_sessions_that_are_mostly_not_there() -> None:
+    values = [step(i).encode() for i in range(9)]
+    assert compare([*[None] * MANY, *values, b"", *[None] * MANY]) == list(range(MANY, MANY + 9))
+    assert compare([None] * MANY) == []
+
+
 def test_a_memory_of_forecasts_that_is_longer_than_it_says_is_left_out() -> None:
     values = [step(i, forecast=b"four").encode() for i in range(MANY)]
     broken = values[1][:-8].replace(b"\4\0four", b"\5\0four")
