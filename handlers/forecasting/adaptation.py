@@ -16,7 +16,7 @@ from handlers.arrays import Floats
 from handlers.forecasting.intervals import GROUPS, TRACKED, Doubles, Intervals, Table
 
 MAX_BYTES = 384
-MAX_KEPT = 4
+MAX_KEPT = 5
 AGE = struct.Struct("<H")
 NEVER = 2**16 - 1
 FACTORS = len(TRACKED) * GROUPS

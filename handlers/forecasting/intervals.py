@@ -26,7 +26,7 @@ Table = npt.NDArray[np.float32]  # [TRACKED, GROUPS], logarithms of factors
 TRACKED = np.array([50, 80, 90, 95])  # levels, in percent
 GROUPS = 4  # of horizons: the next step, then up to a quarter, a half and all of the calibrated horizon
 # Of learning, by group: a short group meets fewer of the forecasts that are kept. Chosen with `python -m benchmarks.intervals`.
-RATES = np.array([0.05, 0.125, 0.06, 0.05])
+RATES = np.array([0.05, 0.11, 0.055, 0.045])
 BOUNDS = (-3.0, 4.0)  # of the logarithm
 MIN_LEVEL, MAX_LEVEL = 1, 99
 COVERED_LEVEL = 80  # percent, of the intervals whose coverage scores tell

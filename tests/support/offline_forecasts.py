@@ -14,7 +14,7 @@ from torch import nn
 
 from tests.support import eager
 
-TRACKED, RATES = (50, 80, 90, 95), (0.05, 0.125, 0.06, 0.05)
+TRACKED, RATES = (50, 80, 90, 95), (0.05, 0.11, 0.055, 0.045)
 
 
 @dataclass
@@ -155,7 +155,7 @@ class OfflineStream:
 
     def _keep(self, forecast: list[float]) -> None:
         horizon = self.tables.horizon
-        count = min(4, (384 - 66) // (2 + 2 * horizon))
+        count = min(5, (384 - 66) // (2 + 2 * horizon))
         every = 0 if count == 0 else math.ceil(horizon / count) + (math.ceil(horizon / count) % 2 == 0)
         if count == 0 or self.since_kept < every or len(forecast) < 2:
             return

@@ -119,10 +119,10 @@ class TestAdaptation:
         for _ in range(100):
             known = known.forecast(model, np.zeros((24, 1), np.float32)).observed(model, None, np.zeros(1))
             ages.append([forecast.age for forecast in known.kept])
-        assert (count, every) == (4, 7)
-        assert max(map(len, ages)) == 4
+        assert (count, every) == (5, 5)
+        assert max(map(len, ages)) == 5
         assert ages[-1] == sorted(ages[-1], reverse=True)
-        assert set(np.diff(ages[-1])) == {-7}
+        assert set(np.diff(ages[-1])) == {-5}
 
     def test_a_shorter_forecast_is_scored_as_far_as_it_goes(self):
         model = intervals(8)
