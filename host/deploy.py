@@ -6,6 +6,7 @@ undone on every server.
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -114,13 +115,20 @@ def _undo(deployment: Deployment, switched: Mapping[Path, Choices]) -> None:
 def _rollback(options: argparse.Namespace) -> int:
     with _locked(options) as servers:
         targets = [(server, _earlier(server, options.model)) for server in servers]
-        for server, version in targets:
-            before = server.management.default_version(options.model)
-            deployed = Deployed.read(server.folder)
-            deployed.roll_back(options.model, version)
-            deployed.write(server.folder)
-            server.management.set_default(served_version(server, f"{options.model}/{version}"))
-            _say(server, f"{options.model}/{version} is the default again; {before} goes on serving its sessions until it is retired")
+        return max([_roll_back(server, options.model, version) for server, version in targets])
+
+
+def _roll_back(server: RunningServer, model: str, version: str) -> int:
+    """Make `version` the default again; return the exit code. A server that fails keeps none of the others from going back."""
+    try:
+        before, deployed = server.management.default_version(model), Deployed.read(server.folder)
+        deployed.roll_back(model, version)
+        server.management.set_default(served_version(server, f"{model}/{version}"))
+        deployed.write(server.folder)
+    except (HostError, OSError) as e:
+        print(f"{server.folder}: {model}/{version} could not be made the default again ({e}): try again there", file=sys.stderr)
+        return 2
+    _say(server, f"{model}/{version} is the default again; {before} goes on serving its sessions until it is retired")
     return 0
 
 

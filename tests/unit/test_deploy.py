@@ -271,6 +271,19 @@ def test_a_rollback_goes_back_to_the_default_before_as_long_as_there_is_one(plac
     assert server.defaults == {"one": "1.0"}
 
 
+def test_a_server_that_does_not_roll_back_is_named_and_the_others_go_back(place, capsys):
+    servers = {name: place.serve(name) for name in "abc"}
+    assert place.run("deploy", build(place.built, "2.0"), servers=servers) == 0
+    servers["b"].refuses.add("one/1.0")
+    assert place.run("rollback", "one", servers=servers) == 2
+    assert "b: one/1.0 could not be made the default again (" in capsys.readouterr().err.replace(f"{place.tmp}/", "")
+    assert [server.defaults["one"] for server in servers.values()] == ["1.0", "2.0", "1.0"]
+    assert Deployed.read(place.tmp / "b").defaults == {"one": ["1.0", "2.0"]}
+    servers["b"].refuses.clear()
+    assert place.run("rollback", "one", servers=("b",)) == 0
+    assert servers["b"].defaults == {"one": "1.0"}
+
+
 def test_a_version_is_retired_when_no_live_session_needs_it(place, capsys):
     server = place.serve()
     assert place.run("deploy", build(place.built, "2.0", digest="cd")) == 0
