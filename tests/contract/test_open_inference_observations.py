@@ -148,3 +148,20 @@ def test_what_is_wrong_is_told(meter, name):
 def test_a_model_without_them_says_so(two, sent, said):
     found = infer(make_service(two), True, **sent)
     assert (found.status, found.error[: len(said) + 15]) == (422, f"invalid_input: {said}")
+
+
+@both_forms
+@pytest.mark.parametrize(("name", "output"), [("two", "output"), ("step", "y")])
+def test_a_row_whose_gap_gives_it_more_steps_than_the_others_is_refused_alone(exported, binary, name, output):
+    service = make_service(with_calendar(exported(name)))
+    for id in ("a", "b"):
+        infer(service, inputs=tensors(0), sequence_id=id, step=0)
+    rows = [tensors(1), tensors(3)]
+    sent = {name: np.concatenate([row[name] for row in rows]) for name in ("x", "time")}
+    found = infer(service, binary, inputs=sent | {"session": texts("a", "b")}, outputs=[output])
+    assert found.outputs["status"].tolist() == [200, 422]
+    assert found.outputs["error"][1].startswith(f"invalid_input: {output}: 3 steps with the gaps that are filled, and 1 of")
+    assert found.outputs[output].shape[:2] == (2, 1)
+    assert answer(service, {"session": {"id": "b", "action": "describe"}})["session"]["step"] == 1
+    alone = infer(service, binary, inputs=rows[1], sequence_id="b", step=1, outputs=[output])
+    assert alone.outputs[output].shape[:2] == (1, 3)

@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 import orjson
 
-from handlers.engine.request import LABEL, Request, Result, StepResults
+from handlers.engine.request import ALL_OUTPUTS, LABEL, PREDICTION, PROBABILITIES, Request, Result, StepResults
 from handlers.errors import CellstateError, InvalidInput, TooLarge
 from handlers.protocols.base import INSTANCES, KSERVE, HttpRequest, HttpResponse, error_text
 from handlers.protocols.open_inference.binary import HEADER_LENGTH
@@ -31,6 +31,7 @@ from handlers.signature import Signature
 
 DATATYPE = b'"datatype"'
 BINARY = "application/octet-stream"
+BY_STEP = (PREDICTION, LABEL, PROBABILITIES, ALL_OUTPUTS)  # of a model that predicts at every step
 VERSION = re.compile(r"/v2/models/[^/]+/versions/([^/]+)/infer")
 
 
@@ -59,7 +60,20 @@ class OpenInferenceCall:
             raise TooLarge(
                 f"reply: {row.size} bytes, at most {self.max_row_bytes} here: send fewer steps or rows, or ask for fewer outputs"
             )
+        if len(self.requests) > 1:
+            self._check_steps(row)
         return row
+
+    def _check_steps(self, row: Row) -> None:
+        """Raise InvalidInput for a row with more steps than were sent, because gaps were filled: a tensor has as many for all its rows."""
+        sent = next(request.steps for request in self.requests if isinstance(request, Request))
+        by_step = ("output", *BY_STEP) if self.signature.output_mode == "step" else ("output",)
+        for output in self.wanted:
+            if output.source in by_step and output.name in row.pieces and (steps := row.pieces[output.name].shape[0]) != sent:
+                raise InvalidInput(
+                    f"{output.name}: {steps} steps with the gaps that are filled, and {sent} of the other rows; nothing was applied: "
+                    "send this row in a body of its own"
+                )
 
     @staticmethod
     def encode_steps(calls: Sequence["OpenInferenceCall"], results: StepResults) -> list[Row]:
