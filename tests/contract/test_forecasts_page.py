@@ -5,7 +5,7 @@ import shlex
 import subprocess
 import zipfile
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -38,7 +38,7 @@ OF_DISTRIBUTIONS, _, AFTER = SECTION.partition("\n## ")
 def meter(exported, folder):
     """The page's model: its calendar has hours, and it was calibrated."""
     model = exported("one")
-    model = replace(model, signature=replace(model.signature, frequency="1h"))
+    model = replace(model, signature=replace(model.signature, name="meter", frequency="1h"))
     model = calibrated(model, write_series(folder / "load.csv", model.sequence(400, seed=3)), 6)
     return replace(model, signature=replace(model.signature, calendar={"gaps": "fill"}))
 
@@ -63,6 +63,74 @@ def test_what_the_page_says_is_answered(exported, tmp_path):
 def test_what_the_page_says_of_a_model_of_distributions_is_answered(tmp_path):
     model = export_spec(tmp_path, "load", spec("normal"))
     check(make_service(model), OF_DISTRIBUTIONS, 1)
+
+
+def commands(text):
+    """What stands behind `$`, with the lines that go on, and what is printed under it."""
+    blocks = "".join(re.findall(r"```console\n(.*?)```", text, re.DOTALL))
+    return [(line.replace("\\\n", " "), shown) for line, shown in re.findall(r"^\$ ((?:.*\\\n)*.*)\n((?:[^$].*\n)*)", blocks, re.MULTILINE)]
+
+
+class TestCommandsOfTheMeter:
+    """The commands from "Warm start" on, in their order, over a file of two series."""
+
+    @pytest.fixture
+    def run(self, exported, tmp_path, monkeypatch):
+        """Run a command of the page against the served model; return its exit code."""
+        (tmp_path / "in").mkdir()
+        model = meter(exported, tmp_path / "in")
+        monkeypatch.chdir(tmp_path)
+        host = HostInMemory("meter", make_service(model))
+        load = model.sequence(400, seed=8)[:, 0]
+        rows = [f"{name},{datetime(2024, 1, 1) + timedelta(hours=i):%Y-%m-%dT%H:%M:%S},{load[i]}" for i in range(400) for name in "ab"]
+        Path("history.csv").write_text("\n".join(["series,time,load", *rows]) + "\n")
+
+        def run(command):
+            words = shlex.split(command)
+            assert words[:3] == ["python", "-m", "host.sessions"]
+            server = Server("http://host", "meter", http=httpx.Client(transport=host.transport))
+            return bulk_command.main([*words[3:], "--parallel", "1"], lambda _: server)
+
+        return run
+
+    def test_they_do_what_the_page_says(self, run, capsys):
+        [warm, wrong, backtest] = commands(PAGE.partition("## Warm start")[2])
+        assert run(warm[0]) == 0
+        assert "800 rows sent to 2 sessions; 0 had all of theirs; 0 failed" in capsys.readouterr().out
+        assert run(backtest[0]) == 0
+        assert Path("scores.png").read_bytes().startswith(b"\x89PNG")
+        assert orjson.loads(Path("scores.json").read_bytes())["series"] == 2
+        capsys.readouterr()
+        Path("history.csv").write_text("series,time,load\na,2024-01-01T00:00:00,1\na,2024-01-01T01:00:00,n/a\n")
+        assert run(wrong[0]) == 2
+        printed = capsys.readouterr().err
+        assert printed.partition(": ")[2] == wrong[1].partition(": ")[2]
+
+
+def test_the_command_that_builds_a_model_of_distributions(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    source = """
+import torch
+from torch import nn
+
+
+class Calls(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(1, 4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return 0.1 + nn.functional.softplus(self.head(self.lstm(x / 10)[0][:, -1]))
+"""
+    Path("net.py").write_text(source)
+    space = {}
+    exec(source, space)
+    torch.manual_seed(0)
+    torch.save(space["Calls"]().state_dict(), "calls.pt")
+    np.save("window.npy", np.random.default_rng(0).poisson(12, (24, 1)).astype(np.float32))
+    [(command, shown)] = commands(OF_DISTRIBUTIONS)
+    assert export_command.main(shlex.split(command)[3:]) == 0
+    assert shown.splitlines()[-1] in capsys.readouterr().out.splitlines()
 
 
 class TestFromACsvToAForecast:
@@ -92,13 +160,8 @@ class TestFromACsvToAForecast:
         np.save("window.npy", np.stack([np.array(values[:72]), np.sin(hours), np.cos(hours)], 1).astype(np.float32))
         return tmp_path
 
-    def commands(self):
-        """What stands behind `$`, with the lines that go on."""
-        blocks = "".join(re.findall(r"```console\n(.*?)```", self.SECTION, re.DOTALL))
-        return [command.replace("\\\n", " ") for command in re.findall(r"^\$ ((?:.*\\\n)*.*)$", blocks, re.MULTILINE)]
-
     def test_the_commands_do_what_the_page_says(self, place, capsys):
-        cut, build, serve, cut_again, backtest, warm, curl = self.commands()
+        cut, build, serve, cut_again, backtest, warm, curl = (command for command, _ in commands(self.SECTION))
         subprocess.run(cut, shell=True, check=True)
         assert export_command.main(shlex.split(build)[3:]) == 0
         assert "intervals: from 1,551 forecasts of held-out.csv" in capsys.readouterr().out
