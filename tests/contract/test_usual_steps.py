@@ -320,6 +320,19 @@ def test_expired_sessions_are_not_stepped(two, together):
     assert sum(together) == 0
 
 
+@pytest.mark.parametrize(("idle", "expected"), [(60.0, "ok"), (60.001, "session_expired"), (-3600.0, "ok")])
+@pytest.mark.parametrize("count", [SESSIONS, 1])
+def test_sessions_expire_at_one_moment_however_they_are_served(two, together, idle, expected, count):
+    """Also after the clock was set back, by which none is taken for expired."""
+    clock = Clock()
+    service = make_service(two, clock=clock, session_ttl=60.0)
+    ask(service, *steps(two, 0))
+    clock.now += idle
+    replies = ask(service, *steps(two, 1, count))
+    assert {reply.get("error", {"code": "ok"})["code"] for _, reply in replies} == {expected}
+    assert sum(together) == (count if count > 1 and expected == "ok" else 0)
+
+
 @pytest.mark.parametrize("settings", [{"keep_versions": 2}, {"keep_versions": 2, "rewarm_steps": 4}])
 def test_sessions_that_keep_earlier_states_are_served_alone(two, together, settings):
     service = make_service(two, **settings)
