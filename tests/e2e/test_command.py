@@ -140,20 +140,8 @@ def test_serve_needs_no_file_any_more_once_it_runs(lone_store: Path, tmp_path: P
         running.end()
 
 
-GONE = (
-    "server.json",
-    "serve.json",
-    "config.properties",
-    "keys.json",
-    "key",
-    "gate",
-    "lock",
-    "server.log",
-    "console.log",
-    "models",
-    "tmp",
-    "",
-)
+GONE = [("SIGTERM", name) for name in ("keys.json", "gate", "models", "")]
+GONE += [("stop", name) for name in ("serve.json", "")]
 
 
 def remove(path: Path) -> None:
@@ -163,10 +151,8 @@ def remove(path: Path) -> None:
         path.unlink()
 
 
-@pytest.mark.parametrize("how", ["stop", "SIGTERM"])
-@pytest.mark.parametrize("gone", GONE, ids=[name or "the folder" for name in GONE])
-def test_whatever_of_the_folder_is_gone_what_was_started_is_ended(running: Running, gone: str, how: str) -> None:
-    """`config.properties` and so on, and the whole folder, each deleted from a server that runs."""
+@pytest.mark.parametrize(("how", "gone"), GONE, ids=[f"{name or 'the folder'}, {how}" for how, name in GONE])
+def test_whatever_of_the_folder_is_gone_what_was_started_is_ended(running: Running, how: str, gone: str) -> None:
     url = until(lambda: running.process.poll() is not None or running.said(r"^ready at (\S+)$"), "ready")
     assert isinstance(url, re.Match), "".join(running.lines)
     found = processes(running.folder)
