@@ -62,7 +62,7 @@ def test_what_the_page_says_is_answered(exported, tmp_path):
 
 def test_what_the_page_says_of_a_model_of_distributions_is_answered(tmp_path):
     model = export_spec(tmp_path, "load", spec("normal"))
-    check(make_service(model), OF_DISTRIBUTIONS, 1)
+    check(make_service(model), OF_DISTRIBUTIONS, 3)
 
 
 def commands(text):
