@@ -15,6 +15,7 @@ import orjson
 import pytest
 import torch
 
+from examples import traffic_data
 from export import __main__ as export_command
 from handlers.engine.context import ServiceContext
 from handlers.engine.factory import open_backend
@@ -30,7 +31,8 @@ from tests.support.distribution_models import spec
 from tests.support.host_in_memory import HostInMemory
 from tests.support.in_process import InProcess
 
-PAGE = (Path(__file__).parents[2] / "docs" / "forecasts.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "forecasts.md").read_text()
 BEFORE, _, SECTION = PAGE.partition("## Models that predict a distribution\n")
 OF_DISTRIBUTIONS, _, AFTER = SECTION.partition("\n## ")
 
@@ -105,6 +107,21 @@ class TestCommandsOfTheMeter:
         assert run(wrong[0]) == 2
         printed = capsys.readouterr().err
         assert printed.partition(": ")[2] == wrong[1].partition(": ")[2]
+
+
+def test_the_command_that_calibrates_the_shipped_model(tmp_path, monkeypatch, capsys):
+    """On the 120 days before the 60 that are left for tests, as the page's numbers were measured."""
+    series = traffic_data.load()
+    first = len(series) - traffic_data.TEST_HOURS
+    traffic_data.write_csv(series.between(first - 2_880, first), tmp_path / "held-out.csv")
+    monkeypatch.chdir(tmp_path)
+    Path("model_store").mkdir()
+    for part in ("export", "config", "model_store/traffic"):  # as in the repository, and the archive beside them
+        Path(part).symlink_to(ROOT / part)
+    [(command, shown)] = commands(BEFORE.partition("\n## Intervals")[2])
+    assert export_command.main(shlex.split(command)[3:]) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  intervals:")]
+    assert line.startswith(shown.splitlines()[-1].removesuffix("…"))
 
 
 def test_the_command_that_builds_a_model_of_distributions(tmp_path, monkeypatch, capsys):
