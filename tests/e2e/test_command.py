@@ -152,16 +152,24 @@ def remove(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("how", "gone"), GONE, ids=[f"{name or 'the folder'}, {how}" for how, name in GONE])
-def test_whatever_of_the_folder_is_gone_what_was_started_is_ended(running: Running, how: str, gone: str) -> None:
+def test_whatever_of_the_folder_is_gone_what_was_started_is_ended(lone_store: Path, tmp_path: Path, how: str, gone: str) -> None:
+    running = Running(tmp_path / "run", lone_store, "--drain", "3")
+    try:
+        _ended_without(running, how, gone)
+    finally:
+        running.end()
+
+
+def _ended_without(running: Running, how: str, gone: str) -> None:
     url = until(lambda: running.process.poll() is not None or running.said(r"^ready at (\S+)$"), "ready")
     assert isinstance(url, re.Match), "".join(running.lines)
     found = processes(running.folder)
     remove(running.folder / gone)
     if how == "stop":
-        assert printed("stop", "--folder", running.folder) == "stopped"
+        assert printed("stop", "--drain", "3", "--folder", running.folder) == "stopped"
     else:
         running.process.send_signal(signal.SIGTERM)
-    code = running.wait(DRAIN + 30)
+    code = running.wait(60)
     assert running.said(r"^stopped"), "".join(running.lines)
     if gone not in ("tmp", ""):  # management is a socket in the folder, and workers are reached through those in `tmp`
         assert how == "stop" or code == 0, "it was drained"

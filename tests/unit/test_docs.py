@@ -1,11 +1,16 @@
 """The documentation says what the code does."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from handlers import errors
 from handlers.errors import CellstateError, ConfigurationError
+from handlers.metrics import HISTOGRAMS, METRICS, PREFIX
 from handlers.sessions.machine import TABLE, Phase, Transition
 
 ROOT = Path(__file__).parents[2]
@@ -55,3 +60,19 @@ def test_messages_that_the_page_quotes_are_the_codes() -> None:
 def test_the_tests_that_the_page_names_exist() -> None:
     named = set(re.findall(r"`(tests/\S+\.py)`", PROBLEMS + (DOCS / "security.md").read_text()))
     assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
+
+
+def test_the_metrics_that_the_pages_name_exist() -> None:
+    own = {path.stem for path in ROOT.glob("cellstate_*.py")}
+    known = {f"{PREFIX}{name}" for name in (*METRICS, *HISTOGRAMS)} | {"cellstate_open_files", "cellstate_open_files_limit"} | own
+    named = {name for page in DOCS.glob("*.md") for name in re.findall(r"\bcellstate_[a-z]\w+", page.read_text())}
+    assert named - known == set()
+
+
+@pytest.mark.parametrize("module", ["host", "host.sessions"])
+def test_the_commands_that_the_pages_for_operators_name_exist(module: str) -> None:
+    pages = "".join((DOCS / f"{name}.md").read_text() for name in ("when-it-goes-wrong", "operations", "security", "deploying", "keys"))
+    verbs = set(re.findall(rf"python -m {re.escape(module)} (?:URL |https?://\S+ )?([a-z]+)\b", pages))
+    told = subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert verbs
+    assert [verb for verb in sorted(verbs) if not re.search(rf"\b{verb}\b", told)] == []
