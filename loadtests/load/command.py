@@ -58,6 +58,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _capacity(arguments: Sequence[str]) -> int:
     parser = _parser("capacity", "Find the most sessions, or the highest rate, that keep a bound.")
+    parser.set_defaults(warm_up=5.0)  # sessions that all begin at once are no load that lasts
     parser.add_argument("--slo", default="p99<100ms, errors=0, wrong=0", help="the bound (default: %(default)s)")
     parser.add_argument("--of", choices=("sessions", "rate"), default="sessions", help="what to find (default: %(default)s)")
     parser.add_argument("--start", type=float, default=500.0, help="where the search begins (default: %(default)g)")
