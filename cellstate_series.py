@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-ENDINGS = (".csv", ".csv.gz", ".parquet")
+TIME, NAME = "time", "series"  # columns
 
 
 class SeriesFileError(Exception):

@@ -127,10 +127,10 @@ def _frontend(model: Path, signature: Signature, url: str, sync: bool) -> Fronte
     return Frontend.over(ServiceContext(open_backend(model, signature, settings), signature, open_store(settings), settings))
 
 
-def measure(works: dict[str, Work], rounds: int, size: int) -> dict[str, Times]:
-    """Run every work once a round, in turn; return the time of one row in the lower quartile of the rounds."""
+def measure(works: dict[str, Work], rounds: int, size: int, first: int = 0) -> dict[str, Times]:
+    """Run every work once a round, in turn; return the time of one row in the lower quartile of the rounds, which count from `first`."""
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
-    for n in range(rounds):
+    for n in range(first, first + rounds):
         for name, work in works.items():
             if isinstance(work, Prepared):
                 work.prepare(n)

@@ -66,7 +66,7 @@ def compared(name: str, model: Path, size: int) -> None:
             works[str(kind)] = observations(frontend, size) if signature.calendar else bodies(frontend, size, as_instances=False)
         begun = contexts[AUTO].rewarming.steps + 2
         measure(works, begun, size)
-        times = measure({kind: Later(work, begun) for kind, work in works.items()}, ROUNDS, size)
+        times = measure(works, ROUNDS, size, begun)
         for kind, context in contexts.items():
             work = works[str(kind)]
             assert isinstance(work, Prepared)
@@ -76,14 +76,6 @@ def compared(name: str, model: Path, size: int) -> None:
             steps, (cpu, wall) = context.rewarming.steps, times[str(kind)]
             print(f"{name:<8} {size:>5} {kind!s:>13} {steps:>7} {count:>7.1f} {cpu:>9.1f} {wall:>9.1f} {record:>7}", flush=True)
             context.store.close()
-
-
-class Later(Prepared):
-    """Work whose batches were begun before."""
-
-    def __init__(self, work: Work, begun: int) -> None:
-        assert isinstance(work, Prepared)
-        super().__init__(work._frontend, lambda n: work._batch(begun + n))
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cellstate_series import SeriesFileError, number, opened
+from cellstate_series import NAME, TIME, SeriesFileError, number, opened
 from export.errors import CalibrationError
 from export.verify.runners import Runner
 from handlers.errors import ConfigurationError, InvalidInput
@@ -31,7 +31,6 @@ MIN_IN_BIN = 20
 MIN_FORECASTS = 100
 MAX_GAP = 10_000  # steps of a series' gap that are filled as missing
 BATCH = 256
-TIME, NAME = "time", "series"  # columns
 
 
 @dataclass(frozen=True)

@@ -92,13 +92,11 @@ class Watch:
 
     def _help(self, archive: Archive, model: _Model, seconds: float) -> None:
         """Restart the workers once; give up when that did not help. While open files are used up no worker could start."""
-        if self._files is not None and self._files.exhausted:
-            if seconds >= GIVE_UP_AFTER:
-                raise HostError(f"{archive.address}: {model.failure} for {seconds:.0f} s; {self._files}")
-            return
+        used_up = self._files is not None and self._files.exhausted
         if seconds >= GIVE_UP_AFTER:
-            raise HostError(f"{archive.address}: {model.failure} for {seconds:.0f} s; restarting its workers did not help")
-        if seconds >= RESTART_AFTER and not model.restarted:
+            why = self._files if used_up else "restarting its workers did not help"
+            raise HostError(f"{archive.address}: {model.failure} for {seconds:.0f} s; {why}")
+        if seconds >= RESTART_AFTER and not model.restarted and not used_up:
             model.restarted = True
             self._report(f"{archive.address}: restarting its workers")
             try:

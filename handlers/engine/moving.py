@@ -7,9 +7,10 @@ from msgspec.structs import replace
 from handlers.arrays import Array, Floats, Vector
 from handlers.engine.context import ServiceContext
 from handlers.engine.request import maker_array, take_maker
-from handlers.engine.streams import stream_time
+from handlers.engine.streams import recent_inputs
 from handlers.forecasting import memory
 from handlers.forecasting.memory import StreamMemory
+from handlers.forecasting.missing import fed_back
 from handlers.inference import batching
 from handlers.sessions.machine import Phase
 from handlers.sessions.record import Record, pack_arrays, unpack_arrays
@@ -28,7 +29,7 @@ def moved(context: ServiceContext, records: Sequence[Record], now: float) -> lis
     result: list[Record | None] = [None] * len(records)
     if not chosen:
         return result
-    signature, inputs = context.signature, [_inputs(context, records[i]) for i in chosen]
+    signature, inputs = context.signature, [recent_inputs(context, records[i]) for i in chosen]
     initial, outputs = [signature.initial_state] * len(chosen), [False] * len(chosen)
     found = batching.run(context.backend, signature, inputs, initial, outputs, context.settings.max_batch)
     for row, i in enumerate(chosen):
@@ -38,19 +39,13 @@ def moved(context: ServiceContext, records: Sequence[Record], now: float) -> lis
     return result
 
 
-def _inputs(context: ServiceContext, record: Record) -> Array:
-    assert record.state.recent is not None  # the phase demands it
-    return context.rewarming.inputs(record.state.recent, stream_time(context, record))
-
-
 def _successor(context: ServiceContext, record: Record, inputs: Array, y: Floats, values: Vector) -> Record:
     signature, before = context.signature, record.state
     assert before.recent is not None
     remembered = b""
     if signature.feedback:
-        last, known = y if y.ndim == 1 else y[-1], memory.decode(before.forecast, len(signature.feedback))
-        expected = last[[output for output, _ in signature.feedback_columns]]
-        remembered = StreamMemory(expected, known.missing, known.time).encode()
+        known = memory.decode(before.forecast, len(signature.feedback))
+        remembered = StreamMemory(fed_back(y, signature), known.missing, known.time).encode()
     recent = context.rewarming.again(before.recent, inputs, is_timed=True)
     state = State(values, before.position, signature.digest, remembered, recent)
     return replace(record, state=state, version=signature.version, answer=_answer(record), kept=(), unstored=())

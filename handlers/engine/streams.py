@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from handlers.arrays import Floats
+from handlers.arrays import Array, Floats
 from handlers.engine.batch import Batch
 from handlers.engine.context import ServiceContext
 from handlers.engine.task import ModelRun, Task
@@ -136,6 +136,13 @@ def scores(context: ServiceContext, record: Record) -> dict[str, Any] | None:
 def stream_time(context: ServiceContext, record: Record) -> int | None:
     """Return the time of a session's last step, as the model's calendar counts; None where the stream has no times."""
     return None if context.timeline is None else memory.decode(record.state.forecast, len(context.signature.feedback)).time
+
+
+def recent_inputs(context: ServiceContext, record: Record) -> Array:
+    """Return the recent inputs of a session that the model can rebuild, as the model takes them: `[known, F]`, or `[known]` token ids."""
+    recent = record.state.recent
+    assert recent is not None  # what can be rebuilt has some
+    return context.rewarming.inputs(recent, stream_time(context, record))
 
 
 def last_time(context: ServiceContext, record: Record) -> str | None:

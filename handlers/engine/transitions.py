@@ -11,7 +11,7 @@ import numpy as np
 from handlers.arrays import Array, Vector
 from handlers.engine.batch import Batch
 from handlers.engine.request import IMPUTED, OPAQUE, Result, take_intervals, take_maker
-from handlers.engine.streams import last_time, prepare, scores, stream_time, times
+from handlers.engine.streams import last_time, prepare, recent_inputs, scores, stream_time, times
 from handlers.engine.task import ModelRun, Task
 from handlers.errors import InvalidInput, SessionUnreadable
 from handlers.sessions import machine
@@ -76,10 +76,9 @@ def _apply(batch: Batch, task: Task, session: LoadedSession) -> None:
 def _rewarm(batch: Batch, task: Task, session: LoadedSession) -> None:
     """Run the recent inputs through this model from the start of a stream, then the request's."""
     record = _recorded(session)
-    recent = record.state.recent
-    assert recent is not None  # the phase demands it
-    inputs = np.concatenate([batch.context.rewarming.inputs(recent, stream_time(batch.context, record)), _inputs(task)])
-    task.run = ModelRun(inputs, _initial(batch, None), record.state.position, record, rewarmed=recent.known)
+    recent = recent_inputs(batch.context, record)
+    inputs = np.concatenate([recent, _inputs(task)])
+    task.run = ModelRun(inputs, _initial(batch, None), record.state.position, record, rewarmed=len(recent))
 
 
 def _replay(batch: Batch, task: Task, session: LoadedSession) -> None:

@@ -69,8 +69,8 @@ class Recent(Struct, frozen=True):
 
 def empty(room: int, columns: int, layout: bytes, begins: bool) -> Recent:
     """Return the recent inputs of a stream of which none is known; `columns` is 0 for token ids, `room` at least 1."""
-    kind, row = (0, 4 * columns) if columns else (1, 8)
-    return Recent(kind, columns, room, 0, begins, layout, bytes(room * row))
+    kind = 0 if columns else 1
+    return Recent(kind, columns, room, 0, begins, layout, bytes(room * _row_bytes(kind, columns)))
 
 
 def length(kind: int, columns: int, rows: int, has_head: bool = True) -> int | None:
@@ -79,7 +79,11 @@ def length(kind: int, columns: int, rows: int, has_head: bool = True) -> int | N
         return 0 if kind in KINDS else None
     if kind != (columns == 0):
         return None
-    return HEAD.size * has_head + (8 if kind else 4 * columns) * rows
+    return HEAD.size * has_head + _row_bytes(kind, columns) * rows
+
+
+def _row_bytes(kind: int, columns: int) -> int:
+    return KINDS[kind].itemsize * max(columns, 1)
 
 
 def decode(data: bytes, start: int, kind: int, columns: int, rows: int) -> Recent:
@@ -88,7 +92,7 @@ def decode(data: bytes, start: int, kind: int, columns: int, rows: int) -> Recen
     if known > rows:
         known, begins = 0, 0
     start += HEAD.size
-    stop = start + (8 if kind else 4 * columns) * rows
+    stop = start + _row_bytes(kind, columns) * rows
     return Recent(kind, columns, rows, known, begins == 1, layout_, data[start:stop])
 
 

@@ -22,7 +22,6 @@ from handlers.stores.base import HEAD, Change, Entry, Parts, Swept, Usage
 
 HEADER = struct.Struct("<Qd")  # version, purge_at; the value follows
 HEADER_BYTES = HEADER.size
-FOREIGN = 0, math.inf  # of bytes that are no entry: a version that no commit expects, and a purge time that never comes
 PARTS = b"\1parts"  # the database of the parts, and its key among the entries, where LMDB lists its databases
 NUMBER = struct.Struct(">Q")  # of a part; its key is that of its entry, a zero byte and this, so that the parts of an entry are neighbours
 PAGE = 1_000  # entries of one read while scanning
@@ -257,10 +256,9 @@ def _version(value: Any) -> int | None:
 
 
 def _head(value: Any) -> tuple[int, float]:
-    """Unpack version and purge time."""
-    return HEADER.unpack_from(value) if len(value) >= HEADER_BYTES else FOREIGN
+    """Unpack version and purge time. Foreign bytes get version 0, which no commit expects, and a purge time that never comes."""
+    return HEADER.unpack_from(value) if len(value) >= HEADER_BYTES else (0, math.inf)
 
 
 def _decode(value: bytes) -> Entry:
-    version, purge_at = HEADER.unpack_from(value) if len(value) >= HEADER_BYTES else FOREIGN
-    return Entry(version, purge_at, value[HEADER_BYTES:])
+    return Entry(*_head(value), value[HEADER_BYTES:])

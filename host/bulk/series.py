@@ -10,11 +10,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cellstate_series import Rows, SeriesFileError, number, opened, stem
+from cellstate_series import NAME, TIME, Rows, SeriesFileError, number, opened, stem
 
 Doubles = npt.NDArray[np.float64]
-TIME = "time"
-NAME = "series"
 
 
 class SeriesError(Exception):

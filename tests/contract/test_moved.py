@@ -28,16 +28,6 @@ TENANT = "b"
 
 
 @pytest.fixture
-def old(exported):
-    return exported("meter")
-
-
-@pytest.fixture
-def new(exported):
-    return exported("meter-2")
-
-
-@pytest.fixture
 def url(tmp_path):
     url = f"lmdb://{tmp_path / 'sessions'}"
     open_store(Settings(store=url)).close()

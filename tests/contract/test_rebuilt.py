@@ -23,16 +23,6 @@ from tests.support.requests import act, contents, step
 LENGTHS = (1, 2, 5, 13, 29, 64, 97, 160, 301)  # below and beyond the memories of the models
 
 
-@pytest.fixture
-def old(exported):
-    return exported("meter")
-
-
-@pytest.fixture
-def new(exported):
-    return exported("meter-2")
-
-
 def streamed(model, store, x, id="a", start=0, cut=7, **settings):
     """Stream x into the session, some steps at a time."""
     service = make_service(model, store=store, **settings)

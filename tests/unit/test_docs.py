@@ -12,6 +12,7 @@ from handlers import errors
 from handlers.errors import CellstateError, ConfigurationError
 from handlers.metrics import HISTOGRAMS, METRICS, PREFIX
 from handlers.sessions.machine import TABLE, Phase, Transition
+from host.open_files import OpenFiles
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -64,7 +65,8 @@ def test_the_tests_that_the_page_names_exist() -> None:
 
 def test_the_metrics_that_the_pages_name_exist() -> None:
     own = {path.stem for path in ROOT.glob("cellstate_*.py")}
-    known = {f"{PREFIX}{name}" for name in (*METRICS, *HISTOGRAMS)} | {"cellstate_open_files", "cellstate_open_files_limit"} | own
+    of_serve = set(re.findall(r"^(cellstate_\w+) ", OpenFiles(0, 0).exposition(), re.MULTILINE))
+    known = {f"{PREFIX}{name}" for name in (*METRICS, *HISTOGRAMS)} | of_serve | own
     named = {name for page in DOCS.glob("*.md") for name in re.findall(r"\bcellstate_[a-z]\w+", page.read_text())}
     assert named - known == set()
 
