@@ -1,10 +1,10 @@
 """The served path, hosts in turn: `python -m benchmarks.serving` (needs wrk and requirements/bench.txt).
 
-LSTM 2 x 128, 8 features; load by wrk on the same cores. Hosts: TorchServe with the shipped configuration and with `batchSize: 1`, an ASGI
-server over the same core that forms batches by itself, and, with windows only, a hand-written ASGI app over ONNX Runtime and with `--peers`
-servers from the package index. A step is one observation of a session in the embedded store, flushed to the disk before the answer. All
-servers run all the time; each measurement is taken of one host after the other, in several rounds. Reported are medians, the spread between
-the rounds, and ratios to the first host.
+LSTM 2 x 128, 8 features; load by wrk on the same cores. Hosts: TorchServe with the shipped configuration, with one worker and with
+`batchSize: 1`, an ASGI server over the same core that forms batches by itself, and, with windows only, a hand-written ASGI app over ONNX
+Runtime and with `--peers` servers from the package index. A step is one observation of a session in the embedded store, flushed to the disk
+before the answer. All servers run all the time; each measurement is taken of one host after the other, in several rounds. Reported are
+medians, the spread between the rounds, and ratios to the first host.
 """
 
 import argparse
@@ -75,9 +75,11 @@ def archive(store: Path, config: Path = CONFIG) -> Path:
 
 
 @contextmanager
-def torchserve(name: str, folder: Path, config: Path) -> Iterator[Host]:
+def torchserve(name: str, folder: Path, config: Path, workers: int | None = None) -> Iterator[Host]:
+    """TorchServe with as many workers as said, or as the configuration says."""
     archive(folder / "store", config)
-    with serving(folder / "run", folder / "store") as server:
+    options = {"minWorkers": workers, "maxWorkers": workers} if workers else {}
+    with serving(folder / "run", folder / "store", model_options=options) as server:
         yield Host(name, f"{server.url}/predictions/bench", server.headers())
 
 
@@ -147,6 +149,7 @@ def hosts(folder: Path, with_peers: bool = False) -> Iterator[list[Host]]:
     with ExitStack() as stack:
         yield [
             stack.enter_context(torchserve("TorchServe", folder / "throughput", CONFIG)),
+            stack.enter_context(torchserve("TorchServe, one worker", folder / "one-worker", CONFIG, workers=1)),
             stack.enter_context(torchserve("TorchServe, latency profile", folder / "latency", LATENCY)),
             stack.enter_context(asgi("own batches (ASGI)", "asgi_host", core, True)),
             stack.enter_context(asgi("hand-written ASGI app", "peers.asgi_app", graph, False)),

@@ -28,7 +28,7 @@ def workloads() -> list[Workload]:
     return [
         Workload("window of 24 x 8", [json.dumps({"inputs": window.tolist()}).encode() for window in values[:16]]),
         Workload("session step", [json.dumps(_step(values[i], f"s{i}")).encode() for i in range(SESSIONS)]),
-        Workload("256 steps, JSON", [_instances(values, f"j{i}-", 256) for i in range(4)], 256, (1, 2)),
+        Workload("256 steps, JSON", [_instances(values, f"j{i}-", 256) for i in range(4)], 256, (1, 4)),
         _tensors(values, 1_024),
     ]
 
@@ -44,7 +44,7 @@ def _instances(values: np.ndarray, prefix: str, rows: int) -> bytes:
 def _tensors(values: np.ndarray, rows: int) -> Workload:
     bodies = [tensors(values[np.arange(rows) % SESSIONS, :1], [f"t{i}-{j}" for j in range(rows)]) for i in range(4)]
     headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(bodies[0][1])}
-    return Workload(f"{rows:,} steps, binary tensors", [body for body, _ in bodies], rows, (1, 2), headers)
+    return Workload(f"{rows:,} steps, binary tensors", [body for body, _ in bodies], rows, (1, 4), headers)
 
 
 def tensors(x: np.ndarray, sessions: Sequence[str], step: int | None = None) -> tuple[bytes, int]:

@@ -77,7 +77,8 @@ class Settings:
     max_body: int = 4_000_000
     max_reply: int = 6_000_000  # below TorchServe's own limit, which ends the worker
     max_batch: int = 256  # rows in one model run
-    long_steps: int = 200  # time steps, a horizon along each path included, from which on a request is long; long ones take turns
+    long_steps: int = 200  # time steps, a horizon along each path included, from which on a request is long; many long ones take turns
+    free_long_steps: int = 6_400  # of all long requests that one batch runs without taking its turn
     max_long_steps: int = 100_000  # of all long requests that one batch runs
     batch_seconds: float = 10.0  # after which the rest of a batch is answered 429; below TorchServe's responseTimeout
     state_key: str = ""  # signs client-held state when set

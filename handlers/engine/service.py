@@ -35,7 +35,7 @@ class Service:
         self._telemetry = context.telemetry
         self._drain_lock = DrainLock(context.settings.gate_file)
         turns = f"{self._settings.gate_file}.long" if self._settings.gate_file else ""
-        self._long_requests = LongRequests(turns, self._settings.long_steps, self._settings.max_long_steps)
+        self._long_requests = LongRequests(turns, self._settings.long_steps, self._settings.free_long_steps, self._settings.max_long_steps)
         self._sweeper = Sweeper(context.store, context.settings, context.telemetry, clock())
 
     def task(self, request: Request | CellstateError, call: ReplyEncoder, caller: Caller = ANYONE) -> Task:

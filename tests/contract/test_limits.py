@@ -70,7 +70,7 @@ def test_a_stopping_service_turns_everything_away_unchanged(two, tmp_path):
 
 
 def test_long_requests_beyond_what_a_batch_takes_are_told_to_come_again_and_short_ones_pass(two):
-    service, x = make_service(two, long_steps=5, max_long_steps=8), two.sequence(6)
+    service, x = make_service(two, long_steps=5, free_long_steps=5, max_long_steps=8), two.sequence(6)
     bodies = [orjson.dumps(step(id, 0, x[:n])) for id, n in (("a", 6), ("b", 6), ("c", 2))]
     first, second, short = service.handle_batch(bodies)
     assert (first.status, second.status, short.status) == (200, 429, 200)

@@ -14,8 +14,8 @@ from tests.support.http_client import Client, Connect
 from tests.support.served_models import Model, classifier, forecaster, write_checkpoint
 
 STATE_KEY = "a key of these tests"
-TWO_WORKERS = {"minWorkers: 1": "minWorkers: 2", "maxWorkers: 1": "maxWorkers: 2"}
-FLEETING = {"cellstate: {}": f'cellstate: {{session_ttl: 1.0, tombstone_ttl: 600.0, state_key: "{STATE_KEY}"}}'}
+ONE_WORKER = {"minWorkers: 2": "minWorkers: 1", "maxWorkers: 2": "maxWorkers: 1"}  # starts sooner
+FLEETING = {**ONE_WORKER, "cellstate: {}": f'cellstate: {{session_ttl: 1.0, tombstone_ttl: 600.0, state_key: "{STATE_KEY}"}}'}
 
 
 @pytest.fixture(scope="session")
@@ -43,17 +43,17 @@ def store(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
     """One archive of every model."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("store")
-    fleeting = configured(folder / "fleeting.yaml", FLEETING)
+    one_worker, fleeting = configured(folder / "one-worker.yaml", ONE_WORKER), configured(folder / "fleeting.yaml", FLEETING)
     for name, checkpoint in checkpoints.items():
-        build(checkpoint, folder, fleeting if name == "fleeting" else CONFIG)
+        build(checkpoint, folder, fleeting if name == "fleeting" else one_worker)
     return folder
 
 
 @pytest.fixture(scope="session")
 def pair_store(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The two-layer model alone, for two workers."""
+    """The two-layer model alone, for two workers as shipped."""
     folder = tmp_path_factory.mktemp("pair-store")
-    build(checkpoints["two"], folder, configured(folder / "pair.yaml", TWO_WORKERS))
+    build(checkpoints["two"], folder)
     return folder
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from handlers.engine.long_requests import LongRequests
+from handlers.engine.long_requests import RUN_STEPS, LongRequests
 from handlers.engine.request import Request
 from handlers.engine.task import Task
 
@@ -12,28 +12,48 @@ def task(steps, horizon=0, paths=0):
     return Task(Request(np.zeros((steps, 1), np.float32), horizon=horizon, paths=paths), None)
 
 
+def long_requests(path="", free=10):
+    return LongRequests(str(path), long_steps=10, free_steps=free, max_steps=30)
+
+
 @pytest.mark.parametrize("path", ["", "turns"])
 def test_a_batch_takes_long_requests_up_to_its_number_of_steps_and_every_short_one(tmp_path, path):
-    turns = LongRequests(str(tmp_path / path) if path else "", long_steps=10, max_steps=30)
+    turns = long_requests(tmp_path / path if path else "")
     long, far, short, more, fits, sampled = task(15), task(1, horizon=14), task(9), task(10), task(10), task(1, horizon=2, paths=4)
     with turns.admit([long, far, short, more, short, fits, sampled]) as refused:
-        assert list(map(id, refused)) == [id(more), id(fits), id(sampled)]
+        assert list(map(id, refused)) == [id(far), id(fits), id(sampled)]
 
 
 def test_the_first_long_request_runs_however_long_it_is():
-    turns = LongRequests("", long_steps=10, max_steps=30)
+    turns = long_requests()
     endless, other = task(1_000), task(10)
     with turns.admit([endless, other]) as refused:
         assert refused == [other]
 
 
-def test_of_two_workers_one_runs_long_requests_and_the_other_short_ones(tmp_path):
-    one, other = (LongRequests(str(tmp_path / "turns"), long_steps=10, max_steps=30) for _ in range(2))
-    long, short = task(10), task(1)
-    with one.admit([long]):
+def test_rollouts_of_one_batch_share_their_model_runs():
+    horizon = 10
+    one, other, third = (task(1, horizon=horizon) for _ in range(3))
+    turns = LongRequests("", long_steps=10, free_steps=10, max_steps=2 * (1 + horizon) + RUN_STEPS * horizon)
+    with turns.admit([one, other, third]) as refused:
+        assert refused == [third]
+
+
+def test_of_two_workers_one_runs_many_long_requests_and_the_other_as_many_as_are_free(tmp_path):
+    one, other = (long_requests(tmp_path / "turns", free=25) for _ in range(2))
+    long, more, short = task(15), task(15), task(1)
+    with one.admit([long, more]) as refused:
+        assert not refused
+        with other.admit([long, short, more]) as refused:
+            assert list(map(id, refused)) == [id(more)]
         with other.admit([long, short]) as refused:
-            assert refused == [long]
-        with other.admit([short]) as refused:
             assert not refused
-    with other.admit([long, short]) as refused:
+    with other.admit([long, short, more]) as refused:
+        assert not refused
+
+
+def test_a_worker_within_what_is_free_leaves_the_turn_to_another(tmp_path):
+    one, other = (long_requests(tmp_path / "turns", free=15) for _ in range(2))
+    long, longer = task(15), task(30)
+    with one.admit([long]), other.admit([longer]) as refused:
         assert not refused
