@@ -75,7 +75,7 @@ bench: models
 	.peers/$*/bin/pip install --quiet -r $<
 	touch $@
 
-peers: models .peers/litserve/ready .peers/bentoml/ready .peers/mlserver/ready
+peers: models .peers/litserve/ready .peers/bentoml/ready .peers/mlserver/ready .peers/triton/ready
 	$(BIN)/python -m benchmarks.serving --peers
 
 image:

@@ -47,23 +47,27 @@ LATENCY = CONFIG.with_name("latency.yaml")
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A server that is up. `tensors_url` is where it takes the Open Inference Protocol."""
+    """A server that is up."""
 
     name: str
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
-    sessions: bool = True  # whether it has any
-    form: Callable[[Any], Any] = lambda window: {"inputs": window}  # of the body with one window
+    workloads: Sequence[str] = ("",)  # how the names begin of those that it serves
+    form: Callable[[Any], Any] | None = None  # turns a request of ours into its own
     prediction: Callable[[Any], list[float]] = lambda answer: list(answer["prediction"])
 
     def serves(self, workload: Workload) -> bool:
-        return self.sessions or workload.name.startswith(WINDOW)
+        return workload.name.startswith(tuple(self.workloads))
 
     def bodies(self, workload: Workload) -> Sequence[bytes]:
         """Return the workload's bodies in the form in which this server takes them."""
-        if not workload.name.startswith(WINDOW):
-            return workload.bodies
-        return [json.dumps(self.form(json.loads(body)["inputs"])).encode() for body in workload.bodies]
+        return workload.bodies if self.form is None else [json.dumps(self.form(json.loads(body))).encode() for body in workload.bodies]
+
+    def beginnings(self, workload: Workload) -> Sequence[bytes]:
+        """Return the bodies that begin the workload's sessions."""
+        if self.form is None:
+            return begin(workload)
+        return [json.dumps(self.form(step)).encode() for body in begin(workload) for step in json.loads(body)["instances"]]
 
 
 def archive(store: Path, config: Path = CONFIG) -> Path:
@@ -84,12 +88,12 @@ def torchserve(name: str, folder: Path, config: Path, workers: int | None = None
 
 
 @contextmanager
-def asgi(name: str, application: str, environment: Mapping[str, str], sessions: bool) -> Iterator[Host]:
+def asgi(name: str, application: str, environment: Mapping[str, str], workloads: Sequence[str] = ("",)) -> Iterator[Host]:
     """An application of this package under uvicorn."""
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "--factory", f"benchmarks.{application}:application", "--port", str(port)]
     with started(
-        Host(name, f"http://127.0.0.1:{port}/", sessions=sessions), [*command, "--log-level", "warning", "--no-access-log"], environment
+        Host(name, f"http://127.0.0.1:{port}/", workloads=workloads), [*command, "--log-level", "warning", "--no-access-log"], environment
     ) as host:
         yield host
 
@@ -98,9 +102,10 @@ def asgi(name: str, application: str, environment: Mapping[str, str], sessions: 
 def peer(known: Peer, folder: Path, environment: Mapping[str, str]) -> Iterator[Host]:
     """A server that others wrote."""
     folder.mkdir()
-    port, programs = free_port(), ENVIRONMENTS / known.name.lower() / "bin"
-    host = Host(known.name, f"http://127.0.0.1:{port}{known.path}", sessions=False, form=known.form, prediction=known.prediction)
-    with started(host, known.command(programs, port, folder), {**environment, "BENTOML_DO_NOT_TRACK": "true"}):
+    port, programs = free_port(), ENVIRONMENTS / known.environment / "bin"
+    host = Host(known.name, f"http://127.0.0.1:{port}{known.path}", {}, known.workloads, known.form, known.prediction)
+    path = {"PATH": f"{programs}:{os.environ['PATH']}", "BENTOML_DO_NOT_TRACK": "true"}
+    with started(host, known.command(programs, port, folder), {**environment, **path}):
         yield host
 
 
@@ -133,8 +138,10 @@ def free_port() -> int:
 
 
 def _answers(host: Host) -> bool:
+    served = next(workload for workload in workloads() if host.serves(workload))
+    body = (host.beginnings(served) or host.bodies(served))[0]
     try:
-        return httpx.post(host.url, json=host.form([[0.0] * FEATURES]), timeout=30).status_code == 200
+        return httpx.post(host.url, content=body, headers={"Content-Type": "application/json"}, timeout=30).status_code == 200
     except httpx.TransportError:
         return False
 
@@ -151,23 +158,24 @@ def hosts(folder: Path, with_peers: bool = False) -> Iterator[list[Host]]:
             stack.enter_context(torchserve("TorchServe", folder / "throughput", CONFIG)),
             stack.enter_context(torchserve("TorchServe, one worker", folder / "one-worker", CONFIG, workers=1)),
             stack.enter_context(torchserve("TorchServe, latency profile", folder / "latency", LATENCY)),
-            stack.enter_context(asgi("own batches (ASGI)", "asgi_host", core, True)),
-            stack.enter_context(asgi("hand-written ASGI app", "peers.asgi_app", graph, False)),
-            *[stack.enter_context(peer(known, folder / known.name, graph)) for known in PEERS if with_peers],
+            stack.enter_context(asgi("own batches (ASGI)", "asgi_host", core)),
+            stack.enter_context(asgi("hand-written ASGI app", "peers.asgi_app", graph, (WINDOW,))),
+            *[stack.enter_context(peer(known, folder / f"peer{i}", graph)) for i, known in enumerate(PEERS) if with_peers],
         ]
 
 
-def prepare(host: Host, workload: Workload, expected: dict[int, list[float]]) -> None:
+def prepare(host: Host, workload: Workload, expected: dict[tuple[str, int], list[float]]) -> None:
     """Begin the workload's sessions, and check the answer to each of its bodies: the predictions of all hosts are the same."""
     with httpx.Client(headers=dict(host.headers), timeout=60) as client:
-        for body in begin(workload):
+        for body in host.beginnings(workload):
             answer = client.post(host.url, content=body, headers={"Content-Type": "application/json"}).raise_for_status()
-            assert not any("error" in row for row in answer.json()["predictions"]), answer.text[:500]
+            assert b'"error"' not in answer.content, answer.text[:500]
         for i, body in enumerate(host.bodies(workload)):
             answer = client.post(host.url, content=body, headers=dict(workload.headers)).raise_for_status()
             assert b'"code"' not in answer.content, answer.content[:500]
-            if workload.name.startswith(WINDOW):
-                assert np.allclose(host.prediction(answer.json()), expected.setdefault(i, host.prediction(answer.json())), atol=1e-5)
+            if workload.rows == 1:
+                prediction = host.prediction(answer.json())
+                assert np.allclose(prediction, expected.setdefault((workload.name, i), prediction), atol=1e-5)
 
 
 def measure(found: dict[tuple[str, int, str], list[Measured]], all_hosts: list[Host], seconds: int, folder: Path) -> None:
@@ -202,7 +210,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
     parser.add_argument("--seconds", type=int, default=4, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peers", action="store_true", help="also LitServe, BentoML and MLServer, which `make peers` installs")
+    parser.add_argument("--peers", action="store_true", help="also Triton, LitServe, BentoML and MLServer, which `make peers` installs")
     parser.add_argument("--raw", type=Path, help="where to write the measurements as JSON")
     options = parser.parse_args()
     if shutil.which("wrk") is None:
@@ -210,7 +218,7 @@ def main() -> int:
         return 2
     torch.set_num_threads(1)
     found: dict[tuple[str, int, str], list[Measured]] = {}
-    expected: dict[int, list[float]] = {}
+    expected: dict[tuple[str, int], list[float]] = {}
     with tempfile.TemporaryDirectory() as name, hosts(Path(name), options.peers) as all_hosts:
         for host in all_hosts:
             for workload in workloads():

@@ -149,7 +149,7 @@ def measure_http(versions: list[Version], seconds: int, rounds: int, folder: Pat
     known = [workload for workload in workloads() if workload.name in ("window of 24 x 8", "session step")]
     with ExitStack() as stack:
         servers = {v.name: stack.enter_context(server(v, folder / v.name)) for v in versions}
-        expected: dict[int, list[float]] = {}
+        expected: dict[tuple[str, int], list[float]] = {}
         for name, (url, headers) in servers.items():
             for workload in known:
                 prepare(Host(name, url, headers), workload, expected)

@@ -1,1 +1,1 @@
-"""Servers that others wrote, serving the benchmarks' model: windows only, for none of them keeps sessions."""
+"""Servers that others wrote, serving the benchmarks' model: windows, and for Triton steps of sequences that end with it."""

@@ -15,10 +15,19 @@ class Graph:
         options.intra_op_num_threads = 1
         self._session = ort.InferenceSession(os.environ["MODEL_ONNX"], options, providers=["CPUExecutionProvider"])
         self._states = {i.name: (i.shape[0], i.shape[2]) for i in self._session.get_inputs()[1:]}
+        self._results = ["y", *[o.name for o in self._session.get_outputs() if o.name not in ("y", "output")]]
 
     def predict(self, windows: Any) -> Any:
         """Return the predictions `[B, O]` of windows `[B, T, F]`."""
         x = np.asarray(windows, np.float32)
-        states = {name: np.zeros((rows, len(x), size), np.float32) for name, (rows, size) in self._states.items()}
-        (y,) = self._session.run(["y"], {"x": x, **states})
+        (y,) = self._session.run(["y"], {"x": x, **dict(zip(self._states, self.zeros(len(x)), strict=True))})
         return y
+
+    def zeros(self, count: int) -> list[Any]:
+        """Return the state tensors of so many rows before their first step."""
+        return [np.zeros((rows, count, size), np.float32) for rows, size in self._states.values()]
+
+    def step(self, x: Any, states: list[Any]) -> Any:
+        """Return the predictions `[B, O]` of `x`, `[B, T, F]`, and the state tensors after it."""
+        y, *after = self._session.run(self._results, {"x": x, **dict(zip(self._states, states, strict=True))})
+        return y, after
