@@ -51,10 +51,13 @@ def stop(folder: Path) -> bool:
 
 
 def private_file(path: Path, text: str = "") -> Path:
-    """Write `text` to a file that only its owner can read, and return its path."""
+    """Write `text` to a file that only its owner can read, and return its path. Raises OSError, which names the file."""
     path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+    except OSError as e:
+        raise OSError(e.errno, e.strerror, str(path)) from e
     return path
 
 

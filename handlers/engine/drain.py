@@ -1,6 +1,6 @@
 """A lock that lets a server drain: one file, shared by the worker processes and by whoever stops them.
 
-A worker holds the lock (shared) while it serves a batch. `python -m host` drains: it writes a byte into the file, so that every later batch
+A worker holds the lock (shared) while it serves a batch. `python -m host` drains: it makes the file a byte long, so that every later batch
 is refused, and then waits for the exclusive lock; once that is granted, no batch is being served. The kernel releases the lock of a process
 that dies. The lock is Linux's `flock`, which belongs to a file descriptor and not to a thread: see `DrainLock`.
 """
@@ -37,7 +37,7 @@ class DrainLock:
         """Refuse new batches, and wait for those being served until the monotonic time `deadline`; whether all of them finished."""
         if self._file is None:
             return True
-        os.pwrite(self._file, b"x", 0)
+        os.ftruncate(self._file, 1)  # makes it longer without a block of the disk, which may be full
         while time.monotonic() < deadline:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -9,7 +9,7 @@ from handlers.sessions.kept import pack_kept, unpack_kept
 from handlers.sessions.record import Record
 from handlers.sessions.state import CorruptState, State
 from handlers.sessions.tenancy import session_id
-from handlers.stores.base import Change, Entry, Parts, Store
+from handlers.stores.base import Change, Entry, Parts, Store, StoreFull
 
 VERSION_STEPS = 1_024  # versions rise by a random step up to this
 
@@ -157,14 +157,20 @@ class UnitOfWork:
         return lost
 
     def _commit(self, encoded: Mapping[str, Change], sessions: Sequence[LoadedSession], lost: set[str]) -> None:
-        """Commit encoded sessions and others; add the names of those that lost, which stay `changed`."""
+        """Commit encoded sessions and others; add the names of those that lost or had no room, which stay `changed`."""
         names = [*encoded, *[session.name for session in sessions]]
-        applied = self._store.commit_many([*encoded.values(), *self._changes(sessions)])
+        full: StoreFull | None = None
+        try:
+            applied: Sequence[bool | None] = self._store.commit_many([*encoded.values(), *self._changes(sessions)])
+        except StoreFull as e:
+            full, applied = e, e.applied or [None] * len(names)
         lost.update([name for name, done in zip(names, applied, strict=True) if not done])
         self._encoded = {name: self._encoded[name] for name in lost.intersection(self._encoded)}
         for session in sessions:
             if session.name not in lost:
                 del self._changed[session.name]
+        if full is not None:
+            raise full
 
     @property
     def _rise(self) -> int:

@@ -5,7 +5,7 @@ Every implementation guarantees:
 - an entry may have numbered parts, which are written with it, read apart from it, and deleted with it;
 - what `commit_many` acknowledged is read by every process that shares the store, at once;
 - an entry may be deleted after its `purge_at`, never before.
-Every method raises StoreUnavailable when the store fails; the caller may try again.
+Every method raises StoreUnavailable when the store fails; the caller may try again; after StoreFull with fewer changes at once.
 
 A store is used by one thread of a process, the one that runs the batches, and a process opens a store once: LMDB allows one environment
 for each folder and process, and neither the memory store nor the cursors of a sweep have locks. Other processes share the store freely.
@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from msgspec import Struct
+
+from handlers.errors import StoreUnavailable
 
 HEAD = 64  # bytes at the start of a value that a sweep returns; a record's header is shorter
 
@@ -63,6 +65,17 @@ class Usage:
     entries: int
     size: int  # bytes
     capacity: int  # bytes that the store can grow to; 0 when there is no limit
+
+
+class StoreFull(StoreUnavailable):
+    """The store has no room for the changes of a commit.
+
+    `applied` tells of each change whether it was applied, or None where there was no room for it; empty where nothing was applied.
+    """
+
+    def __init__(self, message: str, public: str, applied: Sequence[bool | None] = ()) -> None:
+        super().__init__(message, public)
+        self.applied = applied
 
 
 class Store(Protocol):

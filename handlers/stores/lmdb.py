@@ -6,6 +6,7 @@ file unreadable. A commit is one transaction: LMDB writes copies of the pages an
 leaves the old root. Writers queue on a robust mutex that survives the death of its holder; readers never wait.
 """
 
+import errno
 import itertools
 import math
 import shutil
@@ -18,7 +19,7 @@ from typing import Any, TypeVar
 import lmdb
 
 from handlers.errors import StoreUnavailable
-from handlers.stores.base import HEAD, Change, Entry, Parts, Swept, Usage
+from handlers.stores.base import HEAD, Change, Entry, Parts, StoreFull, Swept, Usage
 
 HEADER = struct.Struct("<Qd")  # version, purge_at; the value follows
 HEADER_BYTES = HEADER.size
@@ -28,6 +29,7 @@ PAGE = 1_000  # entries of one read while scanning
 READERS = 512  # threads and processes that may read at once; a slot costs 64 bytes
 PROBE = b"\0probe"
 UNWRITTEN = 1_024  # pages at the end of the file that LMDB may have allocated and freed without writing them
+NO_ROOM_ON_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # EIO: for LMDB a write that was cut short, as by a full disk
 NOT_APPLIED = "nothing was applied"
 T = TypeVar("T")
 
@@ -76,9 +78,12 @@ class EmbeddedStore:
             return work()
         except lmdb.MapFullError as e:
             reason = "full at its configured size (store_bytes)"
-            raise StoreUnavailable(f"store {self._folder}: {reason}; {NOT_APPLIED}", f"the session store is {reason}; {NOT_APPLIED}") from e
+            raise StoreFull(f"store {self._folder}: {reason}; {NOT_APPLIED}", f"the session store is {reason}; {NOT_APPLIED}") from e
         except (lmdb.Error, OSError) as e:
-            raise StoreUnavailable(f"store {self._folder}: {e}; {NOT_APPLIED}", f"the session store is unavailable; {NOT_APPLIED}") from e
+            message = f"store {self._folder}: {e}; {NOT_APPLIED}"
+            if getattr(e, "code", 0) in NO_ROOM_ON_DISK:
+                raise StoreFull(message, f"the session store cannot write to its disk, which may be full; {NOT_APPLIED}") from e
+            raise StoreUnavailable(message, f"the session store is unavailable; {NOT_APPLIED}") from e
 
     def get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
         return self._guard(lambda: self._get_many(keys))

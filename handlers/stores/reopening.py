@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from handlers.errors import ConfigurationError, StoreUnavailable
-from handlers.stores.base import Change, Entry, Store, Swept, Usage
+from handlers.stores.base import Change, Entry, Store, StoreFull, Swept, Usage
+from handlers.stores.full import commit_in_parts
 
 log = logging.getLogger("cellstate")
 REOPEN_AFTER = 0.5  # seconds between two tries to open the store
@@ -20,7 +21,7 @@ class ReopeningStore:
 
     While the store cannot be opened, calls raise StoreUnavailable at once, and it is tried again every `REOPEN_AFTER` seconds. When a call
     fails slowly, as one that waits for a server that hangs, later calls fail at once for as long as that one took, up to `MAX_PAUSE`: a
-    batch must not wait for each of its calls in turn.
+    batch must not wait for each of its calls in turn. A store that is full fails only what it has no room for.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class ReopeningStore:
         return self._call("read", lambda store: store.get_parts(key, numbers))
 
     def commit_many(self, changes: Sequence[Change]) -> list[bool]:
-        return self._call("commit", lambda store: store.commit_many(changes))
+        return self._call("commit", lambda store: commit_in_parts(store, changes))
 
     def sweep(self, now: float, limit: int) -> Swept:
         return self._call("sweep", lambda store: store.sweep(now, limit))
@@ -101,7 +102,7 @@ class ReopeningStore:
         return self._store
 
     def _failed(self, operation: str, error: StoreUnavailable, took: float) -> None:
-        pause = min(took, MAX_PAUSE) if self._store is not None else REOPEN_AFTER
+        pause = REOPEN_AFTER if self._store is None else 0.0 if isinstance(error, StoreFull) else min(took, MAX_PAUSE)
         self._retry_at, self._reason = self._clock() + pause, error.message.rpartition("; ")[0] or error.message
         if not self._failing:
             log.warning("store_unavailable %s", error.message)

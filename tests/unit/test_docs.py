@@ -39,7 +39,7 @@ def leaves(kind: type[CellstateError]) -> Iterator[type[CellstateError]]:
     """The errors that are answered: those that no other error derives from."""
     for derived in kind.__subclasses__():
         if derived.__module__ == errors.__name__:
-            yield from leaves(derived) if derived.__subclasses__() else [derived]
+            yield from list(leaves(derived)) or [derived]
 
 
 def test_every_error_code_has_a_row_on_the_page_for_operators() -> None:

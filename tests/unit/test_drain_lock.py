@@ -106,3 +106,12 @@ def test_a_closed_lock_is_no_longer_held(tmp_path):
         lock.close()
         assert tell(process) == "out"
     assert DrainLock(str(tmp_path / "lock")).drain(at_once())
+
+
+def test_draining_takes_no_block_of_a_disk_that_may_be_full(tmp_path):
+    lock = DrainLock(str(tmp_path / "gate"))
+    assert lock.drain(time.monotonic() + 10)
+    with lock.hold() as is_open:
+        assert not is_open
+    assert (tmp_path / "gate").stat().st_blocks == 0
+    lock.close()

@@ -19,7 +19,8 @@ def below(kind: type[CellstateError]) -> Iterator[type[CellstateError]]:
 
 
 TREE = [kind for kind in below(CellstateError) if kind.__module__ == errors.__name__]
-LEAVES = [kind for kind in TREE if not kind.__subclasses__() and kind is not ConfigurationError]  # it never becomes a response
+PARENTS = {kind.__base__ for kind in TREE}
+LEAVES = [kind for kind in TREE if kind not in PARENTS and kind is not ConfigurationError]  # it never becomes a response
 DRAWN = re.compile(r"^    ([│ ]*)(?:├──|└──) (\w+)(?: +(\d{3})? *(.*))?$", re.MULTILINE)
 
 
