@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 FEATURES, STEPS, SESSIONS = 8, 24, 1_000
+MANY = 8  # bodies of many steps: more than connections, so that no session is in two requests at once
 CONNECTIONS = (1, 16, 64, 256)
 
 
@@ -28,7 +29,7 @@ def workloads() -> list[Workload]:
     return [
         Workload("window of 24 x 8", [json.dumps({"inputs": window.tolist()}).encode() for window in values[:16]]),
         Workload("session step", [json.dumps(_step(values[i], f"s{i}")).encode() for i in range(SESSIONS)]),
-        Workload("256 steps, JSON", [_instances(values, f"j{i}-", 256) for i in range(4)], 256, (1, 4)),
+        Workload("256 steps, JSON", [_instances(values, f"j{i}-", 256) for i in range(MANY)], 256, (1, 4)),
         _tensors(values, 1_024),
     ]
 
@@ -42,7 +43,7 @@ def _instances(values: np.ndarray, prefix: str, rows: int) -> bytes:
 
 
 def _tensors(values: np.ndarray, rows: int) -> Workload:
-    bodies = [tensors(values[np.arange(rows) % SESSIONS, :1], [f"t{i}-{j}" for j in range(rows)]) for i in range(4)]
+    bodies = [tensors(values[np.arange(rows) % SESSIONS, :1], [f"t{i}-{j}" for j in range(rows)]) for i in range(MANY)]
     headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(bodies[0][1])}
     return Workload(f"{rows:,} steps, binary tensors", [body for body, _ in bodies], rows, (1, 4), headers)
 
@@ -63,7 +64,7 @@ def tensors(x: np.ndarray, sessions: Sequence[str], step: int | None = None) -> 
 
 def begin(workload: Workload) -> list[bytes]:
     """Return bodies that begin the sessions of a workload, which its own bodies only continue."""
-    names = {"session step": ("s", SESSIONS, 1), "256 steps, JSON": ("j", 256, 4), f"{1_024:,} steps, binary tensors": ("t", 1_024, 4)}
+    names = {"session step": ("s", SESSIONS, 1), "256 steps, JSON": ("j", 256, MANY), f"{1_024:,} steps, binary tensors": ("t", 1_024, MANY)}
     if workload.name not in names:
         return []
     prefix, rows, bodies = names[workload.name]
