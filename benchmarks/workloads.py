@@ -64,7 +64,11 @@ def tensors(x: np.ndarray, sessions: Sequence[str], step: int | None = None) -> 
 
 def begin(workload: Workload) -> list[bytes]:
     """Return bodies that begin the sessions of a workload, which its own bodies only continue."""
-    names = {"session step": ("s", SESSIONS, 1), "256 steps, JSON": ("j", 256, MANY), f"{1_024:,} steps, binary tensors": ("t", 1_024, MANY)}
+    names = {
+        "session step": ("s", SESSIONS, 1),
+        "256 steps, JSON": ("j", 256, MANY),
+        f"{1_024:,} steps, binary tensors": ("t", 1_024, MANY),
+    }
     if workload.name not in names:
         return []
     prefix, rows, bodies = names[workload.name]

@@ -6,10 +6,11 @@ import pytest
 from handlers.engine.long_requests import RUN_STEPS, LongRequests
 from handlers.engine.request import Request
 from handlers.engine.task import Task
+from handlers.keys import ANYONE, Caller
 
 
-def task(steps, horizon=0, paths=0):
-    return Task(Request(np.zeros((steps, 1), np.float32), horizon=horizon, paths=paths), None)
+def task(steps, horizon=0, paths=0, caller=ANYONE):
+    return Task(Request(np.zeros((steps, 1), np.float32), horizon=horizon, paths=paths), None, caller)
 
 
 def long_requests(path="", free=10):
@@ -57,3 +58,18 @@ def test_a_worker_within_what_is_free_leaves_the_turn_to_another(tmp_path):
     long, longer = task(15), task(30)
     with one.admit([long]), other.admit([longer]) as refused:
         assert not refused
+
+
+def test_those_come_first_whose_callers_had_the_fewest_steps_lately():
+    now = [0.0]
+    turns = LongRequests("", long_steps=10, free_steps=10, max_steps=30, clock=lambda: now[0])
+    greedy, modest = Caller("greedy"), Caller("modest")
+    many = [task(10, caller=greedy) for _ in range(6)]
+    last = task(12, caller=modest)
+    with turns.admit([*many, last]) as refused:
+        assert list(map(id, refused)) == list(map(id, many[1:])), "22 of 30 steps: another 10 do not fit"
+    with turns.admit([task(10, caller=greedy), first := task(10, caller=modest), *many[:2]]) as refused:
+        assert id(first) not in map(id, refused)
+    now[0] += 60
+    with turns.admit([first := task(25, caller=greedy), other := task(10, caller=modest)]) as refused:
+        assert list(map(id, refused)) == [id(other)], "what was long ago does not count"
