@@ -23,10 +23,10 @@ MODULES = {
 
 
 def memory() -> tuple[float, float]:
-    """Return MB: of this process's own, and resident."""
+    """Return MB: written by this process, which no other can share, and resident."""
     lines = [line.split() for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]]
     kilobytes = {name.rstrip(":"): int(value) for name, value, _ in lines}
-    return (kilobytes["Private_Dirty"] + kilobytes["Private_Clean"]) / 1024, kilobytes["Rss"] / 1024
+    return kilobytes["Private_Dirty"] / 1024, kilobytes["Rss"] / 1024
 
 
 def load_model() -> object:
