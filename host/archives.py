@@ -3,7 +3,7 @@
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -136,6 +136,17 @@ def contents(archive: Archive) -> dict[str, int]:
 def min_workers(archive: Archive) -> int:
     """Return how many workers the model configuration of an archive asks for."""
     return max(1, int(configuration(archive).get("minWorkers", 1)))
+
+
+def refuse_split_memory(archives: Iterable[Archive], sessions: str) -> None:
+    """Raise HostError where several workers of a model would each have sessions of their own: `sessions` is the store's URL."""
+    if not sessions.startswith("memory:"):
+        return
+    for archive in archives:
+        if (workers := min_workers(archive)) > 1:
+            raise HostError(
+                f"{sessions} lives inside one worker, and {archive.address} has {workers}: serve with --workers 1, or use lmdb:// or valkey://"
+            )
 
 
 def configuration(archive: Archive) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from host.archives import Archive, contents, file_name, find, min_workers, read
+from host.archives import Archive, contents, file_name, find, min_workers, read, refuse_split_memory
 from host.deployed import FILE, Deployed
 from host.operator import Session, open_existing
 from host.ports import HostError
@@ -71,6 +71,7 @@ class Deployment:
             if self.archive.address in self.server.management.versions():  # left by a command that was killed
                 self.server.management.unregister(self.archive.address)
             staged = self.server.models.stage(self.archive)
+            refuse_split_memory([staged], self.server.description.sessions)
             self.server.management.register(staged, min_workers(staged))
             self._wait()
         except HostError as e:

@@ -16,7 +16,7 @@ from typing import Any
 
 from handlers.engine.drain import DrainLock
 from handlers.keys import Caller, KeyRing, digest, generate
-from host.archives import Archive, find
+from host.archives import Archive, find, refuse_split_memory
 from host.deployed import Deployed
 from host.description import Description
 from host.folder import private_file, rotate, take
@@ -182,6 +182,7 @@ class TorchServe:
             if self._models_seen:  # this is not the first launch
                 self._read_store()
             self.archives, self._models_seen = self._models.fill(self.archives), self._models.changed_at
+            refuse_split_memory(self.archives, self.sessions)
             self.process = self._run(lock)
             self._description(self.process.pid).write(self.folder)
         except BaseException:

@@ -114,7 +114,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def running(folder: Path, store: Path, sessions: str, ready: bool = True, pid: int = 1) -> Iterator[FakeTorchServe]:
+def running(
+    folder: Path, store: Path, sessions: str, ready: bool = True, pid: int = 1, workers: int | None = None
+) -> Iterator[FakeTorchServe]:
     """A server in `folder`, described as `python -m host serve` would, over the archives that are in its folder `models`."""
     torchserve = FakeTorchServe(folder)
     for archive in sorted((folder / "models").glob("*.mar")):
@@ -123,7 +125,8 @@ def running(folder: Path, store: Path, sessions: str, ready: bool = True, pid: i
     servers = [_Server(management, torchserve), _Server(("127.0.0.1", 0), torchserve)]
     threads = [threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}) for server in servers]
     url = f"http://127.0.0.1:{servers[1].server_address[1]}"
-    Description(url, management, "", {}, sessions, str(store), {}, str(folder / "server.log"), pid, ready).write(folder)
+    options = {} if workers is None else {"minWorkers": workers}
+    Description(url, management, "", {}, sessions, str(store), options, str(folder / "server.log"), pid, ready).write(folder)
     for thread in threads:
         thread.start()
     try:

@@ -204,6 +204,14 @@ def test_what_cannot_be_deployed_changes_nothing_on_any_server_and_says_why(plac
     assert place.stored() == stored
 
 
+def test_a_version_of_several_workers_is_refused_where_sessions_are_in_memory(place, capsys):
+    place.sessions = "memory://"
+    server = place.serve()
+    assert place.run("deploy", build(place.built, "2.0")) == 2
+    assert "memory:// lives inside one worker, and one/2.0 has 2: serve with --workers 1" in capsys.readouterr().err
+    assert (server.versions.keys(), place.served()) == ({"one/1.0"}, ["one-1.0.mar"])
+
+
 @pytest.mark.parametrize("before", ["1.0", "1.5"])
 def test_a_server_that_does_not_switch_takes_the_version_back_from_all(place, capsys, before):
     servers = {name: place.serve(name) for name in "abc"}
@@ -341,7 +349,7 @@ def test_the_default_and_what_is_not_served_are_not_retired(place, capsys, versi
 
 def test_sessions_that_cannot_be_counted_keep_their_version(place, capsys):
     place.sessions = "memory://"
-    place.serve()
+    place.serve(workers=1)
     assert place.run("deploy", build(place.built, "2.0", digest="cd")) == 0
     assert place.run("retire", "one:1.0") == 2
     assert "its sessions cannot be counted (memory:// lives inside its worker" in capsys.readouterr().err

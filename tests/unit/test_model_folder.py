@@ -5,8 +5,9 @@ import zipfile
 
 import pytest
 
-from host.archives import find, min_workers
+from host.archives import find, min_workers, refuse_split_memory
 from host.model_folder import ModelFolder
+from host.ports import HostError
 from host.torchserve.launcher import TorchServe
 
 
@@ -48,6 +49,27 @@ def test_it_is_filled_with_copies_that_the_store_no_longer_affects(store, folder
 def test_the_options_of_the_server_are_in_its_copies(store, folder):
     [one, _] = ModelFolder(folder.path, {"minWorkers": 3}).fill(find(store))
     assert min_workers(one) == 3
+
+
+@pytest.mark.parametrize("sessions", ["memory://", "lmdb:///sessions", "valkey://here"])
+def test_sessions_in_memory_are_refused_where_each_of_several_workers_would_have_its_own(store, folder, sessions):
+    several, one = ModelFolder(folder.path, {"minWorkers": 2}).fill(find(store)), find(store)
+    refuse_split_memory(one, sessions)
+    if sessions != "memory://":
+        refuse_split_memory(several, sessions)
+        return
+    with pytest.raises(
+        HostError, match=r"memory:// lives inside one worker, and one/1\.0 has 2: serve with --workers 1, or use lmdb:// or"
+    ):
+        refuse_split_memory([*one, *several], sessions)
+
+
+def test_a_server_with_its_sessions_in_memory_starts_nothing_for_several_workers(store, tmp_path):
+    environment = {"CELLSTATE_STORE": "memory://"}
+    server = TorchServe(tmp_path / "run", store, authenticate=False, model_options={"minWorkers": 2}, environment=environment)
+    with pytest.raises(HostError, match="memory:// lives inside one worker"):
+        server.launch()
+    assert server.process is None
 
 
 def test_a_version_is_hidden_until_it_is_published_and_gone_when_it_is_removed(store, folder):
