@@ -5,6 +5,7 @@ from functools import cached_property
 
 from handlers.engine.rewarming import Rewarming
 from handlers.forecasting.intervals import Intervals
+from handlers.forecasting.memory_columns import MemoryColumns
 from handlers.forecasting.observations import Timeline
 from handlers.forecasting.predictive import Predictive
 from handlers.forecasting.scoring import Judge
@@ -56,6 +57,11 @@ class ServiceContext:
         return Rewarming.of(self.signature, self.timeline, self.settings)
 
     @cached_property
+    def memories(self) -> MemoryColumns:
+        """Reads and writes what the streams of many sessions remember."""
+        return MemoryColumns(self.signature, self.timeline, self.judge)
+
+    @cached_property
     def quota(self) -> Quota:
         """Decides whether the store has room for another session."""
         return Quota(self.store, self.settings)
@@ -67,9 +73,12 @@ class ServiceContext:
 
     @cached_property
     def has_usual_steps(self) -> bool:
-        """Whether a step that asks for its prediction alone changes nothing but state, recent inputs, answer, and what feeds back."""
-        learns = self.timeline is not None or self.judge is not None
-        return self.signature.streaming and not (learns or self.settings.keep_versions)
+        """Whether a step that asks for its prediction alone changes nothing but state, recent inputs, answer, and the stream's memory.
+
+        What a stream learns it can remember only where something feeds back.
+        """
+        forgets = self.memories.learns and not self.signature.feedback
+        return self.signature.streaming and not (forgets or self.settings.keep_versions)
 
     @cached_property
     def rules(self) -> PhaseRules:

@@ -46,7 +46,7 @@ class Request(Struct):
     missing: int = 0  # NaN among the inputs
     levels: tuple[int, ...] = ()  # of the forecast's intervals, in percent, in the order of the answer
     paths: int = 0  # along which the forecast of a model of distributions is sampled; 0 where neither levels nor samples are asked for
-    is_usual_step: bool = False  # a step of a session that has nothing but inputs, an id, and perhaps step and generation
+    is_usual_step: bool = False  # a step of a session: inputs or observations, none missing, an id, perhaps step and generation; no more
     times: Times | None = None  # [T, 2], the first and last reading of each input's time, where the inputs are observations
 
     @property
@@ -62,8 +62,10 @@ class Request(Struct):
         For a fork, import or rewind nothing but the fork's target is left out.
         """
         if self.is_usual_step and self.inputs is not None:
-            usual = _usual_head(self.inputs.nbytes).copy()
+            usual = _usual_head(*[part.nbytes for part in (self.inputs, self.times) if part is not None]).copy()
             usual.update(self.inputs.data)
+            if self.times is not None:
+                usual.update(self.times.data)
             return usual.digest()
         head = _step_head(self.returns, self.horizon, self.levels, self.paths)
         ref = self.session
@@ -88,11 +90,11 @@ def _lengths(*lengths: int) -> bytes:
 
 
 @lru_cache(maxsize=256)
-def _usual_head(size: int) -> hashlib.blake2b:
-    """Return the digest of what stands before the `size` bytes of inputs of a usual step."""
+def _usual_head(*sizes: int) -> hashlib.blake2b:
+    """Return the digest of what stands before the inputs, and perhaps times, of a usual step, which are of so many bytes."""
     head = _step_head(PREDICTION_ALONE, 0, (), 0)
     digest = BLAKE2B.copy()
-    digest.update(_lengths(len(head), size) + head)
+    digest.update(_lengths(len(head), *sizes) + head)
     return digest
 
 
@@ -123,6 +125,7 @@ class StepResults(Struct):
     steps: Sequence[int]  # the positions after the steps
     generations: Sequence[int]
     expires_at: float
+    times: Sequence[str] = ()  # of the predictions, empty where a stream has none; nothing of a model without a calendar
 
     def status(self, i: int) -> SessionStatus:
         """Return where the session of step i is."""
@@ -130,7 +133,8 @@ class StepResults(Struct):
 
     def result(self, i: int) -> Result:
         """Return the result of step i."""
-        return Result(self.version, {PREDICTION: self.predictions[i]}, session=self.status(i))
+        times = self.times[i : i + 1]
+        return Result(self.version, {PREDICTION: self.predictions[i]}, session=self.status(i), times=times if any(times) else ())
 
 
 def interval_arrays(intervals: Mapping[int, Interval]) -> dict[str, Floats]:

@@ -60,4 +60,4 @@ def _count_applied(telemetry: Telemetry, tenant: str, tasks: Sequence[Task]) -> 
     telemetry.count("steps_applied_total", steps)
     telemetry.count("values_imputed_total", sum([run.missing for run in runs]))
     for i, name in enumerate(SCORED):
-        telemetry.count(name, sum([run.scored[i] for run in runs]))
+        telemetry.count(name, sum([task.scored[i] for task in tasks]))

@@ -14,10 +14,9 @@ from handlers.errors import TooLarge
 from handlers.forecasting import adaptation, memory, missing, scoring
 from handlers.forecasting.adaptation import Adaptation
 from handlers.forecasting.intervals import Doubles, Intervals, Table
-from handlers.forecasting.memory import StreamMemory
+from handlers.forecasting.memory import StreamMemory, by_output
 from handlers.forecasting.scoring import Judge, Scores
 from handlers.sessions.record import Record
-from handlers.signature import Signature
 
 
 def prepare(batch: Batch, task: Task, run: ModelRun) -> None:
@@ -97,7 +96,7 @@ def learned(context: ServiceContext, task: Task, run: ModelRun, y: Floats | None
         if known.adaptation is not None and intervals is not None:
             known.adaptation = known.adaptation.observed(intervals, expected, value)
         expected = None if y is None or y.ndim == 1 else y[run.rewarmed + step].astype(np.float64)
-    run.scored = known.scores.since(before)
+    task.scored = known.scores.since(before)
     if intervals is None and y is not None:
         known.outputs = (y if y.ndim == 1 else y[-1]).astype("<f4").tobytes()
     return known
@@ -149,13 +148,6 @@ def last_time(context: ServiceContext, record: Record) -> str | None:
     """Return the time of a session's last step; None where the stream has no times."""
     time = stream_time(context, record)
     return None if time is None or context.timeline is None else context.timeline.calendar.format(time)
-
-
-def by_output(signature: Signature, values: Floats) -> Doubles:
-    """Return values that are in the order of the columns that feed back, `[…, P]`, in the order of the outputs."""
-    result = np.full((*values.shape[:-1], len(signature.outputs)), np.nan)
-    result[..., [output for output, _ in signature.feedback_columns]] = values
-    return result
 
 
 def times(context: ServiceContext, time: int | None, horizon: int) -> list[str]:

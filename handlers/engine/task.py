@@ -29,7 +29,6 @@ class ModelRun(Struct):
     missing: int = 0  # values among the request's own inputs that are to be imputed
     missing_in_a_row: int = 0  # steps up to the last one that lack a value
     time: int | None = None  # of the last input, where the stream has times
-    scored: tuple[int, int, int] = (0, 0, 0)  # predictions scored, of those covered, and drifts that began
     observed: Floats | None = None  # [T, O], what came for each output, NaN where it is missing, where the stream learns from it
     future: Floats | None = None  # [horizon, K], the inputs known in advance, where the service derives some
 
@@ -57,6 +56,7 @@ class Task(Struct):
     error: CellstateError | None = None
     transition: Transition | None = None  # what happened to the session
     run: ModelRun | None = None  # what is still to run
+    scored: Sequence[int] = (0, 0, 0)  # predictions scored, of those covered, and drifts that began
     depends_on: tuple[str, ...] | None = None  # the sessions whose commit must succeed for the reply to be valid; None: all of `names`
 
     @property
@@ -67,6 +67,7 @@ class Task(Struct):
     def reset(self) -> None:
         """Forget an attempt that lost: another worker changed the session first."""
         self.reply, self.error, self.transition, self.run, self.depends_on = None, None, None, None, None
+        self.scored = (0, 0, 0)
 
 
 def touched(ref: AnyRef, tenant: str, id: str) -> tuple[str, ...]:

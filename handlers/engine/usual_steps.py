@@ -11,21 +11,17 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from handlers.arrays import Array, Floats
+from handlers.engine import step_columns
 from handlers.engine.batch import Batch
-from handlers.engine.request import PREDICTION, StepResults
+from handlers.engine.request import StepResults
+from handlers.engine.step_columns import inputs
 from handlers.engine.task import Task
 from handlers.errors import TooLarge
-from handlers.forecasting.memory import StreamMemory
 from handlers.inference import batching
 from handlers.inference.backends.base import BackendError
 from handlers.inference.batching import CHUNK_STEPS
-from handlers.sessions.columns import NewRecords, read_alike
-from handlers.sessions.machine import Transition, next_steps
-from handlers.sessions.record import Record, pack_arrays
-from handlers.sessions.state import State
+from handlers.sessions.machine import Transition
 
 FEW = 8  # steps; as many are served faster one by one
 log = logging.getLogger("cellstate")
@@ -46,105 +42,54 @@ def serve(batch: Batch, tasks: Sequence[Task], deadline: float) -> Sequence[Task
 
 
 def _usual(batch: Batch, tasks: Sequence[Task]) -> Sequence[Task]:
-    """Return the tasks that are steps of equal length, for a prediction alone, of sessions that no other task touches."""
+    """Return the tasks that are steps of one form, for a prediction alone, of sessions that no other task touches.
+
+    One form is as many inputs, with times or without. What has times, or is scored, goes step by step.
+    """
     usual = [task for task in tasks if task.request.is_usual_step]
     if len(usual) < FEW or not batch.context.has_usual_steps:
         return ()
     names = Counter([name for task in tasks for name in task.names])
     usual = [task for task in usual if names[task.names[0]] == 1]
-    length = len(_inputs(usual[0])) if usual else 0
-    return [task for task in usual if len(_inputs(task)) == length] if length <= CHUNK_STEPS else ()
+    length, is_timed = (len(inputs(usual[0])), usual[0].request.times is not None) if usual else (0, False)
+    if length > (1 if is_timed or batch.context.judge is not None else CHUNK_STEPS):
+        return ()
+    return [task for task in usual if len(inputs(task)) == length and (task.request.times is not None) == is_timed]
 
 
 def _serve(batch: Batch, tasks: Sequence[Task], deadline: float) -> None:
-    context, telemetry = batch.context, batch.context.telemetry
+    context, telemetry, signature = batch.context, batch.context.telemetry, batch.context.signature
     with telemetry.timing("read"):
-        tasks, before = _read(batch, tasks)
-    if not tasks:
+        steps = step_columns.read(batch, tasks)
+    if not steps.tasks:
         return
     with telemetry.timing("run"):
-        x = np.concatenate([_inputs(task) for task in tasks])
-        x = x.reshape(len(tasks), -1, *x.shape[1:])
-        run = batching.run_alike(context.backend, context.signature, x, before["values"], context.settings.max_batch, deadline)
+        x = step_columns.model_inputs(context, steps)
+        run = batching.run_alike(context.backend, signature, x, steps.before["values"], context.settings.max_batch, deadline)
         if not run.finite.all():
-            tasks, before, x, run = _chosen(tasks, run.finite), before[run.finite], x[run.finite], run.of(run.finite)
-        if not tasks:
+            steps, x, run = steps.of(run.finite), x[run.finite], run.of(run.finite)
+        if not steps.tasks:
             return
-        columns = context.signature.prediction_columns
+        columns = signature.prediction_columns
         predictions = run.y if columns is None else np.take(run.y, columns, axis=-1)
     with telemetry.timing("encode"):
-        records = _records(batch, tasks, before, x, run, predictions)
+        records, scored = step_columns.records_after(batch, steps, x, run, predictions)
         results = StepResults(
-            context.signature.version,
-            [task.id for task in tasks],
+            signature.version,
+            [task.id for task in steps.tasks],
             predictions,
             records.rows["position"].tolist(),
             records.rows["generation"].tolist(),
             batch.expires_at,
+            () if steps.times is None else context.memories.predicted_times(steps.times),
         )
-        replies = _replies(tasks, results)
-        batch.sessions.put_encoded([task.names[0] for task in tasks], records.encode(), batch.expires_at)
-    for task, reply in zip(tasks, replies, strict=True):
+        replies = _replies(steps.tasks, results)
+        batch.sessions.put_encoded([task.names[0] for task in steps.tasks], records.encode(), batch.expires_at)
+    for task, reply in zip(steps.tasks, replies, strict=True):
         task.reply, task.transition = reply, Transition.APPLY
-
-
-def _inputs(task: Task) -> Array:
-    assert task.request.inputs is not None  # a step has some
-    return task.request.inputs
-
-
-def _read(batch: Batch, tasks: Sequence[Task]) -> tuple[Sequence[Task], Array]:
-    """Return the tasks that are the next steps of live sessions with records that are alike, and those records."""
-    chosen, records = read_alike(batch.sessions.stored([task.names[0] for task in tasks]))
-    if not chosen or not _has_own_inputs(batch, records):
-        return (), records
-    tasks = [tasks[i] for i in chosen] if len(chosen) < len(tasks) else tasks
-    is_next = next_steps(batch.context.rules, records, [task.ref for task in tasks], tasks[0].request.steps, batch.now)
-    return (tasks, records) if is_next.all() else (_chosen(tasks, is_next), records[is_next])
-
-
-def _has_own_inputs(batch: Batch, records: Array) -> bool:
-    """Whether the recent inputs in the records are those that this model keeps."""
-    rewarming, has_inputs = batch.context.rewarming, "recent" in (records.dtype.names or ())
-    if not rewarming.steps or not has_inputs:
-        return rewarming.steps == 0 and not has_inputs
-    return bool(len(records["recent"][0]) == rewarming.steps and (records["layout"] == np.void(rewarming.layout)).all())
-
-
-def _chosen(tasks: Sequence[Task], mask: npt.NDArray[np.bool_]) -> Sequence[Task]:
-    return [task for task, is_chosen in zip(tasks, mask.tolist(), strict=True) if is_chosen]
-
-
-def _records(batch: Batch, tasks: Sequence[Task], before: Array, x: Array, run: batching.AlikeRun, predictions: Floats) -> NewRecords:
-    """Return the sessions' records after the steps."""
-    signature, shape, length = batch.context.signature, predictions.shape[1:], x.shape[1]
-    outputs = [output for output, _ in signature.feedback_columns]
-    memory = StreamMemory(np.zeros(len(outputs), np.float32)).encode() if outputs else b""
-    recent = batch.context.rewarming.begun(begins=False)
-    state = State(signature.initial_state, 0, signature.digest, memory, recent)
-    answer = pack_arrays({PREDICTION: np.zeros(shape, np.float32)})
-    records = NewRecords(Record(state, 0.0, batch.expires_at, 0, answer=answer, version=signature.version), len(tasks))
-    rows = records.rows
-    rows["created_at"], rows["last_step"], rows["position"] = before["created_at"], before["position"], before["position"] + length
-    rows["generation"] = rows["last_generation"] = before["generation"]
-    rows["last_hash"] = np.frombuffer(b"".join([task.request_hash for task in tasks]), "V16")
-    rows["values"] = run.states
-    records.floats("answer", shape)[...] = predictions
-    if outputs:
-        last = run.y if run.y.ndim == 2 else run.y[:, -1]
-        records.floats("forecast", (len(outputs),))[...] = last[:, outputs]
-    if recent is not None:
-        _keep_inputs(rows, before, x)
-    return records
-
-
-def _keep_inputs(rows: Array, before: Array, x: Array) -> None:
-    """Set the recent inputs in the new records: those before, then the inputs `x`, `[B, T, …]`."""
-    recent, room, length = rows["recent"], rows["recent"].shape[1], x.shape[1]
-    recent[:, : max(room - length, 0)] = before["recent"][:, length:]
-    recent[:, -length:] = x[:, -room:]
-    total = before["known"] + length
-    rows["known"], rows["begins"] = np.minimum(total, room), before["begins"] & (total <= room)
+    if scored is not None:
+        for task, scores in zip(steps.tasks, scored.tolist(), strict=True):
+            task.scored = scores
 
 
 def _replies(tasks: Sequence[Task], results: StepResults) -> Sequence[object]:

@@ -42,6 +42,16 @@ class Judged:
     covered: bool  # whether every series lay within its interval of `COVERED_LEVEL`
 
 
+@dataclass(frozen=True, slots=True)
+class JudgedTogether:
+    """What became of B predictions of P series, as `Judged` has it for one. Of those that are not known the other columns say nothing."""
+
+    error: Doubles  # [B, P]
+    unusual: Doubles  # [B]
+    covered: npt.NDArray[np.bool_]  # [B]
+    is_known: npt.NDArray[np.bool_]  # [B]
+
+
 @dataclass(frozen=True)
 class Intervals:
     """What the exporter measured for one model, of O outputs, L levels and a horizon of H steps."""
@@ -124,6 +134,14 @@ class Intervals:
             return None
         scaled = np.abs(error) / self.scale(expected[None], np.zeros(1, np.int64))[0]
         return Judged(error, float(scaled.mean()), bool((np.abs(error) <= self.half_width(expected, COVERED_LEVEL, factors)).all()))
+
+    def judged_together(self, expected: Doubles, value: Doubles) -> JudgedTogether:
+        """Compare predictions one step ahead `[B, O]` with what came `[B, O]`, as `judged` does for each without factors."""
+        error, scales = expected - value, self.scale(expected, np.zeros(len(expected), np.int64))
+        widths = self.tracked_quantiles[:, int(np.flatnonzero(TRACKED == COVERED_LEVEL)[0]), 0] * scales
+        size = np.abs(error)
+        covered, is_known = np.asarray((size <= widths).all(axis=1)), np.asarray(np.isfinite(error).all(axis=1))
+        return JudgedTogether(error, (size / scales).mean(axis=1), covered, is_known)
 
     def half_width(self, prediction: Doubles, level: int, factors: Table | None) -> Doubles:
         """Return half the width of the interval of a prediction `[O]` one step ahead, at one of the tracked levels."""

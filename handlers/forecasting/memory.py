@@ -8,9 +8,11 @@ Layout, little-endian: format (1 byte), missing (2), time (8), number of predict
 import struct
 
 import numpy as np
+import numpy.typing as npt
 from msgspec import Struct
 
 from handlers.arrays import Floats
+from handlers.signature import Signature
 
 FORMAT = 1
 HEADER = struct.Struct("<BHqHH")
@@ -54,3 +56,10 @@ def decode(data: bytes, columns: int) -> StreamMemory:
         return EMPTY
     prediction = np.frombuffer(data, "<f4", count, HEADER.size) if count == columns else None
     return StreamMemory(prediction, missing, None if time == NO_TIME else time, data[start:end], data[end:])
+
+
+def by_output(signature: Signature, values: Floats) -> npt.NDArray[np.float64]:
+    """Return values that are in the order of the columns that feed back, `[…, P]`, in the order of the outputs; NaN for the others."""
+    result = np.full((*values.shape[:-1], len(signature.outputs)), np.nan)
+    result[..., [output for output, _ in signature.feedback_columns]] = values
+    return result

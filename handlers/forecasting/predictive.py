@@ -9,7 +9,7 @@ import numpy as np
 from handlers.errors import ConfigurationError
 from handlers.forecasting import cumulative
 from handlers.forecasting.distributions import QUANTILES, Distribution, Doubles, distributions
-from handlers.forecasting.intervals import COVERED_LEVEL, Judged, Table
+from handlers.forecasting.intervals import COVERED_LEVEL, Judged, JudgedTogether, Table
 from handlers.signature import Signature
 
 TAIL = (100 - COVERED_LEVEL) / 200
@@ -53,6 +53,18 @@ class Predictive:
         shares = [_shares(distribution, expected, value) for distribution in self.distributions]
         covered = all(below < 1 - TAIL and up_to >= TAIL for below, up_to in shares)
         return Judged(error, sum(_unusual((below + up_to) / 2) for below, up_to in shares) / len(shares), covered)
+
+    def judged_together(self, expected: Doubles, value: Doubles) -> JudgedTogether:
+        """Compare outputs `[B, O]` with what came `[B, O]`, one after the other: the functions of a distribution take one value."""
+        nothing = Judged(np.full(self.series, np.nan), 0.0, False)
+        judged = [self.judged(outputs, came, None) for outputs, came in zip(expected, value, strict=True)]
+        found = [one or nothing for one in judged]
+        return JudgedTogether(
+            np.stack([one.error for one in found]),
+            np.array([one.unusual for one in found]),
+            np.array([one.covered for one in found]),
+            np.array([one is not None for one in judged]),
+        )
 
 
 def _shares(distribution: Distribution, expected: Doubles, value: Doubles) -> tuple[float, float]:

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-from handlers.forecasting.intervals import COVERED_LEVEL, Doubles, Judged, Table
+from handlers.arrays import Array
+from handlers.forecasting.intervals import COVERED_LEVEL, Doubles, Judged, JudgedTogether, Table
 
 HEAD = struct.Struct("<QQdI")
 SLACK = 0.5  # by which errors may exceed those of the calibration, in the mean, for ever
@@ -35,6 +37,9 @@ class Judge(Protocol):
 
     def judged(self, expected: Doubles, value: Doubles, factors: Table | None) -> Judged | None:
         """Compare outputs `[O]` with what came `[O]`. Return None where that cannot be scored, because something was not measured."""
+
+    def judged_together(self, expected: Doubles, value: Doubles) -> JudgedTogether:
+        """Compare outputs `[B, O]` with what came `[B, O]`, as `judged` does for each without factors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,33 @@ class Scores:
             "drift": self.drifting,
             "drifts": self.drifts,
         }
+
+
+def fields(series: int) -> list[Any]:
+    """Return the fields of the scores of so many series, as `Scores.encode` writes them; `drifts` has its last bit set while drifting."""
+    counts = [("steps", "<u8"), ("covered", "<u8"), ("cusum", "<f8"), ("drifts", "<u4")]
+    return [*counts, ("absolute", "<f8", (series,)), ("error", "<f8", (series,))]
+
+
+def observed_together(before: Array, judged: JudgedTogether, after: Array) -> npt.NDArray[np.int64]:
+    """Set the scores of many streams after a step, to the bit as `Scores.observed` returns them for each.
+
+    `before` and `after` are rows with `fields`. Return `[B, 3]`: predictions scored, of those covered, and drifts that began.
+    """
+    is_known, steps = judged.is_known, before["steps"] + judged.is_known
+    unusual = np.where(judged.unusual > LARGEST, LARGEST, judged.unusual)
+    cusum = before["cusum"] + unusual - 1 - SLACK
+    cusum = np.where(cusum > 0, cusum, 0.0)
+    was_drifting = (before["drifts"] & 1).astype(np.bool_)
+    begins, covers = is_known & (cusum > LIMIT) & ~was_drifting, is_known & judged.covered
+    drifting = begins | (was_drifting & (cusum > FAMILIAR))
+    after["steps"], after["covered"] = steps, before["covered"] + covers
+    after["cusum"] = np.where(is_known, np.where(cusum > 2 * LIMIT, 2 * LIMIT, cusum), before["cusum"])
+    after["drifts"] = np.where(is_known, ((before["drifts"] >> 1) + begins) << 1 | drifting, before["drifts"])
+    count = np.maximum(steps, 1).astype(np.float64)[:, None]
+    for name, error in (("absolute", np.abs(judged.error)), ("error", judged.error)):
+        after[name] = np.where(is_known[:, None], before[name] + (error - before[name]) / count, before[name])
+    return np.stack([is_known, covers, begins], axis=1).astype(np.int64)
 
 
 def decode(data: bytes, series: int) -> Scores:

@@ -9,7 +9,7 @@ import numpy as np
 import orjson
 import pytest
 
-from handlers.engine import usual_steps
+from handlers.engine import step_columns, usual_steps
 from handlers.errors import StoreUnavailable
 from handlers.inference import batching
 from handlers.inference.backends.base import BackendError
@@ -246,7 +246,7 @@ def test_a_defect_leaves_the_steps_to_be_served_alone_and_is_logged(two, begun, 
     def broken(*_):
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr(usual_steps, "_records", broken)
+    monkeypatch.setattr(step_columns, "records_after", broken)
     with caplog.at_level(logging.ERROR):
         assert {status for status, _ in ask(begun, *steps(two, 1))} == {200}
     assert "a defect" in caplog.text

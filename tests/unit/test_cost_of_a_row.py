@@ -6,6 +6,8 @@ The limits lie about a tenth above what was counted when they were set, with ses
 
 import json
 from contextlib import closing
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from tests.conftest import make_service
 from tests.support.counting import calls
 
 ROWS = 64
+START = datetime(2018, 9, 1)
 
 
 def bodies(x, step):
@@ -29,6 +32,22 @@ def one_body(x, step):
 
 def rows(x, step):
     return [{"inputs": row.tolist(), "session": {"id": f"s{i}", "step": step}} for i, row in enumerate(x)]
+
+
+def observed(x, step):
+    """A row for each session at the same hour, as the meters of a fleet send them."""
+    time = (START + timedelta(hours=step)).isoformat()
+    return [
+        {"observations": [{"time": time, "flow": float(row[0, 0])}], "session": {"id": f"s{i}", "step": step}} for i, row in enumerate(x)
+    ]
+
+
+def observations(x, step):
+    return [HttpRequest(json.dumps(row).encode()) for row in observed(x, step)]
+
+
+def observations_in_one_body(x, step):
+    return [HttpRequest(json.dumps({"instances": observed(x, step)}).encode())]
 
 
 def tensors(x, step):
@@ -53,9 +72,13 @@ def tensors(x, step):
 )
 @pytest.mark.parametrize("rewarm_steps", [0, 40], ids=["", "recent inputs"])
 def test_a_row_makes_no_more_calls_than_it_did(two, tmp_path, batch, rows, limit, rewarm_steps):
-    x, store = np.stack([two.sequence(1, seed=i) for i in range(rows)]), EmbeddedStore(str(tmp_path), 1 << 30)
+    check(two, tmp_path, batch, rows, limit, rewarm_steps=rewarm_steps)
+
+
+def check(model, folder, batch, rows, limit, **settings):
+    x, store = np.stack([model.sequence(1, seed=i) for i in range(rows)]), EmbeddedStore(str(folder), 1 << 30)
     with closing(store):
-        frontend = make_service(two, store=store, max_instances=rows, rewarm_steps=rewarm_steps).frontend
+        frontend = make_service(model, store=store, max_instances=rows, **settings).frontend
         for step in range(2):
             for response in frontend.handle_batch(batch(x, step)):
                 assert response.status == 200
@@ -63,6 +86,17 @@ def test_a_row_makes_no_more_calls_than_it_did(two, tmp_path, batch, rows, limit
         count = calls(lambda: frontend.handle_batch(requests)) / rows
     print(f"{batch.__name__} of {rows}: {count:.0f} calls a row")
     assert count <= limit
+
+
+@pytest.mark.parametrize(
+    ("batch", "rows", "limit"),
+    [(observations, 64, 186), (observations_in_one_body, 256, 138)],
+    ids=["64 bodies", "256 in one body"],
+)
+def test_an_observation_makes_no_more_calls_than_it_did(two, tmp_path, batch, rows, limit):
+    calendar = {"derived": {"hour": {"of": "hour", "form": "sin"}, "rain": {"of": "holiday", "country": "US"}}}
+    model = replace(two, signature=replace(two.signature, frequency="1h", calendar=calendar))
+    check(model, tmp_path, batch, rows, limit)
 
 
 @pytest.mark.parametrize("batch", [bodies, one_body, tensors], ids=["bodies", "one body", "tensors"])

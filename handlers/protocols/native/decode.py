@@ -24,7 +24,7 @@ from handlers.settings import Settings
 from handlers.signature import Signature
 
 FIELDS = ("inputs", "observations", "return", "state", "session", "horizon", "future", "levels", "paths", "commit")
-USUAL_FIELDS = frozenset({"inputs", "return", "session"})
+USUAL_FIELDS = frozenset({"inputs", "observations", "return", "session"})
 SESSION_FIELDS = ("id", "step", "action", "to", "from", "generation")
 ACTIONS = tuple(action.value for action in (Action.STEP, *NAMED_ACTIONS))
 

@@ -51,6 +51,8 @@ class Encoder:
             TooLarge: the fields of one are more than `max_bytes`.
         """
         texts = _by_row(results.predictions)
+        if results.times:
+            texts = [f'{text},"times":["{time}"]' if time else text for text, time in zip(texts, results.times, strict=True)]
         if max(map(len, texts)) + len(PREDICTION) + 3 > max_bytes:
             raise TooLarge("reply: a prediction is too long to be sent")
         model, expires = self._model(results.version).decode(), timestamp(results.expires_at)

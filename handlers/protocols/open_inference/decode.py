@@ -74,8 +74,8 @@ class Decoder:
         times = self._times(infer, x)
         states, future = self._states(rows), self._future(rows, horizon)
         commit, close, unusual = rows.flag("commit", True), rows.flag("sequence_end"), self._unusual(x)
-        has_more = horizon or states or times or close or not commit or returns != PREDICTION_ALONE
-        if not has_more and not unusual.any() and (steps := self._usual_steps(rows, x)):
+        has_more = horizon or states or close or not commit or returns != PREDICTION_ALONE
+        if not has_more and times is None and not unusual.any() and (steps := self._usual_steps(rows, x)):
             return steps
         session = sessions(rows)
 

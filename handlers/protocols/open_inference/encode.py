@@ -96,15 +96,20 @@ def encode_rows(calls: Sequence[tuple[Sequence[Wanted], int]], results: StepResu
         TooLarge: the elements of one are more.
     """
     shape = results.predictions.shape[1:]
-    chunks: dict[bool, list[bytes]] = {}  # in binary, or in JSON
+    chunks: dict[tuple[str, bool], list[bytes]] = {}  # of all rows, by source, in binary or in JSON
     rows = []
     for i, (wanted, max_bytes) in enumerate(calls):
         pieces, size = {}, 0
         for output in wanted:
+            kind = output.source, output.binary
             if output.source == PREDICTION:
-                of_all = chunks.get(output.binary) or chunks.setdefault(output.binary, _chunks(results.predictions, output.binary))
-                pieces[output.name] = Piece(shape, [of_all[i]])
-                size += len(of_all[i])
+                of_all = chunks.get(kind) or chunks.setdefault(kind, _chunks(results.predictions, output.binary))
+            elif output.source == TIMES and results.times and results.times[i]:
+                of_all = chunks.get(kind) or chunks.setdefault(kind, _time_chunks(results.times, output.binary))
+            else:
+                continue
+            pieces[output.name] = Piece(shape if output.source == PREDICTION else (1,), [of_all[i]])
+            size += len(of_all[i])
         if size > max_bytes:
             raise TooLarge("reply: a prediction is too long to be sent")
         rows.append(Row(pieces, size, results.status(i)))
@@ -119,6 +124,12 @@ def _chunks(array: Floats, in_binary: bool) -> list[bytes]:
     data = binary.write(flat, FP32)
     size = len(data) // len(flat)
     return [data[start : start + size] for start in range(0, len(data), size)]
+
+
+def _time_chunks(times: Sequence[str], in_binary: bool) -> list[bytes]:
+    """Encode the one time of each row."""
+    encoded = {time: _elements(_texts([time.encode()]), BYTES, in_binary) for time in set(times)}
+    return [encoded[time] for time in times]
 
 
 def stack(wanted: Sequence[Wanted], rows: Sequence[Row | CellstateError]) -> list[Output]:
