@@ -21,6 +21,7 @@ from host.torchserve.drain import drain
 from host.torchserve.management import Management, failure
 
 GRACE = 30.0  # seconds beyond its drain that `serve` may take to end the server
+POLL = 0.05  # seconds between two looks at it
 COMMAND = "serve.json"
 
 
@@ -104,11 +105,19 @@ def stop(folder: Path, seconds: float, now: bool) -> bool:
         command.kill()
     elif command is not None:
         command.terminate()
-        psutil.wait_procs([command], seconds + GRACE)
+        _wait(command, seconds + GRACE)
     elif not now and folders.processes(folder):
         with contextlib.suppress(HostError, OSError):  # a server whose files are gone cannot be drained, and must be ended
             RunningServer.of(folder).drain(seconds)
     return folders.stop(folder) or command is not None
+
+
+def _wait(process: psutil.Process, seconds: float) -> None:
+    """Wait until the process has ended; psutil would also wait until its parent has taken note of it, which may be never."""
+    end = time.monotonic() + seconds
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < end:
+            time.sleep(POLL)
 
 
 def record_command(folder: Path) -> None:

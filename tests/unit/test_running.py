@@ -4,14 +4,17 @@ import json
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import psutil
 import pytest
 
+import host
 from host.__main__ import main
 from host.description import Description
 from host.running import COMMAND, RunningServer, record_command, stop
 
+ROOT = Path(host.__file__).resolve().parent.parent
 SLEEPER = [sys.executable, "-c", "import sys; print('up', flush=True); sys.stdin.read()"]
 
 
@@ -78,7 +81,25 @@ def test_a_command_is_asked_to_stop_by_itself(tmp_path, sleeper):
     process = psutil.Process(sleeper.pid)
     (tmp_path / COMMAND).write_text(json.dumps({"pid": process.pid, "started": process.create_time()}))
     assert stop(tmp_path, 0.1, now=False)
-    assert not process.is_running()
+    assert sleeper.wait(10) < 0
+
+
+PATIENT = """
+import sys
+from pathlib import Path
+from host import running
+running.GRACE = 1e6
+print(running.stop(Path(sys.argv[1]), 0.1, now=False))
+"""
+
+
+def test_a_command_has_ended_although_its_parent_takes_no_note(tmp_path, sleeper):
+    """Its parent is this test, which meanwhile waits for something else."""
+    process = psutil.Process(sleeper.pid)
+    (tmp_path / COMMAND).write_text(json.dumps({"pid": process.pid, "started": process.create_time()}))
+    done = subprocess.run([sys.executable, "-c", PATIENT, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "True\n"
+    assert process.status() == psutil.STATUS_ZOMBIE
 
 
 SERVE = """
