@@ -143,7 +143,7 @@ def matrices(values: Sequence[list[Any]], columns: int, limit: float = FLOAT32_M
     flat = rows if columns == 1 and type(rows[0]) is not list else _flat(rows, columns)
     if flat is None or not NUMBERS.issuperset(map(type, flat)):  # a bool would pass for 1, a string for its number
         return None
-    numbers = _in_range(flat, limit)
+    numbers = in_range(flat, limit)
     if numbers is None:
         return None
     array = numbers.reshape(-1, columns)
@@ -154,7 +154,7 @@ def matrices(values: Sequence[list[Any]], columns: int, limit: float = FLOAT32_M
     return [array[end - length : end] for end, length in zip(ends, lengths, strict=True)]
 
 
-def _in_range(flat: list[Any], limit: float) -> Floats | None:
+def in_range(flat: list[Any], limit: float) -> Floats | None:
     """Return JSON numbers as float32, None where one is beyond ±`limit`. JSON has no NaN.
 
     Adding 0 makes 0 of -0.0, for parsers read the integer -0 as either, and requests that are equal must hash alike.

@@ -90,7 +90,7 @@ def check(model, folder, batch, rows, limit, **settings):
 
 @pytest.mark.parametrize(
     ("batch", "rows", "limit"),
-    [(observations, 64, 186), (observations_in_one_body, 256, 138)],
+    [(observations, 64, 98), (observations_in_one_body, 256, 52)],
     ids=["64 bodies", "256 in one body"],
 )
 def test_an_observation_makes_no_more_calls_than_it_did(two, tmp_path, batch, rows, limit):

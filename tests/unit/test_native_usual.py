@@ -1,5 +1,7 @@
 """The usual form of a request is decoded on a way of its own: to the same request, or to the same error."""
 
+from dataclasses import replace
+
 import orjson
 import pytest
 from hypothesis import given
@@ -9,11 +11,13 @@ from handlers.engine.request import Request
 from handlers.errors import CellstateError
 from handlers.protocols.native import usual
 from handlers.protocols.native.decode import Parser
+from handlers.protocols.native.usual_observations import UsualObservations
 from handlers.settings import Settings
 from handlers.signature import Signature
 from tests.support.json_strategies import ANYTHING, IDS, NUMBERS, SMALL, bodies, requests
 from tests.support.signatures import METER, TRAFFIC, WHOLE
 
+HOURLY = replace(TRAFFIC, frequency="1h", calendar={"timezone": "America/Chicago", "derived": {"hour": {"of": "hour"}}}, input_limit=5e5)
 LIMITS = Settings(max_steps=4, max_instances=3)
 numbers = st.one_of(SMALL, SMALL, SMALL, NUMBERS)
 inputs = st.lists(st.lists(numbers, min_size=3, max_size=3), min_size=1, max_size=5)
@@ -29,13 +33,15 @@ def described(item: Request | CellstateError) -> object:
     values = None if item.inputs is None else item.inputs.tobytes()
     ref = item.session
     session = ref and (ref.id, ref.step, ref.action, ref.to, ref.from_step, ref.generation, ref.restart)
-    return values, item.request_hash(), item.returns, session, item.horizon, item.commit, item.missing, item.is_usual_step
+    times = None if item.times is None else item.times.tolist()
+    return values, item.request_hash(), item.returns, session, item.horizon, item.commit, item.missing, item.is_usual_step, times
 
 
 def check_decoded_alike(sent: list[bytes], signature: Signature = TRAFFIC) -> None:
     parser = Parser(signature, LIMITS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(usual, "read", lambda body: None)
+        patch.setattr(UsualObservations, "read", lambda self, body: None)
         expected = [parser.body(body) for body in sent]
     for (items, is_batch), (others, was_batch) in zip(parser.bodies(sent), expected, strict=True):
         assert is_batch == was_batch
@@ -45,6 +51,24 @@ def check_decoded_alike(sent: list[bytes], signature: Signature = TRAFFIC) -> No
 @given(st.lists(st.one_of(bodies(steps), bodies(requests())), min_size=1, max_size=4))
 def test_bodies_are_decoded_as_without_it(sent: list[bytes]) -> None:
     check_decoded_alike(sent)
+
+
+times = st.sampled_from(
+    ["2018-10-01T05:00:00", "2018-10-01T05:00:00-05:00", "2018-11-04T01:00:00", "2018-03-11T02:30:00", "now", "0001-01-01"]
+)
+measured = st.fixed_dictionaries({"time": times, "flow": numbers, "rain": numbers}, optional={"hour": numbers})
+observed = st.fixed_dictionaries(
+    {"observations": st.lists(measured, min_size=1, max_size=2), "session": st.one_of(IDS, sessions)}, optional={"return": returns}
+)
+simple = st.fixed_dictionaries({"time": st.just("2018-10-01T05:00:00"), "flow": st.integers(-(10**6), 10**6), "rain": SMALL})
+simple_steps = st.fixed_dictionaries(
+    {"observations": st.lists(simple, min_size=1, max_size=1), "session": st.fixed_dictionaries({"id": IDS})}
+)
+
+
+@given(st.lists(st.one_of(bodies(simple_steps), bodies(observed), bodies(steps)), min_size=1, max_size=4))
+def test_observations_are_decoded_as_without_it(sent: list[bytes]) -> None:
+    check_decoded_alike(sent, HOURLY)
 
 
 LITERALS = [
@@ -104,6 +128,44 @@ PLACES = [
 def test_texts_that_parsers_read_differently_are_decoded_as_without_it(place: str, signature: Signature) -> None:
     for literal in LITERALS:
         check_decoded_alike([(place % literal).encode()], signature)
+
+
+OBSERVED = [
+    *(
+        '{"observations": [{"time": "2018-10-01T05:00:00", "flow": %s, "rain": 1}], "session": "a:b"}',
+        '{"observations": [%s], "session": "a"}',
+    ),
+    *('{"observations": [{"time": %s, "flow": 1, "rain": 1}], "session": "a"}', '{"observations": %s, "session": "a"}'),
+    *('{"observations": [{"time": "2018-10-01T05:00:00", "flow": 1, "rain": 1, %s: 1}], "session": "a"}', '{"instances": [%s]}'),
+    *('{"observations": [{"time": "2018-10-01T05:00:00", "flow": 1, "rain": 1}], "session": %s}', '{"observations": [], "session": %s}'),
+    '{"observations": [{"time": "2018-10-01T05:00:00", "flow": 1, "rain": 1}], "session": {"id": %s, "step": 0, "generation": 1}}',
+    '{"observations": [{"time": "2018-10-01T05:00:00", "flow": 1, "rain": 1, "flow": 2}], "session": {"id": "a", "step": %s}}',
+    '{"observations": [{"time": "2018-10-01T05:00:00", "flow": 1, "rain": 1}], "session": {"id": "a", "generation": %s}, "session": "a"}',
+]
+
+
+@pytest.mark.parametrize("place", OBSERVED)
+def test_texts_with_observations_that_parsers_read_differently_are_decoded_as_without_it(place: str) -> None:
+    for literal in [*LITERALS, '"2018-10-01"', '"2018-11-04T01:00:00-05:00"', '"flow"', '"hour"', '"time"', "500001"]:
+        check_decoded_alike([(place % literal).encode()], HOURLY)
+
+
+@pytest.mark.parametrize("names", [("flow", "a:b"), ("flow", 'a"b'), ("flow", "time"), ("flow", "é"), ("v1", "v0")])
+def test_features_of_any_name_are_decoded_as_without_it(names: tuple[str, ...]) -> None:
+    signature = replace(METER, features=names, feedback={"flow": names[0]}, frequency="1h", calendar={"derived": {}})
+    body = {"observations": [{"time": "2018-10-01T05:00:00", names[0]: 1, names[1]: 2}], "session": "a"}
+    check_decoded_alike([orjson.dumps(body), orjson.dumps({"instances": [body, body]})], signature)
+
+
+def test_steps_of_one_observation_are_recognised_and_others_are_not() -> None:
+    row = {"time": "2018-10-01T05:00:00", "flow": 1, "rain": 2.5}
+    body = {"observations": [row], "session": {"id": "a:b", "step": 3, "generation": 0}}
+    read = Parser(HOURLY, LIMITS).usual_observations
+    assert read is not None
+    assert read.read(orjson.dumps(body)) is not None
+    assert read.read(orjson.dumps({"instances": [body, body | {"session": "c"}]})) is not None
+    for odd in [body | {"observations": [row, row]}, body | {"return": ["prediction"]}, {"observations": [row]}]:
+        assert read.read(orjson.dumps(odd)) is None
 
 
 USUAL = {

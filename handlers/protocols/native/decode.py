@@ -15,6 +15,7 @@ from handlers.protocols import validation
 from handlers.protocols.native import usual
 from handlers.protocols.native.observations import ObservationParser
 from handlers.protocols.native.usual import UsualRequest
+from handlers.protocols.native.usual_observations import ObservedStep, UsualObservations
 from handlers.protocols.rules import RequestRules
 from handlers.protocols.validation import json_type
 from handlers.sessions import state as state_format
@@ -26,6 +27,7 @@ from handlers.signature import Signature
 FIELDS = ("inputs", "observations", "return", "state", "session", "horizon", "future", "levels", "paths", "commit")
 USUAL_FIELDS = frozenset({"inputs", "observations", "return", "session"})
 SESSION_FIELDS = ("id", "step", "action", "to", "from", "generation")
+Read = tuple[Sequence[Any], bool]  # the request objects of a body, or the error of the body, and whether they came as `instances`
 ACTIONS = tuple(action.value for action in (Action.STEP, *NAMED_ACTIONS))
 
 
@@ -37,22 +39,28 @@ class Parser:
     limits: Settings
     rules: RequestRules = field(init=False)
     observations: ObservationParser = field(init=False)
+    usual_observations: UsualObservations | None = field(init=False)  # None where no form is usual
     returns: tuple[str, ...] = field(init=False)
     is_usual: bool = field(init=False)  # whether inputs are lists of numbers in lists, one a step
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rules", RequestRules(self.signature, self.limits))
         object.__setattr__(self, "observations", ObservationParser(self.rules))
+        object.__setattr__(self, "usual_observations", UsualObservations.of(self.rules, self.observations.timeline))
         object.__setattr__(self, "returns", self.rules.returns)
         object.__setattr__(self, "is_usual", not self.signature.tokens)
 
-    def bodies(self, bodies: Sequence[bytes]) -> list[tuple[Sequence[Request | CellstateError], bool]]:
+    def bodies(self, bodies: Sequence[bytes]) -> Sequence[tuple[Sequence[Request | CellstateError], bool]]:
         """Decode the bodies of a batch, each into its requests and whether they came as `instances`.
 
         The numbers of all requests become parts of one array. Raises nothing that a client can cause.
         """
         read = [self._read(body) for body in bodies]
+        if self.usual_observations is not None:
+            read = self._with_observations(self.usual_observations, bodies, read)
         items = [item for parts, _ in read for item in parts]
+        if set(map(type, items)) == {Request}:
+            return read
         arrays = self._matrices(items)
         steps: Sequence[Request | CellstateError] | None = self._usual_steps(items, arrays)
         requests = iter(steps or list(map(self._decode, items, arrays)))
@@ -62,17 +70,41 @@ class Parser:
         """Decode one body as `bodies` does."""
         return self.bodies([data])[0]
 
-    def _read(self, data: bytes) -> tuple[list[Any], bool]:
-        """Parse one body: its request objects, or the error of the body, and whether they came as `instances`."""
+    def _read(self, data: bytes) -> Read:
+        """Parse one body."""
         try:
             self.rules.check_body(len(data))
+            if self.usual_observations is not None and (observed := self.usual_observations.read(data)) is not None:
+                self.rules.check_instances(len(observed[0]))
+                return observed
             if self.is_usual and (found := usual.read(data)) is not None and found[0]:
                 self.rules.check_instances(len(found[0]))
                 return found
+        except CellstateError as e:
+            return [e], False
+        return self._documents(data)
+
+    def _documents(self, data: bytes) -> Read:
+        """Parse one body in any form, as `_read` does."""
+        try:
             document = self._document(data)
             return (self._instances(document), True) if "instances" in document else ([document], False)
         except CellstateError as e:
             return [e], False
+
+    def _with_observations(self, usual: UsualObservations, bodies: Sequence[bytes], read: Sequence[Read]) -> list[Read]:
+        """Return what was read of the bodies with requests for the steps of observations; where one of those is wrong with documents."""
+        are_observed = [isinstance(parts[0], ObservedStep) for parts, _ in read]
+        steps = [step for (parts, _), is_observed in zip(read, are_observed, strict=True) if is_observed for step in parts]
+        requests = usual.requests(steps)
+        if requests is None:
+            both = zip(bodies, read, are_observed, strict=True)
+            return [self._documents(body) if is_observed else found for body, found, is_observed in both]
+        each = iter(requests)
+        return [
+            (list(islice(each, len(parts))) if is_observed else parts, is_batch)
+            for (parts, is_batch), is_observed in zip(read, are_observed, strict=True)
+        ]
 
     def _document(self, data: bytes) -> dict[str, Any]:
         document = validation.parse_json(data)
@@ -111,7 +143,7 @@ class Parser:
         return [next(parts) if type(value) is list and value else None for value in values]
 
     def _decode(self, item: Any, inputs: Floats | None) -> Request | CellstateError:
-        if isinstance(item, CellstateError):
+        if isinstance(item, (CellstateError, Request)):
             return item
         try:
             if type(item) is UsualRequest:
