@@ -89,9 +89,8 @@ class EmbeddedStore:
         return self._guard(lambda: self._get_many(keys))
 
     def _get_many(self, keys: Sequence[bytes]) -> list[Entry | None]:
-        with self._env.begin() as transaction, transaction.cursor() as cursor:
-            found = dict(cursor.getmulti(keys))
-        return [None if value is None else _decode(value) for value in map(found.get, keys)]
+        with self._env.begin() as transaction:
+            return [None if value is None else _decode(value) for value in map(transaction.get, keys)]
 
     def get_parts(self, key: bytes, numbers: Sequence[int]) -> list[bytes | None]:
         return self._guard(lambda: self._get_parts(key, numbers))

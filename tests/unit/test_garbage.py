@@ -1,6 +1,9 @@
-"""The garbage collector of a worker: rare, but not off."""
+"""The memory of a worker: its garbage collector is rare, but not off, and what one batch freed serves the next."""
 
+import ctypes
 import gc
+import platform
+import resource
 import weakref
 
 import pytest
@@ -43,3 +46,21 @@ def test_cycles_are_collected_in_the_end():
 def test_what_was_loaded_before_is_exempt():
     garbage.tune()
     assert gc.get_freeze_count() > 1_000
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have other rules")
+def test_the_memory_of_a_batch_is_kept_for_the_next():
+    def faults():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        batch = [bytes(4_000) for _ in range(4_000)]
+        del batch
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    garbage.tune()
+    faults()
+    assert faults() < 400  # pages; all of its four thousand otherwise
+
+
+def test_a_c_library_without_such_a_limit_is_left_alone(monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+    garbage.tune()
