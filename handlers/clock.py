@@ -12,6 +12,7 @@ from pathlib import Path
 
 log = logging.getLogger("cellstate")
 TOLERANCE = 60.0  # seconds; smaller corrections, as NTP makes them, are followed at once
+MAX_SKEW = 300.0  # seconds between the clocks of two machines that agree
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -25,6 +26,9 @@ class ClockGuard:
 
     When `wall` jumps by more than `TOLERANCE`, time goes on from before the jump by `elapsed`; `on_jump` is called, and the jump logged.
     A jump that has lasted `confirm_after` seconds is followed, and so is a jump back to the time from before. One thread may use a guard.
+
+    The clock of another machine is a `witness`: where the wall clock agrees with it, a jump is followed at once, and where the time that is
+    believed does, a jump is not followed for as long as there is a witness.
 
     `reference` is a file that keeps the difference of the two clocks: a guard that is made later in the same uptime of the machine finds
     there which time was believed, so that a worker that starts while the clock is wrong does not believe it either.
@@ -49,10 +53,28 @@ class ClockGuard:
     def __call__(self) -> float:
         wall, elapsed = self._wall(), self._elapsed()
         offset = wall - elapsed
-        if abs(offset - self._offset) > TOLERANCE and not self._is_confirmed(offset, elapsed):
-            return elapsed + self._offset
+        if abs(offset - self._offset) > TOLERANCE:
+            if not self._is_confirmed(offset, elapsed):
+                return elapsed + self._offset
+            self._follow(offset)
         self._offset, self._doubted = offset, None
         return wall
+
+    def witness(self, seconds: float) -> None:
+        """Another machine's clock says that it is `seconds` since the epoch."""
+        wall, elapsed = self._wall(), self._elapsed()
+        offset = wall - elapsed
+        if abs(offset - self._offset) <= TOLERANCE:
+            return
+        if abs(wall - seconds) <= MAX_SKEW:
+            self._follow(offset)
+        elif self._doubted is not None and abs(elapsed + self._offset - seconds) <= MAX_SKEW:
+            self._doubted = self._doubted[0], elapsed
+
+    def _follow(self, offset: float) -> None:
+        log.warning("clock_jump_confirmed of %+.0f s", offset - self._offset)
+        self._offset, self._doubted = offset, None
+        _write(self._reference, offset)
 
     def _is_confirmed(self, offset: float, elapsed: float) -> bool:
         """Return whether the wall clock has kept this offset for `confirm_after` seconds."""
@@ -60,11 +82,7 @@ class ClockGuard:
             self._doubted = offset, elapsed
             log.error("clock_jumped by %+.0f s; expiry follows in %.0f s unless it is set back", offset - self._offset, self._confirm_after)
             self._on_jump()
-        confirmed = elapsed - self._doubted[1] >= self._confirm_after
-        if confirmed:
-            log.warning("clock_jump_confirmed of %+.0f s", offset - self._offset)
-            _write(self._reference, offset)
-        return confirmed
+        return elapsed - self._doubted[1] >= self._confirm_after
 
 
 def _read(reference: Path | None) -> float | None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from handlers.clock import ClockGuard
 from handlers.errors import ConfigurationError
 from handlers.inference.backends.base import Backend
 from handlers.settings import Settings, masked
@@ -25,8 +26,11 @@ def open_backend(folder: Path, signature: Signature, settings: Settings) -> Back
     return OrtBackend(artefact, signature, settings.device, settings.threads)
 
 
-def open_store(settings: Settings) -> Store:
-    """The store that `settings.store` names. Raises ConfigurationError for an unknown kind, StoreUnavailable for one that does not open."""
+def open_store(settings: Settings, clock: ClockGuard | None = None) -> Store:
+    """The store that `settings.store` names, whose own clock, where it has one, is a witness to `clock`.
+
+    Raises ConfigurationError for an unknown kind, StoreUnavailable for one that does not open.
+    """
     scheme, _, place = settings.store_url.partition("://")
     if scheme == "memory":
         from handlers.stores.memory import MemoryStore
@@ -39,6 +43,7 @@ def open_store(settings: Settings) -> Store:
     if scheme in ("valkey", "valkeys") and place:
         from handlers.stores.valkey import ValkeyStore
 
-        return ValkeyStore(settings.store_url, settings.store_timeout, settings.store_replicas)
+        clocks = () if clock is None else (clock, clock.witness)
+        return ValkeyStore(settings.store_url, settings.store_timeout, settings.store_replicas, *clocks)
     expected = "memory://, lmdb:///folder or valkey://host:port/db"
     raise ConfigurationError(f"store: expected {expected}, got {masked(settings.store_url)!r}")

@@ -21,6 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 from valkey.connection import Connection, ConnectionPool, parse_url
 from valkey.exceptions import NoScriptError, ReadOnlyError, ResponseError, ValkeyError
 
+from handlers.clock import MAX_SKEW
 from handlers.errors import ConfigurationError, StoreUnavailable
 from handlers.stores.base import Change, Entry, Parts, Swept, Usage
 from handlers.stores.valkey_commands import (
@@ -38,8 +39,6 @@ from handlers.stores.valkey_commands import (
 
 PROBE = b"\0probe"
 CHUNK = 256  # keys in one round trip of a scan
-MAX_SKEW = 300.0  # seconds between the clocks of the server and of this machine
-
 NOT_APPLIED = "nothing was applied"
 UNKNOWN = "whether it was applied is not known: send the same step again, it is applied once or answered from the record"
 EXPECTED = "expected valkey://[user:password@]host[:port][/db], or valkeys:// with ssl_ options, and the password percent-encoded"
@@ -53,11 +52,20 @@ class ValkeyStore:
     """Keep the sessions in one Valkey primary.
 
     `timeout` is the longest time in seconds to connect, and to wait for each reply. `replicas` is the number of replicas that must have a
-    commit before it is acknowledged, or read. `clock` gives seconds since the epoch, with which the server's clock must agree.
+    commit before it is acknowledged, or read. `clock` gives seconds since the epoch, with which the server's clock must agree when a
+    connection is made; `witness` is told before what the server's clock says, then and at each sweep.
     """
 
-    def __init__(self, url: str, timeout: float = 2.0, replicas: int = 0, clock: Callable[[], float] = time.time) -> None:
-        self._place, self._pool = _open(url, timeout, clock)
+    def __init__(
+        self,
+        url: str,
+        timeout: float = 2.0,
+        replicas: int = 0,
+        clock: Callable[[], float] = time.time,
+        witness: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
+        self._witness = witness
+        self._place, self._pool = _open(url, timeout, partial(_on_connect, clock, witness))
         self._replicas, self._closed, self._cursor = replicas, False, b"0"
         wait: Command = (b"WAIT", b"%d" % replicas, b"%d" % max(1, int(timeout * 500)))
         self._wait: list[Command] = [wait] if replicas else []
@@ -88,7 +96,9 @@ class ValkeyStore:
 
     def sweep(self, now: float, limit: int) -> Swept:
         """Look at a slice of the keys; the server itself deletes expired keys. SCAN may return a key twice in a round."""
-        ((self._cursor, expiries),) = self._read([(b"EVAL", SCAN_EXPIRIES, b"0", self._cursor, ENTRIES, b"%d" % limit)])
+        scan: Command = (b"EVAL", SCAN_EXPIRIES, b"0", self._cursor, ENTRIES, b"%d" % limit)
+        (self._cursor, expiries), server = self._read([scan, (b"INFO", b"server")])
+        _tell(self._witness, server)
         return Swept((), [at / 1000 for at in map(float, expiries.split()) if at > 0], self._cursor == b"0")
 
     def probe(self) -> None:
@@ -202,7 +212,7 @@ class ValkeyStore:
         return StoreUnavailable(f"store {self._place}: {reason}; {outcome}", f"the session store is unavailable; {outcome}")
 
 
-def _open(url: str, timeout: float, clock: Callable[[], float]) -> tuple[str, ConnectionPool]:
+def _open(url: str, timeout: float, on_connect: Callable[[Connection], None]) -> tuple[str, ConnectionPool]:
     """Parse `url`; return the server's address for messages, and a pool that has made no connection yet. Raises ConfigurationError."""
     try:
         parts = urlsplit(url)
@@ -210,16 +220,14 @@ def _open(url: str, timeout: float, clock: Callable[[], float]) -> tuple[str, Co
         if not parts.hostname or not re.fullmatch(r"/?\d*", parts.path) or parts.fragment or unknown:
             raise ValueError
         options = {"ssl_check_hostname": True} if parts.scheme == "valkeys" else {}
-        pool = ConnectionPool(
-            **options | parse_url(url) | CONNECTION, socket_timeout=timeout, valkey_connect_func=partial(_on_connect, clock)
-        )
+        pool = ConnectionPool(**options | parse_url(url) | CONNECTION, socket_timeout=timeout, valkey_connect_func=on_connect)
         pool.make_connection()  # refuses options that it does not know
         return f"valkey://{parts.hostname}:{parts.port or 6379}/{parts.path.strip('/') or 0}", pool
     except (ValueError, TypeError, ValkeyError):  # their messages may repeat a part of the password
         raise ConfigurationError(f"store: {EXPECTED}") from None
 
 
-def _on_connect(clock: Callable[[], float], connection: Connection) -> None:
+def _on_connect(clock: Callable[[], float], witness: Callable[[float], None], connection: Connection) -> None:
     """Authenticate, and check that the server is a primary that has loaded its data and whose clock is right.
 
     Raises ResponseError, or ReadOnlyError for a replica: its replies may be stale.
@@ -232,13 +240,22 @@ def _on_connect(clock: Callable[[], float], connection: Connection) -> None:
             raise reply
     if b"role:master" not in replies[1]:
         raise ReadOnlyError("it is a replica: name the primary, or what follows it after a failover")
-    _check_clock(replies[2], clock())
+    _check_clock(_tell(witness, replies[2]), clock())
 
 
-def _check_clock(server: bytes, now: float) -> None:
-    """Raise ResponseError when the server's clock is wrong: it would delete new sessions at once, or live ones too early."""
+def _tell(witness: Callable[[float], None], server: bytes) -> float | None:
+    """Tell `witness` what the server's clock says, and return it; None where the server does not say."""
     microseconds = re.search(rb"server_time_usec:(\d+)", server)
-    skew = int(microseconds[1]) / 1e6 - now if microseconds else 0.0
+    if microseconds is None:
+        return None
+    seconds = int(microseconds[1]) / 1e6
+    witness(seconds)
+    return seconds
+
+
+def _check_clock(server: float | None, now: float) -> None:
+    """Raise ResponseError when the server's clock is wrong: it would delete new sessions at once, or live ones too early."""
+    skew = 0.0 if server is None else server - now
     if abs(skew) > MAX_SKEW:
         raise ResponseError(f"its clock is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} this machine's: set both right")
 

@@ -35,8 +35,8 @@ def start(folder: Path, config: Mapping[str, Any], environment: Mapping[str, str
     signature = Signature.load(folder / "signature.json")
     backend = open_backend(folder, signature, settings)
     telemetry = Telemetry((signature.name, signature.version))
-    store = ReopeningStore(lambda: open_store(settings), lambda available: telemetry.set("store_available", available))
     clock = ClockGuard(settings.clock_confirmation, lambda: telemetry.count("clock_jumps_total"), reference=settings.clock_reference)
+    store = ReopeningStore(lambda: open_store(settings, clock), lambda available: telemetry.set("store_available", available))
     service = Service(ServiceContext(backend, signature, store, settings, telemetry), clock)
     if settings.fast_messages:
         messages.install()

@@ -115,3 +115,32 @@ def test_a_reference_that_cannot_be_written_is_done_without(tmp_path, caplog):
 
 def test_it_reads_the_clocks_of_this_machine():
     assert ClockGuard(HOUR)() == pytest.approx(time.time(), abs=5)
+
+
+@pytest.mark.parametrize("wrong", [48 * HOUR, -48 * HOUR])
+def test_a_worker_that_started_at_a_wrong_time_believes_the_clock_once_it_agrees_with_another_machines(machine, wrong, caplog):
+    machine.wall += wrong
+    machine.restart()
+    machine.guard.witness(machine.wall - wrong)
+    assert machine.passes(10.0) == machine.wall, "there is nothing else to believe: the store refuses this clock"
+    machine.wall -= wrong
+    assert machine.passes(0.0) == machine.wall + wrong
+    machine.guard.witness(machine.wall + 200.0)
+    assert machine.passes(0.0) == machine.wall
+    assert "clock_jump_confirmed" in caplog.text
+
+
+def test_a_jump_that_lasts_is_not_believed_while_another_machines_clock_contradicts(machine):
+    machine.wall += 48 * HOUR
+    for _ in range(20):
+        assert machine.passes(HOUR / 2) == machine.wall - 48 * HOUR
+        machine.guard.witness(machine.wall - 48 * HOUR - 200.0)
+    machine.passes(HOUR + 1)
+    assert machine.passes(1.0) == machine.wall, "the other machine has been silent for an hour"
+    assert machine.jumps == 1
+
+
+def test_a_witness_to_a_clock_that_did_not_jump_changes_nothing(machine):
+    machine.guard.witness(START + 48 * HOUR)
+    assert machine.passes(5.0) == START + 5
+    assert machine.jumps == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from handlers.clock import ClockGuard
 from handlers.engine.factory import open_store
 from handlers.errors import ConfigurationError, StoreUnavailable
 from handlers.settings import Settings
@@ -123,6 +124,30 @@ def test_a_server_whose_clock_is_wrong_is_unavailable(own, ahead, said):
         ValkeyStore(own.url, clock=lambda: time.time() + ahead)
     with closing(ValkeyStore(own.url, clock=lambda: time.time() + 200.0)) as store:
         assert store.commit_many([put(b"a", b"1")]) == [True]
+
+
+@pytest.mark.parametrize("wrong", [-172_800.0, 172_800.0], ids=["behind", "ahead"])
+def test_a_worker_that_started_at_a_wrong_time_takes_the_servers_word_when_its_clock_is_set_right(own, wrong):
+    """It would write sessions that expired days ago, which the server deletes, or take live sessions for expired ones."""
+    apart = [wrong]
+    guard = ClockGuard(3_600.0, wall=lambda: time.time() + apart[0])
+    settings = Settings(store=own.url)
+    with pytest.raises(StoreUnavailable, match="set both right"):
+        open_store(settings, guard)
+    apart[0] = 0.0
+    with closing(open_store(settings, guard)):
+        assert guard() == pytest.approx(time.time(), abs=60)
+    apart[0] = wrong
+    with closing(open_store(settings, guard)) as store:
+        assert store.commit_many([put(b"a", b"1")]) == [True], "the time that is believed is right"
+
+
+def test_a_sweep_tells_what_the_servers_clock_says(own):
+    told = []
+    with closing(ValkeyStore(own.url, witness=told.append)) as store:
+        told.clear()
+        store.sweep(0.0, 10)
+    assert told == pytest.approx([time.time()], abs=60)
 
 
 def test_a_server_that_may_drop_live_sessions_is_refused(tmp_path):
