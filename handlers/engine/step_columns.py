@@ -44,10 +44,11 @@ def read(batch: Batch, tasks: Sequence[Task]) -> Steps:
     """Return which of the tasks, steps of one form, are the next ones of live sessions with records that are alike."""
     context, memories = batch.context, batch.context.memories
     chosen, before = read_alike(batch.sessions.stored([task.names[0] for task in tasks]))
-    if not chosen or not _can_keep_inputs(context, tasks, before):
+    if not chosen:
         return Steps((), before)
     tasks = [tasks[i] for i in chosen] if len(chosen) < len(tasks) else tasks
     is_next = next_steps(context.rules, before, [task.ref for task in tasks], tasks[0].request.steps, batch.now)
+    is_next &= _can_keep_inputs(context, tasks, before)
     if not memories.learns:
         return Steps(tasks, before).of(is_next)
     rows = memories.rows(before)
@@ -96,12 +97,12 @@ def _keeps_inputs(context: ServiceContext, tasks: Sequence[Task]) -> bool:
     return context.rewarming.steps > 0 and (tasks[0].request.times is not None or not context.rewarming.needs_times)
 
 
-def _can_keep_inputs(context: ServiceContext, tasks: Sequence[Task], before: Array) -> bool:
-    """Whether the recent inputs in the records are those that this model keeps of such steps."""
+def _can_keep_inputs(context: ServiceContext, tasks: Sequence[Task], before: Array) -> Array:
+    """Return in which records the recent inputs are those that this model keeps of such steps, `[B]` bool."""
     keeps, has_inputs, rewarming = _keeps_inputs(context, tasks), "recent" in (before.dtype.names or ()), context.rewarming
-    if not keeps or not has_inputs:
-        return keeps == has_inputs
-    return bool(len(before["recent"][0]) == rewarming.steps and (before["layout"] == np.void(rewarming.layout)).all())
+    if not keeps or not has_inputs or before["recent"].shape[1] != rewarming.steps:
+        return np.full(len(before), not keeps and not has_inputs)
+    return np.asarray(before["layout"] == np.void(rewarming.layout))
 
 
 def _keep_inputs(rows: Array, before: Array, x: Array) -> None:

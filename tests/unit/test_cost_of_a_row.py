@@ -15,8 +15,11 @@ import pytest
 from handlers.protocols.base import HttpRequest
 from handlers.protocols.open_inference.binary import HEADER_LENGTH
 from handlers.stores.lmdb import EmbeddedStore
-from tests.conftest import make_service
+from tests.conftest import export_spec, make_service
+from tests.support.calibrated import calibrated, write_series
 from tests.support.counting import calls
+from tests.support.distribution_models import spec
+from tests.support.open_inference_client import request, texts
 
 ROWS = 64
 START = datetime(2018, 9, 1)
@@ -48,6 +51,12 @@ def observations(x, step):
 
 def observations_in_one_body(x, step):
     return [HttpRequest(json.dumps({"instances": observed(x, step)}).encode())]
+
+
+def observations_as_tensors(x, step):
+    time = np.array([(START + timedelta(hours=step)).isoformat().encode()] * len(x), object)[:, None]
+    names = texts(*[f"s{i}" for i in range(len(x))])
+    return [request(True, inputs={"x": x[:, :, :1], "time": time, "session": names, "step": np.full(len(x), step)})]
 
 
 def tensors(x, step):
@@ -90,13 +99,26 @@ def check(model, folder, batch, rows, limit, **settings):
 
 @pytest.mark.parametrize(
     ("batch", "rows", "limit"),
-    [(observations, 64, 98), (observations_in_one_body, 256, 52)],
-    ids=["64 bodies", "256 in one body"],
+    [(observations, 64, 98), (observations_in_one_body, 256, 52), (observations_as_tensors, 256, 75)],
+    ids=["64 bodies", "256 in one body", "256 as tensors"],
 )
 def test_an_observation_makes_no_more_calls_than_it_did(two, tmp_path, batch, rows, limit):
     calendar = {"derived": {"hour": {"of": "hour", "form": "sin"}, "rain": {"of": "holiday", "country": "US"}}}
     model = replace(two, signature=replace(two.signature, frequency="1h", calendar=calendar))
     check(model, tmp_path, batch, rows, limit)
+
+
+@pytest.mark.parametrize(("batch", "rows", "limit"), [(bodies, 64, 80), (one_body, 256, 52)], ids=["64 bodies", "256 in one body"])
+def test_scores_add_little_to_a_step_of_a_calibrated_model(exported, tmp_path, batch, rows, limit):
+    model = exported("one")
+    series = write_series(tmp_path / "load.csv", model.sequence(400, seed=3))
+    check(calibrated(model, series, 6), tmp_path / "store", batch, rows, limit)
+
+
+@pytest.mark.parametrize(("batch", "rows", "limit"), [(bodies, 64, 122), (one_body, 256, 94)], ids=["64 bodies", "256 in one body"])
+def test_a_step_of_a_model_of_distributions_makes_no_more_calls_than_it_did(tmp_path_factory, batch, rows, limit):
+    folder = tmp_path_factory.mktemp("normal")
+    check(export_spec(folder / "model", "normal", spec("normal")), folder / "store", batch, rows, limit)
 
 
 @pytest.mark.parametrize("batch", [bodies, one_body, tensors], ids=["bodies", "one body", "tensors"])

@@ -75,7 +75,7 @@ class Decoder:
         states, future = self._states(rows), self._future(rows, horizon)
         commit, close, unusual = rows.flag("commit", True), rows.flag("sequence_end"), self._unusual(x)
         has_more = horizon or states or close or not commit or returns != PREDICTION_ALONE
-        if not has_more and times is None and not unusual.any() and (steps := self._usual_steps(rows, x)):
+        if not has_more and not unusual.any() and (steps := self._usual_steps(rows, x)):
             return steps
         session = sessions(rows)
 
@@ -99,7 +99,13 @@ class Decoder:
         """Return the requests of steps that have nothing but numbers in range and a session; None where there may be more to check."""
         if self.rules.columns or not self.signature.streaming or (refs := step_refs(rows)) is None:
             return None
-        return [Request(inputs, PREDICTION_ALONE, None, ref, is_usual_step=True) for inputs, ref in zip(x, refs, strict=True)]
+        times = self.observations.all_times(rows.infer.inputs[TIME]) if TIME in rows.infer.inputs else [None] * len(x)
+        if times is None:
+            return None
+        return [
+            Request(inputs, PREDICTION_ALONE, None, ref, is_usual_step=True, times=time)
+            for inputs, ref, time in zip(x, refs, times, strict=True)
+        ]
 
     def _x(self, infer: InferRequest) -> Array:
         """`[N, T, F]` float32, or `[N, T]` int64; the finite range of numbers is checked row by row."""

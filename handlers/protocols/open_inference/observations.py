@@ -60,3 +60,12 @@ class ObservationTensors:
             return np.array([calendar.parse(text, f"{TIME}[{i}][{t}]") for t, text in enumerate(texts)], np.int64)
 
         return times
+
+    def all_times(self, tensor: Tensor) -> Times | None:
+        """Return the times `[N, T, 2]` of all rows of a tensor that `times` took, each text parsed once; None where one is wrong."""
+        texts = tensor.array.ravel().tolist()
+        try:
+            known = {text: self.timeline.calendar.parse(text.decode(errors="replace"), TIME) for text in set(texts) if self.timeline}
+        except InvalidInput:
+            return None
+        return np.array([known[text] for text in texts], np.int64).reshape(*tensor.array.shape, 2)
