@@ -47,8 +47,9 @@ demo: .venv/ready
 serve: models
 	@$(BIN)/python -m host serve --port $(PORT) --metrics-port $(METRICS_PORT)
 
+# Everything in two processes; what ARGS choose, in one.
 test: .venv/ready .clients/ready $(TYPESCRIPT)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(or $(ARGS),-n 2 --dist loadfile)
 
 check: .venv/ready
 	$(BIN)/ruff check .

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import export.models
-from export.build import Built, build
+from export.build import CONFIG, Built, build
 from export.errors import LiftError
 from export.report import TOLERANCE
 from export.writers import torch_export
@@ -38,6 +38,7 @@ from handlers.stores.base import Store
 from handlers.stores.memory import MemoryStore
 from tests.support.in_process import InProcess
 from tests.support.learned_model import Learned
+from tests.support.side_by_side import SideBySide
 from tests.support.store_kinds import DURABLE, KINDS, Kind
 from tests.support.valkey_server import SHARED, Server, serving
 
@@ -127,6 +128,13 @@ def left_out(*_: Any) -> None:
     raise LiftError("left out of all models but one: it takes longest, and no server runs it")
 
 
+def build_runnable(checkpoint: Path, store: Path, config: Path = CONFIG) -> Built:
+    """Build an archive with what servers run, and without the exported program."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch_export, "write_program", left_out)
+        return build(checkpoint, store, config)
+
+
 def export_model(place: Path, name: str) -> Exported:
     """Make, train not at all, export and unzip the model of that name."""
     return export_spec(place, name, SPECS[name])
@@ -138,13 +146,16 @@ def export_spec(place: Path, name: str, spec: Spec) -> Exported:
     model = spec.maker(**spec.arguments).eval()
     head = {"name": spec.name or name, "version": spec.version, "factory": f"{inspect.getfile(spec.maker)}:{spec.maker.__name__}"}
     checkpoint = write_checkpoint(place / "checkpoint", model, head | {"arguments": spec.arguments} | dict(spec.card))
-    with pytest.MonkeyPatch.context() as patch:
-        if name != "two":
-            patch.setattr(torch_export, "write_program", left_out)
-        built = build(checkpoint, place)
+    built = build(checkpoint, place) if name == "two" else build_runnable(checkpoint, place)
     with zipfile.ZipFile(built.archive) as archive:
         archive.extractall(place / "unzipped")
     return Exported(model, checkpoint, built, place / "unzipped", Signature.load(place / "unzipped" / "signature.json"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SideBySide | None:
+    """Share out the tests as `make test` does, with `-n 2 --dist loadfile`."""
+    return SideBySide(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")

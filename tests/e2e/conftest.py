@@ -10,6 +10,7 @@ import torch
 
 from export.build import CONFIG, build
 from host.torchserve.launcher import TorchServe, serving
+from tests.conftest import build_runnable
 from tests.support.http_client import Client, Connect
 from tests.support.served_models import Model, classifier, forecaster, write_checkpoint
 
@@ -45,7 +46,8 @@ def store(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("store")
     one_worker, fleeting = configured(folder / "one-worker.yaml", ONE_WORKER), configured(folder / "fleeting.yaml", FLEETING)
     for name, checkpoint in checkpoints.items():
-        build(checkpoint, folder, fleeting if name == "fleeting" else one_worker)
+        make = build if name == "one" else build_runnable
+        make(checkpoint, folder, fleeting if name == "fleeting" else one_worker)
     return folder
 
 
@@ -53,7 +55,7 @@ def store(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 def pair_store(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The two-layer model alone, for two workers as shipped."""
     folder = tmp_path_factory.mktemp("pair-store")
-    build(checkpoints["two"], folder)
+    build_runnable(checkpoints["two"], folder)
     return folder
 
 

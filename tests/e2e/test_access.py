@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import httpx
@@ -60,22 +61,23 @@ def bearer(text: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_every_way_to_a_model_needs_a_key(guarded: TorchServe, user: str, path: str) -> None:
-    for headers in (
+    wrong = (
         {},
         bearer("wrong"),
         bearer(user[:-1]),
         {"X-API-Key": "wrong"},
         {"Authorization": f"Basic {user}"},
         {"describe": "True"},
-    ):
-        for method in ("POST", "GET", "PUT", "DELETE"):
-            response = httpx.request(method, guarded.url + path, json=PATHS[path], headers=headers, timeout=30)
+    )
+    with httpx.Client(timeout=30) as client:
+        for headers, method in product(wrong, ("POST", "GET", "PUT", "DELETE")):
+            response = client.request(method, guarded.url + path, json=PATHS[path], headers=headers)
             assert response.status_code == 401, (method, headers, response.text)
             assert response.headers["WWW-Authenticate"].startswith("Bearer")
             assert "error" in response.json()
-    for headers in (bearer(user), {"X-API-Key": user}):
-        response = httpx.post(guarded.url + path, json=PATHS[path], headers=headers, timeout=30)
-        assert response.status_code == 200, response.text
+        for headers in (bearer(user), {"X-API-Key": user}):
+            response = client.post(guarded.url + path, json=PATHS[path], headers=headers)
+            assert response.status_code == 200, response.text
 
 
 def test_a_step_without_a_key_reaches_nothing(served: TorchServe, zoo: dict[str, Model], connect: Connect, session: str) -> None:

@@ -18,8 +18,8 @@ import psutil
 import pytest
 
 import host
-from export.build import build
 from host.folder import processes, stop
+from tests.conftest import build_runnable
 from tests.support.http_client import until
 from tests.support.served_models import Model, assert_close
 
@@ -188,7 +188,7 @@ def versions_store(checkpoints: dict[str, Path], zoo: dict[str, Model], tmp_path
         shutil.copytree(checkpoints[source], checkpoint)
         card = json.loads((checkpoint / "model.json").read_text())
         (checkpoint / "model.json").write_text(json.dumps(card | {"name": "one", "version": version}))
-        built = build(checkpoint, tmp_path_factory.mktemp("built"))
+        built = build_runnable(checkpoint, tmp_path_factory.mktemp("built"))
         shutil.copy(built.archive, store / f"one-{version}.mar")
     (store / "half.mar").write_bytes((store / "one-1.9.mar").read_bytes()[:1_000])
     (store / "empty.mar").touch()

@@ -16,9 +16,10 @@ import torch
 
 import export.models
 from cellstate import CellstateError, Client, RetryEvent, RetryPolicy
-from export.build import build
 from host.__main__ import main
 from host.torchserve.launcher import TorchServe, serving
+from tests.conftest import build_runnable
+from tests.e2e.conftest import ONE_WORKER, configured
 from tests.e2e.test_history import KEEP, chaos, judged, lasting
 from tests.support import valkey_server as valkeys
 from tests.support.envoy import proxying
@@ -144,11 +145,17 @@ def load(fleet: Fleet, name: str, model: Model) -> Iterator[Load]:
         assert_close([prediction for _, prediction in answers], expected, f"stream {number} over {len(answers)} steps")
 
 
+def build_lean(model: Model, place: Path) -> Path:
+    """The archive of a model with one worker."""
+    config = configured(place / "one-worker.yaml", ONE_WORKER)
+    return build_runnable(write_checkpoint(model, place / model.card["version"]), place / "built", config).archive
+
+
 def retrained(place: Path) -> tuple[Model, Path]:
     """Version 2.0 of the model: other weights, and its archive."""
     model = forecaster("two", 22, num_layers=2)
     model = Model(dict(model.card) | {"version": "2.0"}, model.module)
-    return model, build(write_checkpoint(model, place / "checkpoint"), place / "built").archive
+    return model, build_lean(model, place)
 
 
 def test_streams_cross_servers_at_each_step_and_a_rolling_restart_loses_nothing(
@@ -175,7 +182,7 @@ def forgetful(version: str, seed: int) -> Model:
 def test_live_streams_move_to_a_new_version_and_nothing_of_the_old_one_is_needed(fleet: Fleet, tmp_path: Path) -> None:
     """Those that are stepped at their next step, the others when the old version is retired; each is the offline run of the new model."""
     one, two = forgetful("1.0", 31), forgetful("2.0", 32)
-    first, second = (build(write_checkpoint(model, tmp_path / model.card["version"]), tmp_path / "built").archive for model in (one, two))
+    first, second = (build_lean(model, tmp_path) for model in (one, two))
     assert main(["deploy", str(first), *fleet.options()]) == 0
     idle = two.inputs(80, seed=7)
     with fleet.http() as http, Client(fleet.url, fleet.first_key, http=http) as client:

@@ -75,10 +75,14 @@ class Server:
 
 
 def free_port() -> int:
-    """Below those of outgoing connections: one of them must not take the port of a server that is down for a moment."""
+    """Below those of outgoing connections: one of them must not take the port of a server that is down for a moment.
+
+    Processes that pytest-xdist runs side by side have different ports.
+    """
+    process, processes = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     while True:
         with suppress(OSError), socket.socket() as s:
-            s.bind(("127.0.0.1", random.randrange(20_000, 32_000)))
+            s.bind(("127.0.0.1", random.randrange(20_000 + process, 32_000, processes)))
             return int(s.getsockname()[1])
 
 
