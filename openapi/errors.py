@@ -29,7 +29,7 @@ DETAILS = {
 
 def leaves() -> list[type[CellstateError]]:
     """Return every error that can become a response, in the order of the tree."""
-    return [kind for kind in _below(CellstateError) if not kind.__subclasses__() and kind is not ConfigurationError]
+    return [kind for kind in _below(CellstateError) if not any(_below(kind)) and kind is not ConfigurationError]
 
 
 def _below(kind: type[CellstateError]) -> Iterator[type[CellstateError]]:
