@@ -138,9 +138,11 @@ class Telemetry:
             self._gauges[name, labels] = value
 
     def observe(self, name: str, value: float, *labels: str) -> None:
-        bounds = HISTOGRAMS[name].bounds
+        key, bounds = (name, labels), HISTOGRAMS[name].bounds
         with self._lock:
-            numbers = self._observed.setdefault((name, labels), [0.0] * (len(bounds) + 1))
+            numbers = self._observed.get(key)
+            if numbers is None:
+                numbers = self._observed[key] = [0.0] * (len(bounds) + 1)
             numbers[bisect_left(bounds, value)] += 1
             numbers[-1] += value
 

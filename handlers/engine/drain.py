@@ -8,8 +8,6 @@ that dies. The lock is Linux's `flock`, which belongs to a file descriptor and n
 import fcntl
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 
 class DrainLock:
@@ -21,16 +19,15 @@ class DrainLock:
     def __init__(self, path: str) -> None:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) if path else None
 
-    @contextmanager
-    def hold(self) -> Iterator[bool]:
+    def __enter__(self) -> bool:
         """Hold the lock for one batch; True unless the server is draining."""
         if self._file is None:
-            yield True
-            return
+            return True
         fcntl.flock(self._file, fcntl.LOCK_SH)
-        try:
-            yield os.fstat(self._file).st_size == 0
-        finally:
+        return os.fstat(self._file).st_size == 0
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
             fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def drain(self, deadline: float) -> bool:

@@ -31,14 +31,14 @@ class LongRequests:
         self._long_steps, self._free_steps, self._max_steps = long_steps, free_steps, max_steps
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) if path else None
 
+    def among(self, tasks: Sequence[Task]) -> list[Task]:
+        """Return which of the tasks are long."""
+        return [task for task in tasks if steps(task.request) >= self._long_steps]
+
     @contextmanager
     def admit(self, tasks: Sequence[Task]) -> Iterator[Sequence[Task]]:
         """Yield the tasks that must wait, while the others run. The kernel ends the turn of a worker that dies."""
-        long = [task for task in tasks if steps(task.request) >= self._long_steps]
-        if not long:
-            yield ()
-            return
-        long = self._usage.by_share(long)
+        long = self._usage.by_share(self.among(tasks))
         taken, refused = _split(long, self._free_steps)
         has_turn = bool(refused) and self._take_turn()
         try:

@@ -59,5 +59,5 @@ def _count_applied(telemetry: Telemetry, tenant: str, tasks: Sequence[Task]) -> 
     telemetry.count("tenant_steps_applied_total", steps, telemetry.tenant_label(tenant))
     telemetry.count("steps_applied_total", steps)
     telemetry.count("values_imputed_total", sum([run.missing for run in runs]))
-    for i, name in enumerate(SCORED):
-        telemetry.count(name, sum([task.scored[i] for task in tasks]))
+    for name, amounts in zip(SCORED, zip(*[task.scored for task in tasks], strict=True), strict=True):
+        telemetry.count(name, sum(amounts))

@@ -51,7 +51,7 @@ class Service:
         """Give every task its reply or error. Raises nothing: a defect of the service is the error of the tasks that it concerns."""
         now, live, failed = self._clock(), [task for task in tasks if task.error is None], False
         try:
-            with self._drain_lock.hold() as is_open:
+            with self._drain_lock as is_open:
                 if is_open:
                     self._take_turns(live, now)
                 else:
@@ -65,6 +65,9 @@ class Service:
         self._look_after(tasks, now)
 
     def _take_turns(self, tasks: Sequence[Task], now: float) -> None:
+        if not self._long_requests.among(tasks):
+            self._attempt(tasks, now)
+            return
         with self._long_requests.admit(tasks) as refused:
             steps = self._settings.long_steps
             fail(

@@ -66,7 +66,7 @@ def _serve(batch: Batch, tasks: Sequence[Task], deadline: float) -> None:
     with telemetry.timing("run"):
         x = step_columns.model_inputs(context, steps)
         run = batching.run_alike(context.backend, signature, x, steps.before["values"], context.settings.max_batch, deadline)
-        if not run.finite.all():
+        if run.finite is not None:
             steps, x, run = steps.of(run.finite), x[run.finite], run.of(run.finite)
         if not steps.tasks:
             return

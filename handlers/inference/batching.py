@@ -30,11 +30,11 @@ class AlikeRun:
 
     y: Floats  # [B, O], or [B, T, O] per step
     states: Floats  # [B, S], after the last step
-    finite: npt.NDArray[np.bool_]  # [B], whether every value of the row is a number
+    finite: npt.NDArray[np.bool_] | None = None  # [B], whether every value of the row is a number; None where that is so of all rows
 
     def of(self, rows: npt.NDArray[np.bool_]) -> "AlikeRun":
-        """Return some of the rows."""
-        return AlikeRun(self.y[rows], self.states[rows], self.finite[rows])
+        """Return some of the rows, which are finite."""
+        return AlikeRun(self.y[rows], self.states[rows])
 
 
 @dataclass(slots=True)
@@ -57,16 +57,18 @@ class Results:
     def of(cls, rows: "AlikeRun") -> "Results":
         """Return the results of rows of one length."""
         count = len(rows.y)
-        return cls(list(rows.y), [None] * count, rows.states, rows.finite.tolist(), [None] * count)
+        finite = [True] * count if rows.finite is None else rows.finite.tolist()
+        return cls(list(rows.y), [None] * count, rows.states, finite, [None] * count)
 
 
 def split(states: Floats, signature: Signature) -> tuple[Floats, ...]:
     """Cut `[B, S]` into one contiguous `[L*D, B, size]` for each state tensor."""
     arrays, start = [], 0
     for entry in signature.state:
-        part = states[:, start : start + entry.length].reshape(len(states), entry.rows, entry.size)
+        stop = start + entry.length
+        part = states[:, start:stop].reshape(len(states), entry.rows, entry.size)
         arrays.append(np.ascontiguousarray(part.swapaxes(0, 1)))
-        start += entry.length
+        start = stop
     return tuple(arrays)
 
 
@@ -119,8 +121,7 @@ def run_alike(backend: Backend, signature: Signature, x: Array, states: Floats, 
         join(given.states, after[rows])
         y.append(given.y)
     whole = _joined(y)
-    finite = _finite(after, whole)
-    return AlikeRun(whole, after, np.ones(len(x), np.bool_) if finite is True else np.asarray(finite))
+    return AlikeRun(whole, after, _finite(after, whole))
 
 
 class _BatchRun:
@@ -183,8 +184,11 @@ class _BatchRun:
         join(given.states, states)
         if not isinstance(index, slice):
             self._results.states[index] = states
-        earlier = True if self._last_only else self._finite[index]
-        self._finite[index] = _finite(states, given.y) & earlier
+        finite = _finite(states, given.y)
+        if self._last_only:
+            self._finite[index] = True if finite is None else finite
+        elif finite is not None:
+            self._finite[index] &= finite
         for row, y in zip(rows, given.y, strict=True):
             self._y[row].append(y)
         if given.output is not None:
@@ -222,8 +226,8 @@ def _joined(chunks: Sequence[Floats]) -> Floats:
     return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
 
 
-def _finite(states: Floats, y: Floats) -> npt.NDArray[np.bool_] | bool:
-    """Whether every value of each of the B rows is a number; one True for all rows, which is the usual case."""
+def _finite(states: Floats, y: Floats) -> npt.NDArray[np.bool_] | None:
+    """Whether every value of each of the B rows is a number; None where that is so of all rows, which is the usual case."""
     if np.isfinite(states).all() and np.isfinite(y).all():
-        return True
+        return None
     return np.asarray(np.isfinite(states).all(axis=1) & np.isfinite(y).reshape(len(y), -1).all(axis=1))

@@ -17,7 +17,7 @@ import sys
 from handlers.engine.drain import DrainLock
 lock = DrainLock(sys.argv[1])
 for _ in sys.stdin:  # a line: take the lock; the next line: release it
-    with lock.hold() as is_open:
+    with lock as is_open:
         print(is_open, flush=True)
         sys.stdin.readline()
     print("out", flush=True)
@@ -80,13 +80,13 @@ def test_two_workers_hold_the_lock_together(tmp_path):
 
 def test_a_process_that_comes_after_the_drain_is_refused(tmp_path):
     assert DrainLock(str(tmp_path / "lock")).drain(soon())
-    with DrainLock(str(tmp_path / "lock")).hold() as is_open:
+    with DrainLock(str(tmp_path / "lock")) as is_open:
         assert not is_open
 
 
 def test_a_batch_that_raises_releases_the_lock(tmp_path):
     lock = DrainLock(str(tmp_path / "lock"))
-    with pytest.raises(KeyError), lock.hold():
+    with pytest.raises(KeyError), lock:
         raise KeyError("a defect")
     assert DrainLock(str(tmp_path / "lock")).drain(at_once())
 
@@ -94,7 +94,7 @@ def test_a_batch_that_raises_releases_the_lock(tmp_path):
 def test_without_a_file_the_lock_is_always_open():
     lock = DrainLock("")
     assert lock.drain(at_once())
-    with lock.hold() as is_open:
+    with lock as is_open:
         assert is_open
 
 
@@ -111,7 +111,7 @@ def test_a_closed_lock_is_no_longer_held(tmp_path):
 def test_draining_takes_no_block_of_a_disk_that_may_be_full(tmp_path):
     lock = DrainLock(str(tmp_path / "gate"))
     assert lock.drain(time.monotonic() + 10)
-    with lock.hold() as is_open:
+    with lock as is_open:
         assert not is_open
     assert (tmp_path / "gate").stat().st_blocks == 0
     lock.close()
