@@ -16,6 +16,7 @@ from typing import Any
 
 from handlers.engine.drain import DrainLock
 from handlers.keys import Caller, KeyRing, digest, generate
+from host.answers import Answers
 from host.archives import Archive, find, refuse_split_memory
 from host.deployed import Deployed
 from host.description import Description
@@ -66,6 +67,7 @@ class TorchServe:
     _models: ModelFolder = field(init=False, repr=False)
     _models_seen: int = field(init=False, repr=False)  # when the folder of the models had changed at the last look
     _metrics: MetricsServer | None = field(init=False, repr=False, default=None)
+    _answers: Answers = field(init=False, repr=False, default_factory=Answers)
 
     def __post_init__(self) -> None:
         self._read_store()
@@ -132,9 +134,11 @@ class TorchServe:
 
     def failure(self, archive: Archive) -> str | None:
         """Why a model does not answer a request that needs the session store; None when it does. Raises HostError."""
-        if not self.management.has_ready_worker(archive.address):
-            return DEAD
-        return failure(self.url, archive.address, archive.health_check(), self.headers())
+        return self._answers.note(archive, lambda: self._ask(archive))
+
+    def _ask(self, archive: Archive) -> str | None:
+        ready = self.management.has_ready_worker(archive.address)
+        return failure(self.url, archive.address, archive.health_check(), self.headers()) if ready else DEAD
 
     def open_files(self) -> OpenFiles | None:
         """The open files of the Java process; None when it has ended."""
@@ -207,7 +211,7 @@ class TorchServe:
 
     def _metrics_of_its_own(self) -> str:
         files = self.open_files()
-        return files.exposition() if files else ""
+        return (files.exposition() if files else "") + self._answers.exposition(self.archives)
 
     def _close_metrics(self) -> None:
         if self._metrics is not None:
