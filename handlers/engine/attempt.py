@@ -67,7 +67,7 @@ class BatchAttempt:
 
     def _commit(self) -> Sequence[Task]:
         sessions, telemetry = self._batch.sessions, self._context.telemetry
-        if not sessions.changed:
+        if not sessions.has_changes:
             return ()
         try:
             with telemetry.timing("commit"):

@@ -106,5 +106,5 @@ def _split(tasks: Sequence[Task], limit: int, always: int = 0) -> tuple[list[Tas
 
 def steps(request: Request) -> int:
     """Return the time steps for which the model runs: the inputs', and the forecast's along each of its paths."""
-    forecast = request.horizon * (1 + request.paths)
-    return forecast if request.inputs is None else len(request.inputs) + forecast
+    own = 0 if request.inputs is None else len(request.inputs)
+    return own + request.horizon * (1 + request.paths) if request.horizon else own

@@ -62,9 +62,12 @@ class Request(Struct):
         For a fork, import or rewind nothing but the fork's target is left out.
         """
         if self.is_usual_step and self.inputs is not None:
-            usual = _usual_head(*[part.nbytes for part in (self.inputs, self.times) if part is not None]).copy()
-            usual.update(self.inputs.data)
-            if self.times is not None:
+            if self.times is None:
+                usual = _usual_head(self.inputs.nbytes).copy()
+                usual.update(self.inputs.data)
+            else:
+                usual = _usual_head(self.inputs.nbytes, self.times.nbytes).copy()
+                usual.update(self.inputs.data)
                 usual.update(self.times.data)
             return usual.digest()
         head = _step_head(self.returns, self.horizon, self.levels, self.paths)

@@ -71,10 +71,12 @@ class Frontend:
         Bodies of the native protocol are decoded together.
         """
         callers, refused = self._callers(requests)
-        if any(HEADER in request.headers for request in requests):
+        if [request for request in requests if HEADER in request.headers]:
             requests = self._decompress(requests, refused)
         codecs = list(map(self._codec, requests))
         native = [i for i, codec in enumerate(codecs) if codec is self._native and i not in refused]
+        if len(native) == len(requests):
+            return list(zip(self._native.decode_batch(requests), callers, strict=True))
         together: dict[int, Call] = dict(zip(native, self._native.decode_batch([requests[i] for i in native]), strict=True))
         calls: list[tuple[Call, Caller]] = []
         for i, (codec, caller) in enumerate(zip(codecs, callers, strict=True)):

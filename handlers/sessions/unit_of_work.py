@@ -41,6 +41,7 @@ class UnitOfWork:
     def __init__(self, store: Store, namespace: str, tombstone_ttl: float, random: int) -> None:
         self._store, self._prefix = store, f"{namespace}/".encode("ascii")
         self._tombstone_ttl, self._random = tombstone_ttl, random
+        self._keys: dict[str, bytes] = {}  # in the store, of the names that were read
         self._entries: dict[str, Entry | None] = {}
         self._sessions: dict[str, LoadedSession] = {}  # those whose entries were decoded
         self._changed: dict[str, LoadedSession] = {}
@@ -54,10 +55,8 @@ class UnitOfWork:
             StoreUnavailable: the store does not answer.
         """
         wanted = sorted(names)  # a store reads neighbours faster
-        self._entries = dict(zip(wanted, self._store.get_many([self._key(name) for name in wanted]), strict=True))
-
-    def _key(self, name: str) -> bytes:
-        return self._prefix + name.encode("ascii")
+        self._keys = {name: self._prefix + name.encode("ascii") for name in wanted}
+        self._entries = dict(zip(wanted, self._store.get_many(list(self._keys.values())), strict=True))
 
     def stored(self, names: Iterable[str]) -> list[bytes | None]:
         """Return the sessions' records as they were read, encoded; None for a session that is not in the store."""
@@ -75,7 +74,7 @@ class UnitOfWork:
         return session
 
     def _load(self, name: str) -> LoadedSession:
-        session, entry = LoadedSession(name, self._key(name)), self._entries[name]
+        session, entry = LoadedSession(name, self._keys[name]), self._entries[name]
         self._sessions[name] = session
         if entry is not None:
             session.version = entry.version
@@ -130,7 +129,12 @@ class UnitOfWork:
         for name, value in zip(names, values, strict=True):
             entry = self._entries[name]
             assert entry is not None  # only what is there goes on
-            self._encoded[name] = Change(self._key(name), entry.version, Entry(entry.version + rise, purge_at, value))
+            self._encoded[name] = Change(self._keys[name], entry.version, Entry(entry.version + rise, purge_at, value))
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether there is anything to commit."""
+        return bool(self._changed or self._encoded)
 
     @property
     def changed(self) -> Collection[str]:

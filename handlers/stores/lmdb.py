@@ -114,7 +114,8 @@ class EmbeddedStore:
         return self._guard(lambda: self._commit_many(changes)) if changes else []
 
     def _commit_many(self, changes: Sequence[Change]) -> list[bool]:
-        if self._parts is None and any(change.parts is not None for change in changes):
+        parts = {i: change.parts for i, change in enumerate(changes) if change.parts is not None}
+        if parts and self._parts is None:
             self._parts = self._env.open_db(PARTS)
         with self._env.begin(write=True, buffers=True) as transaction:  # an exception aborts it: all of the batch or nothing
             get, put, pack = transaction.get, transaction.put, HEADER.pack
@@ -123,9 +124,9 @@ class EmbeddedStore:
                 and put(change.key, pack(change.entry.version, change.entry.purge_at) + change.entry.value)
                 for change in changes
             ]
-            for change, done in zip(changes, applied, strict=True):
-                if done and change.parts is not None:
-                    self._change_parts(transaction, change.key, change.parts)
+            for i, changed in parts.items():
+                if applied[i]:
+                    self._change_parts(transaction, changes[i].key, changed)
             return applied
 
     def _change_parts(self, transaction: lmdb.Transaction, key: bytes, parts: Parts) -> None:

@@ -63,20 +63,23 @@ def read(raw: memoryview, datatype: str, shape: Sequence[int], count: int, where
 def write(array: Array, datatype: str) -> bytes:
     """The raw bytes of an array, whose elements are `bytes` where the datatype is BYTES."""
     if datatype == BYTES:
-        return b"".join(len(item).to_bytes(PREFIX, "little") + item for item in array.ravel())
+        return b"".join([len(item).to_bytes(PREFIX, "little") + item for item in array.ravel().tolist()])
     return np.ascontiguousarray(array, NUMBERS[datatype]).tobytes()
 
 
 def _read_bytes(raw: memoryview, count: int, where: str) -> Array:
     if len(raw) < count * PREFIX:
         raise InvalidInput(f"{where}: {count} elements of BYTES are at least {count * PREFIX} bytes, but binary_data_size is {len(raw)}")
-    array, at = np.empty(count, object), 0
+    data, size, at, items = bytes(raw), len(raw), 0, list[bytes]()
     for i in range(count):
-        end = at + PREFIX + int.from_bytes(raw[at : at + PREFIX], "little")
-        if end > len(raw) or at + PREFIX > len(raw):
-            raise InvalidInput(f"{where}: element {i} of BYTES ends at byte {end}, but binary_data_size is {len(raw)}")
-        array[i] = bytes(raw[at + PREFIX : end])
+        start = at + PREFIX
+        end = start + int.from_bytes(data[at:start], "little")
+        if end > size or start > size:
+            raise InvalidInput(f"{where}: element {i} of BYTES ends at byte {end}, but binary_data_size is {size}")
+        items.append(data[start:end])
         at = end
-    if at != len(raw):
-        raise InvalidInput(f"{where}: {count} elements of BYTES end at byte {at}, but binary_data_size is {len(raw)}")
+    if at != size:
+        raise InvalidInput(f"{where}: {count} elements of BYTES end at byte {at}, but binary_data_size is {size}")
+    array = np.empty(count, object)
+    array[:] = items
     return array

@@ -53,6 +53,9 @@ class Piece(Struct, frozen=True):
     chunks: list[bytes]
 
 
+_Column = tuple[str, tuple[int, ...], list[bytes]]  # one output of many rows: its name, the shape and the one chunk of each row's piece
+
+
 class Row(Struct, frozen=True):
     """One row's result, encoded."""
 
@@ -95,25 +98,28 @@ def encode_rows(calls: Sequence[tuple[Sequence[Wanted], int]], results: StepResu
     Raises:
         TooLarge: the elements of one are more.
     """
-    shape = results.predictions.shape[1:]
-    chunks: dict[tuple[str, bool], list[bytes]] = {}  # of all rows, by source, in binary or in JSON
-    rows = []
+    encoded: dict[tuple[str, bool], list[bytes]] = {}  # of all rows, by source, in binary or in JSON
+    rows, columns, last = [], list[_Column](), None
     for i, (wanted, max_bytes) in enumerate(calls):
-        pieces, size = {}, 0
-        for output in wanted:
-            kind = output.source, output.binary
-            if output.source == PREDICTION:
-                of_all = chunks.get(kind) or chunks.setdefault(kind, _chunks(results.predictions, output.binary))
-            elif output.source == TIMES and results.times and results.times[i]:
-                of_all = chunks.get(kind) or chunks.setdefault(kind, _time_chunks(results.times, output.binary))
-            else:
-                continue
-            pieces[output.name] = Piece(shape if output.source == PREDICTION else (1,), [of_all[i]])
-            size += len(of_all[i])
+        if wanted is not last:  # the rows of one body want the same
+            columns, last = [column for output in wanted if (column := _column(output, results, encoded)) is not None], wanted
+        pieces = {name: Piece(shape, [chunks[i]]) for name, shape, chunks in columns if chunks[i]}
+        size = sum([len(chunks[i]) for _, _, chunks in columns])
         if size > max_bytes:
             raise TooLarge("reply: a prediction is too long to be sent")
         rows.append(Row(pieces, size, results.status(i)))
     return rows
+
+
+def _column(output: Wanted, results: StepResults, encoded: dict[tuple[str, bool], list[bytes]]) -> _Column | None:
+    """Encode one output of all rows, an empty chunk for a row that has none; None where no row has it. `encoded` keeps the chunks."""
+    kind = output.source, output.binary
+    if output.source == PREDICTION:
+        chunks = encoded.get(kind) or encoded.setdefault(kind, _chunks(results.predictions, output.binary))
+        return output.name, results.predictions.shape[1:], chunks
+    if output.source == TIMES and results.times:
+        return output.name, (1,), encoded.get(kind) or encoded.setdefault(kind, _time_chunks(results.times, output.binary))
+    return None
 
 
 def _chunks(array: Floats, in_binary: bool) -> list[bytes]:
@@ -128,7 +134,7 @@ def _chunks(array: Floats, in_binary: bool) -> list[bytes]:
 
 def _time_chunks(times: Sequence[str], in_binary: bool) -> list[bytes]:
     """Encode the one time of each row."""
-    encoded = {time: _elements(_texts([time.encode()]), BYTES, in_binary) for time in set(times)}
+    encoded = {time: _elements(_texts([time.encode()]), BYTES, in_binary) if time else b"" for time in set(times)}
     return [encoded[time] for time in times]
 
 
@@ -151,11 +157,15 @@ def _stack(output: Wanted, rows: Sequence[Row | CellstateError]) -> Output:
 def session_outputs(rows: Sequence[Row | CellstateError], infer: InferRequest) -> list[Output]:
     """What became of each row: the step and generation of its session, its status and its error."""
     places = [_place(row) if isinstance(row, CellstateError) or row.session is None else row.session for row in rows]
+    statuses, errors = np.full(len(rows), 200, np.int32), [b""] * len(rows)
+    for i, row in enumerate(rows):
+        if isinstance(row, CellstateError):
+            statuses[i], errors[i] = row.status, error_text(row).encode()
     columns: dict[str, tuple[str, Array]] = {
         STEP: (INT64, np.array([place.step for place in places], np.int64)),
         GENERATION: (INT64, np.array([place.generation for place in places], np.int64)),
-        STATUS: (INT32, np.array([row.status if isinstance(row, CellstateError) else 200 for row in rows], np.int32)),
-        ERROR: (BYTES, _texts([error_text(row).encode() if isinstance(row, CellstateError) else b"" for row in rows])),
+        STATUS: (INT32, statuses),
+        ERROR: (BYTES, _texts(errors)),
     }
     return [_output(name, datatype, array, infer) for name, (datatype, array) in columns.items()]
 
