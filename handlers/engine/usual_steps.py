@@ -42,19 +42,21 @@ def serve(batch: Batch, tasks: Sequence[Task], deadline: float) -> Sequence[Task
 
 
 def _usual(batch: Batch, tasks: Sequence[Task]) -> Sequence[Task]:
-    """Return the tasks that are steps of one form, for a prediction alone, of sessions that no other task touches.
+    """Return the tasks that are steps of the most common form, for a prediction alone, of sessions that no other task touches.
 
-    One form is as many inputs, with times or without. What has times, or is scored, goes step by step.
+    A form is so many inputs, with times or without. What has times, or is scored, goes step by step.
     """
     usual = [task for task in tasks if task.request.is_usual_step]
     if len(usual) < FEW or not batch.context.has_usual_steps:
         return ()
     names = Counter([name for task in tasks for name in task.names])
     usual = [task for task in usual if names[task.names[0]] == 1]
-    length, is_timed = (len(inputs(usual[0])), usual[0].request.times is not None) if usual else (0, False)
+    forms = [(len(inputs(task)), task.request.times is not None) for task in usual]
+    [(form, count)] = Counter(forms).most_common(1) or [((0, False), 0)]
+    length, is_timed = form
     if length > (1 if is_timed or batch.context.judge is not None else CHUNK_STEPS):
         return ()
-    return [task for task in usual if len(inputs(task)) == length and (task.request.times is not None) == is_timed]
+    return usual if count == len(usual) else [task for task, its_form in zip(usual, forms, strict=True) if its_form == form]
 
 
 def _serve(batch: Batch, tasks: Sequence[Task], deadline: float) -> None:

@@ -303,6 +303,13 @@ def test_a_step_that_lost_is_not_answered_when_a_later_part_of_the_commit_fails(
     assert (forked[0], forked[1]["error"]["code"]) == (503, "store_unavailable"), forked
 
 
+def test_a_first_step_of_another_length_leaves_the_others_together(two, begun, together):
+    requests = [step("s0", 1, two.sequence(2)), *steps(two, 1)[1:]]
+    assert {status for status, _ in ask(begun, *requests)} == {200}
+    assert together == [SESSIONS - 1]
+    assert [position(begun, id) for id in ("s0", "s1")] == [3, 2]
+
+
 def test_two_steps_of_one_session_in_a_batch_are_applied_in_their_order(two, begun, together):
     more = step("s0", 2, two.sequence(1, seed=5))
     replies = ask(begun, *steps(two, 1), more)

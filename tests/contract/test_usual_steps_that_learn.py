@@ -7,10 +7,13 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
+from msgspec.structs import replace as replace_fields
 
 from handlers.engine import usual_steps
 from handlers.inference.backends.base import Run
 from handlers.metrics import Telemetry
+from handlers.sessions.record import Record
+from handlers.stores.base import Change
 from handlers.stores.memory import MemoryStore
 from tests.conftest import Clock, ask, export_spec, make_service
 from tests.contract.test_usual_steps import Alone, together  # noqa: F401  # a fixture
@@ -25,6 +28,7 @@ BEFORE_SPRING = datetime(2018, 3, 11, 2, tzinfo=UTC)  # and forward at 08:00 UTC
 HOLIDAY = {"of": "holiday", "country": "US", "shift": 1}
 DERIVED = {"hour": {"of": "hour", "form": "sin"}, "rain": HOLIDAY}
 HORIZON = 6
+KEPT = "calendar, kept without what is derived"
 SETTINGS = [{"rewarm_steps": 0}, {"rewarm_steps": 5}, {}]
 
 
@@ -39,12 +43,12 @@ def models(exported, tmp_path_factory):
     one, pair = exported("one"), export_spec(folder / "pair", "pair", PAIR)
     noise = one.sequence(400, seed=3)
     meter = calibrated(one, write_series(folder / "load.csv", noise), HORIZON)
-    few = replace(exported("road"), signature=replace(exported("road").signature, memory={"steps": 20, "limit": 512}))
+    few = replace(exported("road"), signature=replace(exported("road").signature, memory={"steps": 60, "limit": 512}))
     found = {
         "calendar": timed(exported("two"), timezone="America/Chicago", derived=DERIVED),
         "calendar, part derived": timed(exported("two"), timezone="America/Chicago", derived={"hour": DERIVED["hour"]}),
         "calendar without a zone": timed(exported("two"), derived=DERIVED, gaps="refuse"),
-        "calendar, kept without what is derived": timed(few, timezone="America/Chicago", derived=DERIVED),
+        KEPT: timed(few, timezone="America/Chicago", derived=DERIVED),
         "calendar, per step": timed(exported("step"), timezone="America/Chicago", derived=DERIVED),
         "calendar of days": timed(exported("one"), "1D", timezone="America/Chicago"),
         "intervals": meter,
@@ -61,7 +65,7 @@ NAMES = [
     "calendar",
     "calendar, part derived",
     "calendar without a zone",
-    "calendar, kept without what is derived",
+    KEPT,
     "calendar, per step",
     "calendar of days",
     "intervals",
@@ -130,10 +134,11 @@ class Streams:
         row = dict(zip(self.model.signature.features, self.inputs(1)[0], strict=True))
         return {"time": self.time(hours)} | {name: row[name] for name in self.names}
 
-    def request(self):
+    def request(self, share_of_inputs):
+        """A request: mostly the next step of a session, and with that probability without a time."""
         draw, id = self.draw, f"s{self.draw.randrange(SESSIONS)}"
         hours, session = self.hours[id], {"id": id, "step": self.at.get(id, 0)}
-        if not self.has_times or draw.random() < 0.1:
+        if not self.has_times or draw.random() < share_of_inputs:
             usual = {"inputs": self.inputs(draw.choice([1, 1, 1, 2])), "session": session}
         else:
             usual = {"observations": [self.observation(hours)], "session": session}
@@ -187,12 +192,14 @@ def test_answers_records_and_metrics_are_to_the_bit_those_of_steps_served_alone(
     model, draw, clock = models(name), random.Random(seed), Clock()
     stores, telemetries = (MemoryStore(), MemoryStore()), (Telemetry(), Telemetry())
     both, alone = (
-        service(model, store=store, clock=clock, telemetry=telemetry, **SETTINGS[seed])
+        service(model, store=store, clock=clock, telemetry=telemetry, **({} if name == KEPT else SETTINGS[seed]))
         for store, telemetry in zip(stores, telemetries, strict=True)
     )
+    assert name != KEPT or both.frontend.service.context.rewarming.needs_times
     streams = Streams(model, draw, start)
     for _ in range(40):
-        requests = [streams.request() for _ in range(draw.randint(1, 40))]
+        share_of_inputs = draw.choice([0, 0.1, 0.1, 0.9])
+        requests = [streams.request(share_of_inputs) for _ in range(draw.randint(1, 40))]
         if draw.random() < 0.3:
             requests = [{"instances": requests}]
         replies, expected = ask(both, *requests), Alone(alone)(*requests)
@@ -206,6 +213,32 @@ def test_answers_records_and_metrics_are_to_the_bit_those_of_steps_served_alone(
         {key: value for key, value in vars(telemetry)["_counts"].items() if key[0] != "retries_total"} for telemetry in telemetries
     )
     assert counted == like
+
+
+@pytest.mark.parametrize("name", ["intervals and calendar", "distributions and calendar"])
+@pytest.mark.parametrize("place", [0, 11, 13])  # the format, and the numbers of predicted values and of bytes of scores
+def test_a_memory_in_another_form_of_as_many_bytes_is_left_to_be_served_alone(models, name, place, together, monkeypatch):  # noqa: F811
+    model, stores = models(name), (MemoryStore(), MemoryStore())
+    both, alone = (service(model, store=store) for store in stores)
+    streams = Streams(model, random.Random(0), BEFORE_AUTUMN)
+
+    def steps(at):
+        return [{"observations": [streams.observation(at)], "session": {"id": f"s{i}", "step": at}} for i in range(SESSIONS)]
+
+    for requests in (steps(0), steps(1)):
+        assert ask(both, *requests) == Alone(alone)(*requests)
+    for store in stores:
+        for key, entry in list(store.scan(b""))[::2]:
+            record = Record.decode(entry.value)
+            memory = bytearray(record.state.forecast)
+            memory[place] += 1
+            record.state.forecast = bytes(memory)
+            store.commit_many([Change(key, entry.version, replace_fields(entry, value=record.encode()))])
+    together.clear()
+    requests = steps(2)
+    assert ask(both, *requests) == Alone(alone)(*requests)
+    assert together == [SESSIONS // 2]
+    assert contents(stores[0]) == contents(stores[1])
 
 
 @pytest.mark.parametrize("binary", [False, True])
