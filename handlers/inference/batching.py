@@ -98,9 +98,7 @@ def run(
     length = len(inputs[0])
     if length <= CHUNK_STEPS and not any(want_output) and all(len(each) == length for each in inputs):
         try:
-            x = np.concatenate(inputs).reshape(len(inputs), length, *inputs[0].shape[1:])
-            before = np.concatenate(states).reshape(len(states), -1)
-            return Results.of(run_alike(backend, signature, x, before, max_batch, deadline))
+            return Results.of(run_alike(backend, signature, np.array(inputs), np.array(states), max_batch, deadline))
         except BackendError:
             pass  # each row is tried by itself
     return _BatchRun(backend, signature, inputs, states, want_output).run(max_batch, deadline)
@@ -226,8 +224,12 @@ def _joined(chunks: Sequence[Floats]) -> Floats:
     return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
 
 
+def _are_finite(values: Floats) -> bool:
+    return b"\0" not in np.isfinite(values).tobytes()  # faster than `all`
+
+
 def _finite(states: Floats, y: Floats) -> npt.NDArray[np.bool_] | None:
     """Whether every value of each of the B rows is a number; None where that is so of all rows, which is the usual case."""
-    if np.isfinite(states).all() and np.isfinite(y).all():
+    if _are_finite(states) and _are_finite(y):
         return None
     return np.asarray(np.isfinite(states).all(axis=1) & np.isfinite(y).reshape(len(y), -1).all(axis=1))
