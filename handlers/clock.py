@@ -60,6 +60,10 @@ class ClockGuard:
         self._offset, self._doubted = offset, None
         return wall
 
+    def latest(self) -> float:
+        """Return the later of the time that is believed and the wall clock's, by which no session expires too early."""
+        return max(self(), self._wall())
+
     def witness(self, seconds: float) -> None:
         """Another machine's clock says that it is `seconds` since the epoch."""
         wall, elapsed = self._wall(), self._elapsed()

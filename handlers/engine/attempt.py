@@ -22,13 +22,13 @@ log = logging.getLogger("cellstate")
 
 
 class BatchAttempt:
-    """Serves its tasks once. `now` is seconds since the epoch, `deadline` monotonic seconds."""
+    """Serves its tasks once. `now` and `latest` are those of the batch, `deadline` monotonic seconds."""
 
-    def __init__(self, context: ServiceContext, tasks: Sequence[Task], now: float, deadline: float = math.inf) -> None:
+    def __init__(self, context: ServiceContext, tasks: Sequence[Task], now: float, latest: float, deadline: float = math.inf) -> None:
         self._context, self._tasks, self._deadline = context, tasks, deadline
         random = secrets.randbits(48) + 1
         sessions = UnitOfWork(context.store, context.signature.name, context.settings.tombstone_ttl, random)
-        self._batch = Batch(context, sessions, now)
+        self._batch = Batch(context, sessions, now, latest)
 
     def serve(self) -> Sequence[Task]:
         """Give every task its reply or error, and return the tasks whose session another worker changed meanwhile, reset."""

@@ -10,16 +10,20 @@ from handlers.sessions.unit_of_work import UnitOfWork
 
 @dataclass(slots=True)
 class Batch:
-    """One attempt's sessions and time. `now` is seconds since the epoch."""
+    """One attempt's sessions and time.
+
+    `now` is seconds since the epoch, and `latest` the same or later: what is written while the clock is doubted must not expire too early.
+    """
 
     context: ServiceContext
     sessions: UnitOfWork
     now: float
+    latest: float
     created: dict[str, int] = field(default_factory=dict)  # sessions that the attempt adds to the store, by tenant
     expires_at: float = field(init=False)  # when a session that is used now expires
 
     def __post_init__(self) -> None:
-        self.expires_at = self.now + self.context.settings.session_ttl
+        self.expires_at = self.latest + self.context.settings.session_ttl
 
     def admit(self, name: str) -> None:
         """Ask the quota for room, unless the session is in the store already.

@@ -151,7 +151,7 @@ class FinishedRuns:
         if settings.keep_versions and not run.rewarmed:
             _keep_earlier(record, run, settings.keep_versions, batch.context.rewarming.begun(request.state is None))
         if request.close:
-            record = record.tombstone(batch.now)
+            record = record.tombstone(batch.latest)
         after = status(id, record) if request.commit else _unmoved(batch, task, record)
         if run.rewarmed:
             assert old is not None  # its inputs were run again

@@ -25,13 +25,19 @@ MAX_BACKOFF = 0.05
 class Service:
     """One served model. One thread calls it: the stores, the quota and the sweeper have no locks of their own.
 
-    `clock` gives seconds since the epoch, `sleep` waits for seconds.
+    `clock` gives seconds since the epoch, `sleep` waits for seconds. `latest` gives those from which the lifetime of a session is counted,
+    where they may be later than the clock's.
     """
 
     def __init__(
-        self, context: ServiceContext, clock: Callable[[], float] = time.time, sleep: Callable[[float], None] = time.sleep
+        self,
+        context: ServiceContext,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+        latest: Callable[[], float] | None = None,
     ) -> None:
         self.context, self._settings, self._clock, self._sleep = context, context.settings, clock, sleep
+        self._latest = clock if latest is None else latest
         self._telemetry = context.telemetry
         self._drain_lock = DrainLock(context.settings.gate_file)
         turns = f"{self._settings.gate_file}.long" if self._settings.gate_file else ""
@@ -76,14 +82,14 @@ class Service:
             self._attempt([task for task in tasks if task.error is None], now)
 
     def _attempt(self, tasks: Sequence[Task], now: float) -> None:
-        deadline = time.monotonic() + self._settings.batch_seconds
+        deadline, latest = time.monotonic() + self._settings.batch_seconds, max(now, self._latest())
         for attempt in range(self._settings.commit_attempts):
             if not tasks:
                 return
             if attempt:
                 self._telemetry.count("retries_total", len(tasks))
                 self._sleep(random.uniform(0, min(MAX_BACKOFF, BACKOFF * 2**attempt)))
-            tasks = BatchAttempt(self.context, tasks, now, deadline).serve()
+            tasks = BatchAttempt(self.context, tasks, now, latest, deadline).serve()
         attempts = self._settings.commit_attempts
         fail(tasks, Overloaded(f"the session changed under {attempts} tries to commit; nothing was applied: try again"))
 

@@ -93,7 +93,7 @@ def _replay(batch: Batch, task: Task, session: LoadedSession) -> None:
     state = None if opaque is None else State(opaque, record.state.position, digest)
     closes = task.request.close and not record.closed
     if closes:
-        record = record.tombstone(batch.now)
+        record = record.tombstone(batch.latest)
     time = stream_time(batch.context, record)
     at = times(batch.context, time, task.request.horizon)
     after = status(task.id, record, replayed=True)
@@ -172,7 +172,7 @@ def _put_new(
 
 
 def _close(batch: Batch, task: Task, session: LoadedSession) -> None:
-    closed = _recorded(session).tombstone(batch.now)
+    closed = _recorded(session).tombstone(batch.latest)
     _answer(batch, task, status(task.id, closed))
     batch.sessions.put(session.name, closed)
 

@@ -37,7 +37,7 @@ def start(folder: Path, config: Mapping[str, Any], environment: Mapping[str, str
     telemetry = Telemetry((signature.name, signature.version))
     clock = ClockGuard(settings.clock_confirmation, lambda: telemetry.count("clock_jumps_total"), reference=settings.clock_reference)
     store = ReopeningStore(lambda: open_store(settings, clock), lambda available: telemetry.set("store_available", available))
-    service = Service(ServiceContext(backend, signature, store, settings, telemetry), clock)
+    service = Service(ServiceContext(backend, signature, store, settings, telemetry), clock, latest=clock.latest)
     if settings.fast_messages:
         messages.install()
     if settings.metrics_interval:

@@ -7,7 +7,7 @@ import pytest
 from handlers.clock import ClockGuard
 from handlers.stores.lmdb import EmbeddedStore
 from tests.conftest import answer, make_service
-from tests.support.requests import position, step
+from tests.support.requests import act, position, step
 
 DAY = 86_400.0
 START = 1_800_000_000.0
@@ -49,6 +49,26 @@ def test_requests_served_while_the_clock_is_two_days_ahead_delete_no_session(two
     machine.wall -= 2 * DAY
     machine.passes(10.0)
     assert position(machine.worker(), "a") == 2
+
+
+@pytest.mark.parametrize("apart", [-2 * DAY, 2 * DAY], ids=["behind", "ahead"])
+def test_a_clock_that_was_wrong_when_the_machine_started_and_is_set_right_costs_no_session(two, machine, apart):
+    """A session that was used since is not taken for expired when the right time is believed at last."""
+    x = two.sequence(4)
+    machine.wall += apart
+    service = machine.worker()
+    answer(service, step("a", 0, x[:1]))
+    machine.wall -= apart
+    for n in range(1, 3):
+        machine.passes(1_000.0)
+        answer(service, step("a", n, x[n : n + 1]))
+        answer(service, step(f"new-{n}", 0, x[:1]))
+    answer(service, act("new-1", "close"))
+    for _ in range(20):
+        machine.passes(400.0)
+        answer(service, {"inputs": x.tolist()})  # sweeps
+    assert answer(service, step("a", 3, x[3:]))["session"]["step"] == 4
+    assert position(service, "new-2") == 1
 
 
 def test_sessions_still_expire_by_a_clock_that_jumped_and_stayed(two, machine):
