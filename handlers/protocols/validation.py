@@ -240,7 +240,9 @@ def check_range(array: Floats, where: str, limit: float = FLOAT32_MAX, given: An
     if np.isnan(array[i, j]):
         raise InvalidInput(f"{where}[{i}][{j}]: expected a number, got NaN; only a value that the model predicts may be missing")
     bound = "float32 (3.4e38)" if limit == FLOAT32_MAX else f"±{limit:.2g}, up to which this model was found right"
-    raise InvalidInput(f"{where}[{i}][{j}]: {(array if given is None else given)[i][j]} is beyond {bound}")
+    value = (array if given is None else given)[i][j]
+    shown = f"{value:.15g}" if isinstance(value, int | float) else value  # an integer may have been read as a float
+    raise InvalidInput(f"{where}[{i}][{j}]: {shown} is beyond {bound}")
 
 
 def tokens(value: list[Any], signature: Signature) -> Array:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from handlers.engine.request import Request
@@ -66,6 +66,7 @@ simple_steps = st.fixed_dictionaries(
 )
 
 
+@example([b'{"inputs": [[0.0, 0.0, 500001]]}'])
 @given(st.lists(st.one_of(bodies(simple_steps), bodies(observed), bodies(steps)), min_size=1, max_size=4))
 def test_observations_are_decoded_as_without_it(sent: list[bytes]) -> None:
     check_decoded_alike(sent, HOURLY)
