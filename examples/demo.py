@@ -1,4 +1,4 @@
-"""The whole path on real data: export, archive, serve, stream two weeks, kill the worker half way, forecast a day, compare with offline.
+"""The whole path on real data: export, archive, serve, stream two weeks, kill the workers half way, forecast a day, compare with offline.
 
 Exits with 1 when the stream differs from the offline run by more than the exported tolerance, or a step was lost or applied twice.
 """
@@ -69,7 +69,7 @@ def say(step: str, text: str) -> None:
 
 
 def stream(server: TorchServe, series: Series) -> Streamed:
-    """Send hour after hour, and ask for the forecast of the day ahead with each; end the worker with SIGKILL half way."""
+    """Send hour after hour, and ask for the forecast of the day ahead with each; end the workers with SIGKILL half way."""
     retries: list[RetryEvent] = []
     with Client(server.url, server.first_key, policy=RetryPolicy(on_retry=retries.append)) as client:
         seen = _feed(client.stream("traffic", "i94-westbound"), server, series)
@@ -81,9 +81,10 @@ def _feed(session: Stream, server: TorchServe, series: Series) -> Streamed:
     calendar, seen, began = traffic_data.calendar(series.timestamps), Streamed(), time.monotonic()
     for hour in range(HOURS):
         if hour == HOURS // 2:
-            (pid,) = server.worker_pids("traffic")
-            os.kill(pid, signal.SIGKILL)
-            say("   ", f"hour {hour}: worker {pid} ended with SIGKILL; the client goes on sending")
+            workers = server.worker_pids("traffic")
+            for pid in workers:
+                os.kill(pid, signal.SIGKILL)
+            say("   ", f"hour {hour}: workers {', '.join(map(str, workers))} ended with SIGKILL; the client goes on sending")
         volume = float(series.volume[hour])
         observation = {"time": f"{series.timestamps[hour]}:00:00", "volume": None if np.isnan(volume) else volume}
         result = session.forecast(HORIZON, [observation], levels=LEVELS)
