@@ -115,8 +115,8 @@ def started(host: Host, command: Sequence[str], environment: Mapping[str, str]) 
     settings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
     process = subprocess.Popen(command, stdout=sys.stderr, cwd=ROOT, env=settings, start_new_session=True)
     try:
-        deadline = time.monotonic() + 60
-        while not _answers(host):
+        deadline, body = time.monotonic() + 60, _first(host)
+        while not _answers(host, body):
             if time.monotonic() > deadline or process.poll() is not None:
                 raise RuntimeError(f"{host.name} did not start")
             time.sleep(0.1)
@@ -137,9 +137,13 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
-def _answers(host: Host) -> bool:
+def _first(host: Host) -> bytes:
+    """Return a body that the server answers before any other."""
     served = next(workload for workload in workloads() if host.serves(workload))
-    body = (host.beginnings(served) or host.bodies(served))[0]
+    return (host.beginnings(served) or host.bodies(served))[0]
+
+
+def _answers(host: Host, body: bytes) -> bool:
     try:
         return httpx.post(host.url, content=body, headers={"Content-Type": "application/json"}, timeout=30).status_code == 200
     except httpx.TransportError:

@@ -5,7 +5,6 @@ Printed are the MB that each adds: memory of the process's own, which no other w
 """
 
 import importlib
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -50,14 +49,13 @@ def report(name: str, load: Callable[[], object]) -> object:
     return loaded
 
 
-def main() -> int:
+def main() -> None:
     print("{:<22} own {:6.1f}  resident {:6.1f}".format("Python", *memory()))
     for name, module in MODULES.items():
         report(name, partial(importlib.import_module, module))
-    model = report("the traffic model", load_model)
+    _model = report("the traffic model", load_model)  # kept, so that what is in all counts it
     print("{:<22} own {:6.1f}  resident {:6.1f}".format("in all", *memory()))
-    return 0 if model else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -4,6 +4,7 @@ import json
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 
@@ -23,15 +24,16 @@ class Workload:
     headers: Mapping[str, str] = field(default_factory=lambda: {"Content-Type": "application/json"})
 
 
-def workloads() -> list[Workload]:
+@cache
+def workloads() -> tuple[Workload, ...]:
     """Return all of them; the sessions of different bodies are different ones."""
     values = np.random.default_rng(0).normal(size=(SESSIONS, STEPS, FEATURES)).round(3)
-    return [
+    return (
         Workload("window of 24 x 8", [json.dumps({"inputs": window.tolist()}).encode() for window in values[:16]]),
         Workload("session step", [json.dumps(_step(values[i], f"s{i}")).encode() for i in range(SESSIONS)]),
         Workload("256 steps, JSON", [_instances(values, f"j{i}-", 256) for i in range(MANY)], 256, (1, 4)),
         _tensors(values, 1_024),
-    ]
+    )
 
 
 def _step(window: np.ndarray, session: str) -> dict[str, object]:

@@ -132,10 +132,19 @@ class Signature:
         return bool((recorded >= 0).all() and np.allclose(recorded.sum(axis=-1), 1, atol=1e-4))
 
     @cached_property
+    def fed_outputs(self) -> list[int]:
+        """The output columns that feed back."""
+        return [output for output, _ in self.feedback_columns]
+
+    @cached_property
+    def fed_features(self) -> list[int]:
+        """The feature columns that outputs feed back into, in the order of `fed_outputs`."""
+        return [feature for _, feature in self.feedback_columns]
+
+    @cached_property
     def future_columns(self) -> tuple[int, ...]:
         """Feature columns that do not feed back: the K columns of `future`."""
-        fed = {feature for _, feature in self.feedback_columns}
-        return tuple(i for i in range(len(self.features)) if i not in fed)
+        return tuple(i for i in range(len(self.features)) if i not in self.fed_features)
 
     @property
     def memory_steps(self) -> int | None:

@@ -67,16 +67,17 @@ def _triton(programs: Path, port: int, folder: Path) -> Sequence[str]:
         (model / "1").mkdir(parents=True)
         shutil.copy(Path(__file__).with_name("triton_model.py"), model / "1" / "model.py")
         (model / "config.pbtxt").write_text(TRITON_MODEL.format(name=name, batching=batching))
-    command = [
-        str(wheel / "bin" / "tritonserver"),
-        "--model-repository",
-        str(folder / "models"),
-        "--backend-directory",
-        str(folder / "backends"),
+    options = [
+        f"--model-repository={folder / 'models'}",
+        f"--backend-directory={folder / 'backends'}",
+        "--http-address=127.0.0.1",
+        f"--http-port={port}",
+        "--http-thread-count=2",
+        "--allow-grpc=false",
+        "--allow-metrics=false",
+        "--log-info=false",
     ]
-    quiet = ["--allow-grpc", "false", "--allow-metrics", "false", "--log-info", "false"]
-    libraries = f"LD_LIBRARY_PATH={wheel.parents[1] / 'nvidia_pytriton.libs'}"
-    return ["env", libraries, *command, "--http-address", "127.0.0.1", "--http-port", str(port), "--http-thread-count", "2", *quiet]
+    return ["env", f"LD_LIBRARY_PATH={wheel.parents[1] / 'nvidia_pytriton.libs'}", str(wheel / "bin" / "tritonserver"), *options]
 
 
 def _tensor(request: Any) -> Any:

@@ -36,9 +36,9 @@ class LongRequests:
         return [task for task in tasks if steps(task.request) >= self._long_steps]
 
     @contextmanager
-    def admit(self, tasks: Sequence[Task]) -> Iterator[Sequence[Task]]:
-        """Yield the tasks that must wait, while the others run. The kernel ends the turn of a worker that dies."""
-        long = self._usage.by_share(self.among(tasks))
+    def admit(self, long: Sequence[Task]) -> Iterator[Sequence[Task]]:
+        """Yield those of the long tasks that must wait, while the others run. The kernel ends the turn of a worker that dies."""
+        long = self._usage.by_share(long)
         taken, refused = _split(long, self._free_steps)
         has_turn = bool(refused) and self._take_turn()
         try:

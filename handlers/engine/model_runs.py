@@ -167,8 +167,7 @@ def _fed_back(y: Sequence[Floats | None], signature: Signature) -> Sequence[Floa
     last = [row if row.ndim == 1 else row[-1] for row in y if row is not None]
     if not signature.feedback or not last:
         return [None] * len(y)
-    outputs = [output for output, _ in signature.feedback_columns]
-    found = iter(np.concatenate(last).reshape(len(last), -1)[:, outputs])
+    found = iter(np.concatenate(last).reshape(len(last), -1)[:, signature.fed_outputs])
     return [None if row is None else next(found) for row in y]
 
 

@@ -71,10 +71,11 @@ class Service:
         self._look_after(tasks, now)
 
     def _take_turns(self, tasks: Sequence[Task], now: float) -> None:
-        if not self._long_requests.among(tasks):
+        long = self._long_requests.among(tasks)
+        if not long:
             self._attempt(tasks, now)
             return
-        with self._long_requests.admit(tasks) as refused:
+        with self._long_requests.admit(long) as refused:
             steps = self._settings.long_steps
             fail(
                 refused, Overloaded(f"requests of {steps} steps and more take turns; nothing was applied: try again, or send fewer at once")

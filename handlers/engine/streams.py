@@ -36,8 +36,7 @@ def prepare(batch: Batch, task: Task, run: ModelRun) -> None:
         run.time = run.memory.time + len(run.inputs[run.rewarmed :]) * context.timeline.calendar.step
     own = run.inputs[run.rewarmed :]
     if context.judge is not None and request.session is not None:
-        fed = [feature for _, feature in context.signature.feedback_columns]
-        run.observed = by_output(context.signature, own[:, fed]).astype(np.float32)
+        run.observed = by_output(context.signature, own[:, context.signature.fed_features]).astype(np.float32)
     if run.missing:
         max_imputed = context.settings.max_imputed
         run.missing_in_a_row = missing.check(own, run.memory, run.rewarmed > 0, max_imputed, context.signature)

@@ -138,14 +138,14 @@ class Intervals:
     def judged_together(self, expected: Doubles, value: Doubles) -> JudgedTogether:
         """Compare predictions one step ahead `[B, O]` with what came `[B, O]`, as `judged` does for each without factors."""
         error, scales = expected - value, self.scale(expected, np.zeros(len(expected), np.int64))
-        widths = self.tracked_quantiles[:, int(np.flatnonzero(TRACKED == COVERED_LEVEL)[0]), 0] * scales
+        widths = self.tracked_quantiles[:, _place(COVERED_LEVEL), 0] * scales
         size = np.abs(error)
         covered, is_known = np.asarray((size <= widths).all(axis=1)), np.asarray(np.isfinite(error).all(axis=1))
         return JudgedTogether(error, (size / scales).mean(axis=1), covered, is_known)
 
     def half_width(self, prediction: Doubles, level: int, factors: Table | None) -> Doubles:
         """Return half the width of the interval of a prediction `[O]` one step ahead, at one of the tracked levels."""
-        place = int(np.flatnonzero(level == TRACKED)[0])
+        place = _place(level)
         factor = 1.0 if factors is None else np.exp(float(factors[place, 0]))
         return np.asarray(self.tracked_quantiles[:, place, 0] * self.scale(prediction[None], np.zeros(1, np.int64))[0] * factor)
 
@@ -163,6 +163,11 @@ class Intervals:
         changed = factors.copy()
         changed[:, group] = np.clip(current + RATES[group] * (missed - (1 - TRACKED / 100)), *BOUNDS)
         return changed
+
+
+def _place(level: int) -> int:
+    """Return where a level is among the tracked ones."""
+    return int(np.flatnonzero(level == TRACKED)[0])
 
 
 def _floats(values: Doubles) -> Floats:

@@ -61,5 +61,5 @@ def decode(data: bytes, columns: int) -> StreamMemory:
 def by_output(signature: Signature, values: Floats) -> npt.NDArray[np.float64]:
     """Return values that are in the order of the columns that feed back, `[…, P]`, in the order of the outputs; NaN for the others."""
     result = np.full((*values.shape[:-1], len(signature.outputs)), np.nan)
-    result[..., [output for output, _ in signature.feedback_columns]] = values
+    result[..., signature.fed_outputs] = values
     return result

@@ -77,9 +77,9 @@ class MemoryColumns:
         inputs without times.
         """
         last = before["time"].astype(np.int64)
-        is_new, step = last == NO_TIME, 0 if self.timeline is None else self.timeline.calendar.step
         if self.timeline is None:
             return np.full_like(last, NO_TIME), np.ones(len(last), np.bool_)
+        is_new, step = last == NO_TIME, self.timeline.calendar.step
         if readings is None:
             return np.where(is_new, last, last + steps * step), np.ones(len(last), np.bool_)
         times = np.where(readings[:, 0] > last, readings[:, 0], readings[:, 1])
@@ -108,12 +108,12 @@ class MemoryColumns:
         `observed` `[B, F]` are the inputs of the step, and `outputs` `[B, O]` what the model gave after it. Return `[B, 3]`: predictions
         scored, of those covered, and drifts that began; None where nothing judges predictions.
         """
-        after["prediction"] = outputs[:, [output for output, _ in self.signature.feedback_columns]]
+        after["prediction"] = outputs[:, self.signature.fed_outputs]
         if times is not None:
             after["time"] = times
         if self.judge is None or before is None:
             return None
         after["outputs"] = outputs[:, : self._outputs]
-        value = by_output(self.signature, observed[:, [feature for _, feature in self.signature.feedback_columns]])
+        value = by_output(self.signature, observed[:, self.signature.fed_features])
         expected = before["outputs"].astype(np.float64) if self._outputs else by_output(self.signature, before["prediction"])
         return scoring.observed_together(before, self.judge.judged_together(expected, value), after)

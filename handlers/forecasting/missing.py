@@ -98,7 +98,7 @@ class _ImputedRun:
     ) -> None:
         self._backend, self._signature, self._rows, self._want_output = backend, signature, rows, want_output
         self._pieces = [_pieces(row.inputs) for row in rows]
-        self._columns = [feature for _, feature in signature.feedback_columns]
+        self._columns = signature.fed_features
         self._y: list[list[Floats]] = [[] for _ in rows]  # of each piece so far
         self._output: list[list[Floats]] = [[] for _ in rows]
         self._results = Results.before(states)
@@ -162,5 +162,5 @@ def _pieces(inputs: Array) -> list[tuple[int, int]]:
 
 def fed_back(y: Floats, signature: Signature) -> Floats:
     """Return the values of a prediction, `[O]` or the last of `[T, O]`, that feed back."""
-    last: Floats = (y if y.ndim == 1 else y[-1])[[output for output, _ in signature.feedback_columns]]
+    last: Floats = (y if y.ndim == 1 else y[-1])[signature.fed_outputs]
     return last

@@ -35,7 +35,7 @@ class Timeline:
         if not signature.calendar:
             return None
         calendar = Calendar.from_document(signature.calendar, signature.frequency)
-        fed = tuple(feature for _, feature in signature.feedback_columns)
+        fed = tuple(signature.fed_features)
         for name in calendar.derived:
             if name not in signature.features or signature.features.index(name) in fed:
                 raise ConfigurationError(f"calendar.derived: {name!r} is not a feature of {signature.label}, or feeds back")

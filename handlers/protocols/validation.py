@@ -203,7 +203,7 @@ def measurements(value: list[Any], signature: Signature, where: str = "inputs") 
         return matrix(value, columns, where, signature, limit=limit), 0
     except InvalidInput:  # numbers alone are the usual case, and pay nothing for this
         rows = [item if isinstance(item, list) or columns > 1 else [item] for item in value]
-        optional = optional_columns(signature)
+        optional = signature.fed_features
         missing = [(i, j) for i, row in enumerate(rows) if isinstance(row, list) for j in optional if row[j : j + 1] == [None]]
         if not missing:
             raise
@@ -214,11 +214,6 @@ def measurements(value: list[Any], signature: Signature, where: str = "inputs") 
     return array, len(missing)
 
 
-def optional_columns(signature: Signature) -> tuple[int, ...]:
-    """Return the input columns whose values may be missing: those that feed back."""
-    return tuple(feature for _, feature in signature.feedback_columns)
-
-
 def checked_measurements(array: Floats, where: str, signature: Signature) -> tuple[Floats, int]:
     """Check the range of inputs `[T, F]`, and count the missing ones: NaN in columns that feed back. Of many NaN they become one."""
     try:
@@ -226,7 +221,7 @@ def checked_measurements(array: Floats, where: str, signature: Signature) -> tup
         return array, 0
     except InvalidInput:
         missing = np.zeros(array.shape, np.bool_)
-        columns = list(optional_columns(signature))
+        columns = signature.fed_features
         missing[:, columns] = np.isnan(array[:, columns])
         check_range(np.where(missing, np.float32(0), array), where, signature.input_limit, array)
     return np.where(missing, np.float32(np.nan), array), int(missing.sum())  # requests that are equal must hash alike

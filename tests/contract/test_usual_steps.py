@@ -22,34 +22,10 @@ from tests.support.faulty_store import AFTER, BEFORE, Faulty, insist, once
 from tests.support.open_inference_client import infer, texts
 from tests.support.requests import act, position, step
 from tests.support.store_wrappers import Overtaken
+from tests.support.usual_steps import Alone
 
 SESSIONS = 24
 SECONDS = 86_400.0
-
-
-class Alone:
-    """A service that serves each step by itself."""
-
-    def __init__(self, service):
-        self.service = service
-
-    def __call__(self, *requests):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(usual_steps, "FEW", float("inf"))
-            return ask(self.service, *requests)
-
-
-@pytest.fixture
-def together(monkeypatch):
-    """Whether usual steps were served together, a number of steps for each time."""
-    served, serve = [], usual_steps._serve
-
-    def counted(batch, tasks, deadline):
-        serve(batch, tasks, deadline)
-        served.append(sum(task.reply is not None for task in tasks))
-
-    monkeypatch.setattr(usual_steps, "_serve", counted)
-    return served
 
 
 def drawn(draw, model, at, generation):

@@ -16,10 +16,10 @@ from handlers.sessions.record import Record
 from handlers.stores.base import Change
 from handlers.stores.memory import MemoryStore
 from tests.conftest import Clock, ask, export_spec, make_service
-from tests.contract.test_usual_steps import Alone, together  # noqa: F401  # a fixture
 from tests.support.calibrated import calibrated, write_series
 from tests.support.distribution_models import PAIR, spec
 from tests.support.open_inference_client import infer, texts
+from tests.support.usual_steps import Alone
 
 SESSIONS = 24
 ZONE = ZoneInfo("America/Chicago")
@@ -187,7 +187,7 @@ def contents(store):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("seed", "start"), [(0, BEFORE_AUTUMN), (1, BEFORE_SPRING), (2, BEFORE_AUTUMN)])
-def test_answers_records_and_metrics_are_to_the_bit_those_of_steps_served_alone(models, name, seed, start, together, monkeypatch):  # noqa: F811
+def test_answers_records_and_metrics_are_to_the_bit_those_of_steps_served_alone(models, name, seed, start, together, monkeypatch):
     monkeypatch.setattr(usual_steps, "FEW", 2)
     model, draw, clock = models(name), random.Random(seed), Clock()
     stores, telemetries = (MemoryStore(), MemoryStore()), (Telemetry(), Telemetry())
@@ -217,7 +217,7 @@ def test_answers_records_and_metrics_are_to_the_bit_those_of_steps_served_alone(
 
 @pytest.mark.parametrize("name", ["intervals and calendar", "distributions and calendar"])
 @pytest.mark.parametrize("place", [0, 11, 13])  # the format, and the numbers of predicted values and of bytes of scores
-def test_a_memory_in_another_form_of_as_many_bytes_is_left_to_be_served_alone(models, name, place, together, monkeypatch):  # noqa: F811
+def test_a_memory_in_another_form_of_as_many_bytes_is_left_to_be_served_alone(models, name, place, together, monkeypatch):
     model, stores = models(name), (MemoryStore(), MemoryStore())
     both, alone = (service(model, store=store) for store in stores)
     streams = Streams(model, random.Random(0), BEFORE_AUTUMN)
@@ -243,7 +243,7 @@ def test_a_memory_in_another_form_of_as_many_bytes_is_left_to_be_served_alone(mo
 
 @pytest.mark.parametrize("binary", [False, True])
 @pytest.mark.parametrize("name", ["calendar", "calendar, part derived"])
-def test_tensors_of_observations_are_served_together(models, together, binary, name, monkeypatch):  # noqa: F811
+def test_tensors_of_observations_are_served_together(models, together, binary, name, monkeypatch):
     model, names = models(name), [f"s{i}" for i in range(SESSIONS)]
     both, alone = service(model), service(model)
     width = len(Streams(model, random.Random(0), BEFORE_AUTUMN).names)

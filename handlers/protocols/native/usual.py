@@ -3,6 +3,8 @@
 What is in any other form, or wrong, is for `decode.Parser` to look at: it knows all fields and says what is wrong with them.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 from msgspec import Struct
 from msgspec.json import Decoder
@@ -44,12 +46,16 @@ def read(body: bytes) -> tuple[list[UsualRequest], bool] | None:
 
 
 def _count_colons(requests: list[UsualRequest]) -> int:
+    sessions = [request.session for request in requests if request.session is not None]
+    return len(requests) + sum([request.returns is not None for request in requests]) + colons_of(sessions)
+
+
+def colons_of(sessions: Sequence[StepRef | str]) -> int:
+    """Return how many colons there are in the fields `session` of request objects, in their names and values."""
     count = 0
-    for request in requests:
-        ref = request.session
-        count += 1 + (request.returns is not None)
-        if isinstance(ref, str):
-            count += 1 + ref.count(":")
-        elif ref is not None:
-            count += 2 + (ref.step is not None) + (ref.generation is not None) + ref.id.count(":")
+    for session in sessions:
+        if isinstance(session, str):
+            count += 1 + session.count(":")
+        else:
+            count += 2 + (session.step is not None) + (session.generation is not None) + session.id.count(":")
     return count

@@ -16,6 +16,7 @@ from handlers.engine.request import PREDICTION_ALONE, Request
 from handlers.errors import InvalidInput, RequestError
 from handlers.forecasting.observations import Timeline
 from handlers.protocols import validation
+from handlers.protocols.native import usual
 from handlers.protocols.rules import RequestRules
 from handlers.sessions.reference import StepRef
 
@@ -71,12 +72,9 @@ class UsualObservations:
         lists = [step.observations for step in steps]
         if set(map(len, lists)) != {1}:
             return None
-        refs = [step.session for step in steps if isinstance(step.session, StepRef)]
-        named = [ref.id for ref in refs] if len(refs) == len(steps) else [_ref(step).id for step in steps]
-        fields = len(steps) * (3 + len(self._columns)) + len(refs)
-        fields += len(refs) - [ref.step for ref in refs].count(None) + len(refs) - [ref.generation for ref in refs].count(None)
-        colons = "".join([*named, *[observations[0].time for observations in lists]]).count(":")
-        return (steps, is_batch) if body.count(b":") == is_batch + fields + colons else None
+        fields = is_batch + len(steps) * (2 + len(self._columns)) + usual.colons_of([step.session for step in steps])
+        times = "".join([observations[0].time for observations in lists]).count(":")
+        return (steps, is_batch) if body.count(b":") == fields + times else None
 
     def requests(self, steps: Sequence[ObservedStep]) -> list[Request] | None:
         """Return the requests of steps as `read` gives them; None where something is wrong with one of them."""

@@ -63,9 +63,10 @@ class ObservationTensors:
 
     def all_times(self, tensor: Tensor) -> Times | None:
         """Return the times `[N, T, 2]` of all rows of a tensor that `times` took, each text parsed once; None where one is wrong."""
-        texts = tensor.array.ravel().tolist()
+        assert self.timeline is not None  # it took them
+        texts, calendar = tensor.array.ravel().tolist(), self.timeline.calendar
         try:
-            known = {text: self.timeline.calendar.parse(text.decode(errors="replace"), TIME) for text in set(texts) if self.timeline}
+            known = {text: calendar.parse(text.decode(errors="replace"), TIME) for text in set(texts)}
         except InvalidInput:
             return None
         return np.array([known[text] for text in texts], np.int64).reshape(*tensor.array.shape, 2)
